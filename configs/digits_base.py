@@ -1,0 +1,35 @@
+"""A teacher of 8x8 handwritten digits, unconditional.
+
+python main.py --config=configs/digits_base.py --workdir=runs/digits_teacher
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config():
+  config = base.get_config()
+  config.dataset.name = 'digits'
+  config.dataset.args = ConfigDict({'class_conditional': False})
+
+  config.model.args.update(
+    ch=16,
+    emb_ch=64,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    attn_resolutions=(4,),
+    num_heads=1,
+  )
+  config.model.eval_sampling_num_steps = 64
+
+  config.train.update(
+    num_updates=3000,
+    batch_size=64,
+    learning_rate=1e-3,
+    learning_rate_warmup_steps=100,
+    ema_decay=0.999,
+    checkpoint_every_secs=60,
+  )
+  config.eval.update(num_samples=2000, batch_size=500)
+  return config

@@ -1,0 +1,1 @@
+"""The paper as pure functions: JAX arrays in, arrays out."""

@@ -1,0 +1,44 @@
+"""One loss, weight(logsnr) * mean((x_target - x_hat)^2) (paper, section 4).
+
+Because eps-MSE = SNR x-MSE and v-MSE = (1 + SNR) x-MSE, a choice of loss is a
+choice of weight, whatever the network puts out.
+"""
+
+import jax.numpy as jnp
+
+WEIGHTS = {
+  'constant': jnp.ones_like,
+  'snr': jnp.exp,  # Eq. 9: the eps loss
+  'snr_trunc': lambda logsnr: jnp.maximum(1, jnp.exp(logsnr)),
+  'v_mse': lambda logsnr: 1 + jnp.exp(logsnr),  # SNR + 1: the v loss
+}
+
+
+def weight(name, logsnr):
+  """Returns the weight of the x-MSE at each noise level, like logsnr.
+
+  Args:
+    name: 'constant', 'snr', 'snr_trunc' (truncated SNR) or 'v_mse' (SNR + 1).
+    logsnr: (B,) float32.
+
+  Raises:
+    ValueError: the name is unknown.
+  """
+  if name not in WEIGHTS:
+    known = ', '.join(WEIGHTS)
+    raise ValueError(f'unknown loss weighting {name!r}; known: {known}')
+  return WEIGHTS[name](logsnr)
+
+
+def weighted_mse(name, x_target, x_hat, logsnr):
+  """Returns the loss of each example, (B,).
+
+  Args:
+    name: the weighting, as in `weight`.
+    x_target: (B, ...) clean images, or the teacher's target.
+    x_hat: like x_target.
+    logsnr: (B,) noise level at which x_hat was predicted.
+  """
+  pixels = tuple(range(1, x_hat.ndim))
+  mse = jnp.mean(jnp.square(x_target - x_hat), axis=pixels)  # (B,)
+  return weight(name, logsnr) * mse

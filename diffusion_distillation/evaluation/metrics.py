@@ -1,0 +1,86 @@
+"""Distances between sets of features, in float64."""
+
+import numpy as np
+from scipy.spatial import distance
+
+
+def statistics(features):
+  """Returns mean (D,) and covariance (D, D) of features (N, D).
+
+  Raises:
+    ValueError: there are fewer than two.
+  """
+  if len(features) < 2:
+    raise ValueError(
+      f'a covariance needs 2 images or more, got {len(features)}'
+    )
+  return np.mean(features, axis=0), np.cov(features, rowvar=False)
+
+
+def frechet_distance(mean_1, cov_1, mean_2, cov_2):
+  """Returns the squared Frechet distance of two Gaussians, as in FID.
+
+  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017). C1 C2 has the
+  eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2), which stay real and at
+  least 0 where a general matrix square root of singular covariances may not.
+
+  Args:
+    mean_1: (D,).
+    cov_1: (D, D).
+    mean_2: (D,).
+    cov_2: (D, D).
+  """
+  values, vectors = np.linalg.eigh(cov_1)
+  root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+  cross = np.linalg.eigvalsh(root @ cov_2 @ root)
+  trace = np.trace(cov_1) + np.trace(cov_2)
+  trace -= 2 * np.sum(np.sqrt(np.maximum(cross, 0)))
+  return float(np.sum((mean_1 - mean_2) ** 2) + trace)
+
+
+def classifier_score(probabilities):
+  """Returns exp(mean KL(p(y|x) || p(y))), the Inception Score's formula.
+
+  From 1 (all alike) to the number of classes (sure, and all classes alike often)
+  (Salimans et al. 2016), over all images at once.
+
+  Args:
+    probabilities: (N, K) class probabilities.
+  """
+  marginal = np.mean(probabilities, axis=0)
+  # A zero probability counts 0 log 0 = 0.
+  ratio = np.where(probabilities > 0, probabilities / marginal, 1)
+  return float(np.exp(np.mean(np.sum(probabilities * np.log(ratio), axis=1))))
+
+
+def precision_recall(real, generated, num_neighbours=3):
+  """Returns precision and recall (Kynkaanniemi et al. 2019).
+
+  Precision is the share of generated features that lie within the k-nearest-
+  neighbour ball of some real one; recall the reverse.
+
+  Args:
+    real: (N, D) features.
+    generated: (M, D) features.
+    num_neighbours: k, not counting the point itself.
+
+  Raises:
+    ValueError: a set has no more than num_neighbours members.
+  """
+  if min(len(real), len(generated)) <= num_neighbours:
+    raise ValueError(
+      f'precision and recall need more than {num_neighbours} images in each '
+      f'set, got {len(real)} and {len(generated)}'
+    )
+  across = distance.cdist(real, generated)  # (N, M)
+  radii_real = _radii(real, num_neighbours)[:, None]
+  radii_generated = _radii(generated, num_neighbours)[None, :]
+  precision = np.mean(np.any(across <= radii_real, axis=0))
+  recall = np.mean(np.any(across <= radii_generated, axis=1))
+  return float(precision), float(recall)
+
+
+def _radii(features, num_neighbours):
+  """Returns each feature's distance to its k-th nearest neighbour, (N,)."""
+  distances = distance.cdist(features, features)
+  return np.partition(distances, num_neighbours, axis=1)[:, num_neighbours]

@@ -1,0 +1,185 @@
+"""The report of a run: report.json, its curve, and one page to look at."""
+
+import base64
+import html
+import json
+import pathlib
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation import plots
+from diffusion_distillation.evaluation.evaluate import (
+  Evaluator,
+  Rows,
+  plan_rows,
+)
+from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training.log import duration
+from diffusion_distillation.training.settings import rounds
+
+_FIGURES = (
+  'frechet_distance',
+  'frechet_distance_heldout',
+  'classifier_score',
+  'precision',
+  'recall',
+  'seconds',
+)
+
+
+def make_report(config, dataset, workdir):
+  """Returns the report of a run as JSON values.
+
+  Args:
+    config: of the run.
+    dataset: its Dataset.
+    workdir: its folder, with checkpoints and evaluations.
+
+  Raises:
+    UserError: something that the report needs is not there yet.
+  """
+  workdir, rows = pathlib.Path(workdir), []
+  for sampler, num_steps, _ in plan_rows(config):
+    row = Rows(workdir).find(
+      {
+        'sampler': sampler,
+        'num_steps': num_steps,
+        'num_samples': config.eval.num_samples,
+      }
+    )
+    if row is None:
+      raise UserError(
+        f'{workdir} has no evaluation of {sampler} at {num_steps} steps yet; '
+        'run --mode=train or --mode=evaluate first'
+      )
+    rows.append({k: row[k] for k in ('sampler', 'num_steps', *_FIGURES)})
+  evaluator = Evaluator(dataset, config.eval.num_samples)
+  teacher = workdir / 'teacher'
+  cards = [checkpoints.read_card(teacher)] if teacher.exists() else []
+  compilations = {
+    'train_step': max((c['training']['compilations'] for c in cards), default=0)
+  }
+  report_rounds = []
+  if config.distillation is not None:
+    for this in rounds(config.distillation):
+      training = checkpoints.read_card(workdir / this.name)['training']
+      report_rounds.append(
+        {
+          'num_steps': this.num_steps,
+          'updates': training['updates'],
+          'seconds': training['seconds'],
+          'final_loss': training['final_loss'],
+        }
+      )
+      # The most that one process needed: a run that is resumed compiles anew.
+      compilations['distill_step'] = max(
+        compilations.get('distill_step', 0), training['compilations']
+      )
+  return {
+    'metric': evaluator.description,
+    'rows': rows,
+    'floor': evaluator.floor,
+    'train_classifier_score': evaluator.train_score,
+    'teacher': [c['training'] for c in cards],
+    'rounds': report_rounds,
+    'compilations': compilations,
+  }
+
+
+def write_report(config, dataset, workdir):
+  """Writes report.json, fid_vs_steps.png and index.html; returns their folder.
+
+  Args:
+    config: of the run.
+    dataset: its Dataset.
+    workdir: its folder.
+  """
+  workdir = pathlib.Path(workdir)
+  report = make_report(config, dataset, workdir)
+  folder = workdir / 'report'
+  folder.mkdir(exist_ok=True)
+  (folder / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
+  plots.plot_fid_vs_steps(report, folder / 'fid_vs_steps.png')
+  grids = [
+    workdir / 'samples' / f'{row["sampler"]}_{row["num_steps"]:05}.png'
+    for row in report['rows']
+  ]
+  page = _page(config, report, folder / 'fid_vs_steps.png', grids)
+  (folder / 'index.html').write_text(page)
+  return folder
+
+
+def _page(config, report, curve, grids):
+  """Returns the report as one self-contained HTML page."""
+  metric = report['metric']
+  name = html.escape(config.dataset.name)
+  columns = ('sampler', 'num_steps', *_FIGURES)
+  table = _table(columns, [[row[c] for c in columns] for row in report['rows']])
+  trainings = [
+    (f'teacher {i}' if i else 'teacher', t)
+    for i, t in enumerate(report['teacher'])
+  ] + [(f'{r["num_steps"]} steps', r) for r in report['rounds']]
+  times = _table(
+    ('training', 'updates', 'time', 'final loss'),
+    [
+      [what, t['updates'], duration(t['seconds']), t['final_loss']]
+      for what, t in trainings
+    ],
+  )
+  pictures = ''.join(
+    f'<figure><figcaption>{html.escape(_caption(path))}</figcaption>'
+    f'{_picture(path)}</figure>'
+    for path in grids
+    if path.exists()
+  )
+  settings = html.escape(str(config))
+  return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{name}: distillation report</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem;
+       margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; margin: 1rem 0; }}
+th, td {{ padding: .2rem .8rem; text-align: right;
+         border-bottom: 1px solid #ddd; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; }} figure {{ margin: 1rem 0; }}
+pre {{ background: #f6f6f6; padding: 1rem; overflow: auto; }}
+</style></head><body>
+<h1>{name}</h1>
+<p>Frechet distance in {html.escape(metric['features'])} of
+{metric['num_samples']} samples against {html.escape(metric['reference'])}, and
+(heldout) against {html.escape(metric['heldout'])}. The held-out images
+themselves are {report['floor']:.3g} from the training images; these have a
+classifier score of {report['train_classifier_score']:.3g}. Seconds are for
+drawing all samples, without compilation.</p>
+{_picture(curve)}
+<h2>Samplers</h2>{table}
+<h2>Training</h2>{times}
+<p>Compilations: {html.escape(json.dumps(report['compilations']))}</p>
+<h2>Samples, all from the same noise</h2>{pictures}
+<h2>Settings</h2><pre>{settings}</pre>
+</body></html>
+"""
+
+
+def _caption(path):
+  sampler, num_steps = path.stem.rsplit('_', 1)
+  return f'{sampler}, {int(num_steps)} steps'
+
+
+def _picture(path):
+  data = base64.b64encode(path.read_bytes()).decode()
+  return f'<img alt="{path.stem}" src="data:image/png;base64,{data}">'
+
+
+def _table(columns, rows):
+  """Returns an HTML table; floats get three significant digits."""
+
+  def cell(value):
+    text = f'{value:.3g}' if isinstance(value, float) else str(value)
+    return f'<td>{html.escape(text)}</td>'
+
+  head = ''.join(f'<th>{c.replace("_", " ")}</th>' for c in columns)
+  body = ''.join(f'<tr>{"".join(map(cell, row))}</tr>' for row in rows)
+  return f'<table><tr>{head}</tr>{body}</table>'

@@ -1,0 +1,89 @@
+"""Samples as files: a .npz, or a folder of PNGs."""
+
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation import plots
+from diffusion_distillation.evaluation.generate import Generator, labels_of
+from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training.log import Progress
+
+_MOST = 10_000_000
+
+
+def parse_seeds(text):
+  """Returns seeds, (N,) ints, of a text such as '0-63' or '1,5,10-12'.
+
+  Raises:
+    UserError: it does not parse, or names no seed or too many.
+  """
+  seeds = []
+  for part in text.split(','):
+    match = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip(), re.ASCII)
+    first, last = (match[1], match[2] or match[1]) if match else (1, 0)
+    first, last = int(first), int(last)
+    if last < first or last >= 2**32 or last - first >= _MOST:
+      raise UserError(
+        f'--seeds={text} does not parse; give ints below 2^32 and ranges of at '
+        f'most {_MOST:,}, such as 0-63 or 1,5,10-12'
+      )
+    seeds.append(np.arange(first, last + 1))
+  return np.concatenate(seeds)
+
+
+def check_writable(out):
+  """Makes the folder that `out` needs.
+
+  Raises:
+    UserError: it cannot be made or written.
+  """
+  out = pathlib.Path(out)
+  folder = out.parent if out.suffix == '.npz' else out
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+    if out.suffix == '.npz' and out.is_dir():
+      raise IsADirectoryError(f'{out} is a folder')
+  except OSError as error:
+    raise UserError(f'--out cannot be written: {error}') from error
+
+
+def write_samples(path, *, seeds, out, num_steps=None, batch_size=512):
+  """Draws samples of a checkpoint and writes them; returns a warning or None.
+
+  Args:
+    path: of the checkpoint.
+    seeds: (N,) ints; one image each.
+    out: FILE.npz gets `arr_0`, uint8 (N, H, W, C), and `arr_1`, the classes (0
+      where there are none); else a folder, of SEED.png and grid.png.
+    num_steps: sampling steps; None takes the card's.
+    batch_size: images drawn at once.
+
+  Raises:
+    UserError: the checkpoint, or `out`, is not one.
+  """
+  checkpoint = checkpoints.load(path)
+  card = checkpoint.card
+  check_writable(out)
+  generator = Generator(card, batch_size)
+  progress = Progress('sample', len(seeds), unit='images')
+  images = generator.images(
+    checkpoint.weights,
+    seeds,
+    card['num_steps'] if num_steps is None else num_steps,
+    card['sampler'],
+    progress.show,
+  )
+  out = pathlib.Path(out)
+  if out.suffix == '.npz':
+    labels = labels_of(seeds, card['num_classes']).astype(np.int32)
+    np.savez(out, arr_0=images, arr_1=labels)
+    return
+  for seed, image in zip(seeds, images, strict=True):
+    plots.to_image(image).save(out / f'{seed:06}.png')
+  plots.save_grid(images, out / 'grid.png')

@@ -1,0 +1,132 @@
+"""What main.py can be asked to do: one function for each mode."""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from diffusion_distillation.data.dataset import load_dataset
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation import plots
+from diffusion_distillation.evaluation.evaluate import (
+  Evaluator,
+  Rows,
+  evaluate_run,
+)
+from diffusion_distillation.evaluation.generate import Generator
+from diffusion_distillation.evaluation.report import write_report
+from diffusion_distillation.evaluation.sample_files import (
+  parse_seeds,
+  write_samples,
+)
+from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training import plan as plans
+from diffusion_distillation.training.log import RunLog
+from diffusion_distillation.training.progressive import Trainer, check_teacher
+from diffusion_distillation.training.run_folder import open_run_folder, versions
+from diffusion_distillation.training.settings import check
+
+
+def train(config, workdir):
+  """Does all that the config says, from where it stopped: train, distill,
+  evaluate, report."""
+  dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
+  check_teacher(config, dataset, denoiser)
+  evaluator = Evaluator(dataset, config.eval.num_samples)
+  workdir = _given(workdir, '--workdir=DIR')
+  workdir = open_run_folder(workdir, config, create=True)
+
+  def evaluate(weights, card, name):
+    generator = Generator(card, config.eval.batch_size)
+    images = generator.images(
+      weights, evaluator.seeds, card['num_steps'], card['sampler']
+    )
+    plots.save_grid(images, workdir / 'samples' / f'{name}.png')
+    return evaluator.measure(images)
+
+  log = RunLog(workdir)
+  Trainer(config, dataset, denoiser, workdir, log, evaluate, versions()).run()
+  log.close()
+  evaluate_run(config, dataset, workdir)
+  _show_report(config, dataset, workdir)
+
+
+def evaluate(config, workdir):
+  """Measures all rounds of a finished run anew."""
+  dataset, workdir = _finished(config, workdir)
+  Rows(workdir).clear()
+  evaluate_run(config, dataset, workdir)
+  _show_report(config, dataset, workdir)
+
+
+def report(config, workdir):
+  """Writes the report of a finished run, from what was measured."""
+  dataset, workdir = _finished(config, workdir)
+  _show_report(config, dataset, workdir)
+
+
+def plan(config):
+  """Prints what a config will do and cost; runs nothing."""
+  _, denoiser = check(_given(config, '--config=configs/NAME.py'))
+  print(plans.plan(config, denoiser))
+
+
+def sample(checkpoint, seeds, out, num_steps):
+  """Draws samples of a checkpoint into `out`."""
+  path = _given(checkpoint, '--checkpoint=PATH')
+  seeds, out = parse_seeds(seeds), _given(out, '--out=FILE.npz or --out=FOLDER')
+  _warn_of_steps(path, num_steps)
+  write_samples(path, seeds=seeds, out=out, num_steps=num_steps)
+  print(f'wrote {len(seeds)} samples to {out}')
+
+
+def evaluate_checkpoint(path, num_steps):
+  """Prints the figures of one checkpoint, by its own sampler, as JSON."""
+  checkpoint = checkpoints.load(path)
+  card = checkpoint.card
+  _warn_of_steps(path, num_steps)
+  settings = card['config']['eval']
+  dataset = load_dataset(card['dataset']['name'], card['dataset']['args'])
+  evaluator = Evaluator(dataset, settings['num_samples'])
+  num_steps = card['num_steps'] if num_steps is None else num_steps
+  images = Generator(card, settings['batch_size']).images(
+    checkpoint.weights, evaluator.seeds, num_steps, card['sampler']
+  )
+  figures = {'num_steps': num_steps, **evaluator.measure(images)}
+  print(json.dumps({'metric': evaluator.description, **figures}, indent=2))
+
+
+def _given(value, flag):
+  if value is None:
+    raise UserError(f'this mode needs {flag}')
+  return value
+
+
+def _finished(config, workdir):
+  """Returns the Dataset and the folder of a run that exists."""
+  dataset, _ = check(_given(config, '--config=configs/NAME.py'))
+  workdir = _given(workdir, '--workdir=DIR')
+  return dataset, open_run_folder(workdir, config, create=False)
+
+
+def _warn_of_steps(path, num_steps):
+  card = checkpoints.read_card(path)
+  if num_steps not in (None, card['num_steps']):
+    print(
+      f'warning: this checkpoint was made for {card["num_steps"]} sampling '
+      f'steps, not {num_steps}',
+      file=sys.stderr,
+    )
+
+
+def _show_report(config, dataset, workdir):
+  folder = write_report(config, dataset, workdir)
+  written = json.loads((folder / 'report.json').read_text())
+  print(f'{"sampler":<12}{"steps":>6}{"Frechet distance":>18}{"score":>8}')
+  for row in written['rows']:
+    print(
+      f'{row["sampler"]:<12}{row["num_steps"]:>6}'
+      f'{row["frechet_distance"]:>18.3f}{row["classifier_score"]:>8.2f}'
+    )
+  print(f'report: {pathlib.Path(folder) / "index.html"}')

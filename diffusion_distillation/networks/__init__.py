@@ -1,0 +1,1 @@
+"""Flax networks, and the denoiser that binds one to the mathematics."""

@@ -1,0 +1,123 @@
+"""The layers of the U-Net, with the original's parameter names."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+zeros_init = nn.initializers.zeros_init()
+
+
+def normalize(channels, *, dtype, name):
+  """Returns a GroupNorm of 32 groups, or as many as divide few channels."""
+  return nn.GroupNorm(math.gcd(32, channels), dtype=dtype, name=name)
+
+
+def sinusoidal_embedding(position, width):
+  """Returns sines and cosines of positions in [0, 1], (B, width) float32.
+
+  Args:
+    position: (B,) float32.
+    width: even, at least 4.
+  """
+  # Frequencies 1000 ... 0.1, as of a Transformer that sees 1000 integer steps.
+  half = width // 2
+  frequencies = 1000 * jnp.exp(
+    jnp.arange(half) * (-math.log(10000) / (half - 1))
+  )
+  angles = position[:, None] * frequencies[None, :]  # (B, width / 2)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def upsample(x):
+  """Returns x (B, H, W, C) at twice the size, nearest neighbour."""
+  return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def downsample(x):
+  """Returns x (B, H, W, C) at half the size, mean of 2 x 2."""
+  return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+RESAMPLE = {None: lambda x: x, 'up': upsample, 'down': downsample}
+
+
+class ResnetBlock(nn.Module):
+  """Two convolutions, modulated by the embedding, and a skip connection.
+
+  Resampling comes after the first norm and on the skip (BigGAN style).
+  """
+
+  out_ch: int
+  dropout: float
+  resample: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, emb, *, deterministic):
+    """Returns (B, H', W', out_ch) of x (B, H, W, C) and emb (B, emb_ch)."""
+    resample = RESAMPLE[self.resample]
+    in_ch = x.shape[-1]
+
+    h = nn.swish(normalize(in_ch, dtype=self.dtype, name='norm1')(x))
+    h = nn.Conv(self.out_ch, (3, 3), dtype=self.dtype, name='conv1')(
+      resample(h)
+    )
+
+    temb = nn.Dense(2 * self.out_ch, dtype=self.dtype, name='temb_proj')(
+      nn.swish(emb)
+    )
+    scale, shift = jnp.split(temb[:, None, None, :], 2, axis=-1)
+    h = normalize(self.out_ch, dtype=self.dtype, name='norm2')(h)
+    h = nn.swish(h * (1 + scale) + shift)
+    h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+    h = nn.Conv(
+      self.out_ch,
+      (3, 3),
+      kernel_init=zeros_init,
+      dtype=self.dtype,
+      name='conv2',
+    )(h)
+
+    x = resample(x)
+    if in_ch != self.out_ch:
+      x = nn.Dense(self.out_ch, dtype=self.dtype, name='nin_shortcut')(x)
+    return x + h
+
+
+class AttnBlock(nn.Module):
+  """Self-attention over the pixels, with a skip connection."""
+
+  num_heads: int | None = None
+  head_dim: int | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    """Returns x (B, H, W, C) with what its pixels tell each other."""
+    batch, height, width, channels = x.shape
+    heads = self.num_heads or max(1, channels // self.head_dim)
+    if channels % heads or (self.head_dim and channels % self.head_dim):
+      raise ValueError(
+        f'{channels} channels cannot be split into attention heads '
+        f'(num_heads={self.num_heads}, head_dim={self.head_dim})'
+      )
+    head_dim = channels // heads
+
+    h = normalize(channels, dtype=self.dtype, name='norm')(x)
+    h = h.reshape(batch, height * width, channels)  # (B, H*W, C)
+    q, k, v = (
+      nn.DenseGeneral((heads, head_dim), dtype=self.dtype, name=name)(h)
+      for name in ('q', 'k', 'v')
+    )  # (B, H*W, heads, head_dim)
+    h = jax.nn.dot_product_attention(q, k, v)
+    h = nn.DenseGeneral(
+      channels,
+      axis=(-2, -1),
+      kernel_init=zeros_init,
+      dtype=self.dtype,
+      name='proj_out',
+    )(h)
+    return x + h.reshape(x.shape)

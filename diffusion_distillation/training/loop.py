@@ -1,0 +1,126 @@
+"""The loop of one training: the teacher's, or a round's."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import replicas
+from diffusion_distillation.training.log import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One training, and all that it reads and writes.
+
+  Attributes:
+    name: of its folder in the run folder: 'teacher', 'student_00032'.
+    step_name: of the function that is compiled, to count its compilations.
+    update: (state, batches) -> (state, metrics), compiled for all devices.
+    batches: (start=batch number) -> iterator of batches from there on.
+    train: its config.train.
+    checkpoints: a CheckpointFolder.
+    card: what its weights are, but for the training they have had.
+    log: a RunLog.
+    evaluate: (weights, card, name of its picture) -> metrics, called every
+      `train.eval_every_steps` updates.
+  """
+
+  name: str
+  step_name: str
+  update: Callable
+  batches: Callable
+  train: object
+  checkpoints: object
+  card: dict
+  log: object
+  evaluate: Callable
+
+
+def run(stage, state):
+  """Returns the weights after all of the state's updates, as host arrays.
+
+  It goes on from the newest checkpoint, if there is one, saves at the first log
+  step after every `train.checkpoint_every_secs` and at the end, and gives the
+  same result and the same log whether it was interrupted or not.
+
+  Args:
+    stage: a Stage.
+    state: a TrainState of host arrays, the start.
+
+  Raises:
+    UserError: the loss or the gradient is not finite.
+  """
+  restored = stage.checkpoints.restore(state)
+  seconds, loss = 0.0, None
+  if restored is not None:
+    state, card = restored
+    seconds, loss = card['training']['seconds'], card['training']['final_loss']
+  step, num_updates = int(state.step), int(state.num_updates)
+  if step >= num_updates:
+    return state.weights
+
+  stage.log.rewind(stage.name, step)
+  progress = Progress(stage.name, num_updates, step)
+  batches = stage.batches(start=step)
+  state = replicas.replicate(state)
+  started = saved = time.monotonic()
+  pending = []  # metrics not fetched yet, one entry for each call
+  while step < num_updates:
+    count = min(replicas.updates_per_call(stage.train), num_updates - step)
+    taken = replicas.shard([next(batches) for _ in range(count)])
+    state, metrics = stage.update(state, taken)
+    pending.append(metrics)
+    if len(pending) > 2:  # stay at most two calls ahead of the devices
+      jax.block_until_ready(pending[-3])
+    before, step = step, step + count
+    last = step == num_updates
+    if last or _crosses(before, step, stage.train.log_loss_every_steps):
+      loss = _log(stage, step, pending, progress)
+      pending = []
+    if not last and _crosses(before, step, stage.train.eval_every_steps):
+      weights = replicas.unreplicate(state.weights)
+      figures = stage.evaluate(weights, stage.card, f'{stage.name}_{step:07}')
+      stage.log.write(stage.name, step, figures)
+    # Only where the log has no open interval, so that it resumes exactly.
+    overdue = time.monotonic() - saved >= stage.train.checkpoint_every_secs
+    if last or (overdue and not pending):
+      host_state = replicas.unreplicate(state)
+      training = {
+        'updates': step,
+        'seconds': seconds + time.monotonic() - started,
+        'final_loss': loss,
+        'compilations': replicas.compilations[stage.step_name],
+      }
+      stage.checkpoints.save(host_state, {**stage.card, 'training': training})
+      saved = time.monotonic()
+  return host_state.weights
+
+
+def _crosses(before, after, interval):
+  """Returns whether a multiple of `interval` lies in (before, after]."""
+  return interval is not None and before // interval < after // interval
+
+
+def _log(stage, step, pending, progress):
+  """Logs the mean of the metrics since the last time; returns its loss."""
+  host = [jax.tree.map(lambda m: np.asarray(m)[0], m) for m in pending]
+  values = {k: np.concatenate([m[k] for m in host]) for k in host[0]}
+  finite = np.isfinite(values['loss']) & np.isfinite(values['grad_norm'])
+  if not finite.all():
+    bad = step - len(finite) + int(np.argmin(finite)) + 1
+    raise UserError(
+      f'{stage.name}: loss {values["loss"][np.argmin(finite)]} and gradient '
+      f'norm {values["grad_norm"][np.argmin(finite)]} at update {bad}; the last '
+      f'good checkpoint is in {stage.checkpoints.path}; lower '
+      'train.learning_rate or train.grad_clip'
+    )
+  means = {name: float(np.mean(value)) for name, value in values.items()}
+  stage.log.write(stage.name, step, means)
+  progress.show(
+    step, f'loss {means["loss"]:.4g}  |grad| {means["grad_norm"]:.3g}'
+  )
+  return means['loss']

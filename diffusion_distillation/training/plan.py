@@ -1,0 +1,85 @@
+"""What a config will cost, before anything runs."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_distillation.training.optimizer import make_optimizer
+from diffusion_distillation.training.settings import rounds, teacher_config
+from diffusion_distillation.training.state import create_state
+
+
+def forward_flops(denoiser):
+  """Returns the FLOPs of one network evaluation of one image, by XLA's count."""
+  z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
+  logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
+  labels = jax.ShapeDtypeStruct((1,), jnp.int32)
+
+  def forward(params, z, logsnr, labels):
+    return denoiser.bind(params, labels)(z, logsnr)
+
+  lowered = jax.jit(forward).lower(denoiser.param_shapes(), z, logsnr, labels)
+  return lowered.cost_analysis()['flops']
+
+
+def _nbytes(tree):
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _checkpoint_bytes(denoiser, train):
+  """Returns the size of a checkpoint's arrays, before compression."""
+  optimizer = make_optimizer(train)
+  shapes = denoiser.param_shapes()
+
+  def state(params):
+    created = create_state(
+      params, optimizer, num_updates=1, ema_decay=train.ema_decay
+    )
+    return created
+
+  return _nbytes(jax.eval_shape(state, shapes))
+
+
+def plan(config, denoiser):
+  """Returns the resolved ladder as a text table; computes nothing.
+
+  Args:
+    config: checked.
+    denoiser: its Denoiser.
+  """
+  shapes = denoiser.param_shapes()
+  params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  forward = forward_flops(denoiser)
+  rows = []
+  teacher = teacher_config(config)
+  ladder = [] if config.distillation is None else rounds(config.distillation)
+  if not ladder or config.distillation.teacher_checkpoint_path is None:
+    # Forward and backward: three times the forward pass.
+    rows.append(
+      ('teacher', teacher.train.num_updates, teacher.train, 3 * forward)
+    )
+  for this in ladder:
+    # And two forward passes of the teacher.
+    rows.append((this.name, this.num_updates, config.train, 5 * forward))
+  total_updates = sum(updates for _, updates, _, _ in rows)
+  total_images = sum(
+    updates * train.batch_size for _, updates, train, _ in rows
+  )
+  total_flops = sum(u * t.batch_size * flops for _, u, t, flops in rows)
+  lines = [
+    f'{config.dataset.name}: {"x".join(map(str, denoiser.image_shape))} images, '
+    f'{params:,} parameters ({params / 1e6:.1f}M), '
+    f'{forward / 1e9:.4g} GFLOP per image and evaluation',
+    '',
+    f'{"training":<14}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
+    f'{"checkpoint":>14}',
+  ]
+  for name, updates, train, flops in rows:
+    size = _checkpoint_bytes(denoiser, train) / 1e6
+    lines.append(
+      f'{name:<14}{updates:>11,}{updates * train.batch_size:>15,}'
+      f'{flops * train.batch_size:>14.3g}{size:>11,.1f} MB'
+    )
+  lines.append(
+    f'{"total":<14}{total_updates:>11,}{total_images:>15,}{total_flops:>14.3g}'
+  )
+  return '\n'.join(lines)

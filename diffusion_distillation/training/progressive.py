@@ -1,0 +1,198 @@
+"""Algorithm 2: the teacher, then round after round of halving its steps."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_distillation.data.dataset import Dataset
+from diffusion_distillation.data.pipeline import batches
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.networks.denoiser import Denoiser
+from diffusion_distillation.training import checkpoints, replicas
+from diffusion_distillation.training.log import RunLog
+from diffusion_distillation.training.loop import Stage, run
+from diffusion_distillation.training.optimizer import make_optimizer
+from diffusion_distillation.training.settings import rounds, teacher_config
+from diffusion_distillation.training.state import create_state
+from diffusion_distillation.training.student import make_distill_step
+from diffusion_distillation.training.teacher import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """All trainings of one config, in one run folder.
+
+  Attributes:
+    config: the config, checked.
+    dataset: its Dataset.
+    denoiser: its Denoiser.
+    workdir: the run folder, absolute.
+    log: a RunLog.
+    evaluate: (weights, card, name) -> metrics, for `train.eval_every_steps`.
+    versions: of the packages, for the cards.
+  """
+
+  config: ConfigDict
+  dataset: Dataset
+  denoiser: Denoiser
+  workdir: pathlib.Path
+  log: RunLog
+  evaluate: Callable
+  versions: dict
+
+  def run(self):
+    """Trains what is not trained yet: the teacher, or all of Algorithm 2."""
+    distillation = self.config.distillation
+    if distillation is None:
+      self.train_teacher(self.config)
+    elif distillation.teacher_checkpoint_path is None:
+      weights = self.train_teacher(teacher_config(self.config))
+      self.distill(weights, str(self.workdir / 'teacher'))
+    else:
+      path = distillation.teacher_checkpoint_path
+      teacher = checkpoints.load(path, self.denoiser.param_shapes())
+      self.distill(teacher.weights, str(teacher.path))
+
+  def train_teacher(self, config):
+    """Returns the teacher's weights, trained as `config` says."""
+    optimizer = make_optimizer(config.train)
+    step = make_train_step(self.denoiser, optimizer, config)
+    compiled = replicas.compile_step(step, in_axes=(0, 0, None))
+    init_key, step_key = jax.random.split(_stage_key(config.seed, 0))
+    state = create_state(
+      jax.jit(self.denoiser.init)(init_key),
+      optimizer,
+      num_updates=config.train.num_updates,
+      ema_decay=config.train.ema_decay,
+    )
+    return self._train(
+      config,
+      state,
+      name='teacher',
+      step_name='train_step',
+      update=lambda state, batch: compiled(state, batch, step_key),
+      data_seed=_data_seed(config.seed, 0),
+      card=self._card(config, config.model.eval_sampling_num_steps, None),
+    )
+
+  def distill(self, weights, parent):
+    """Runs all rounds, the first from the teacher's weights.
+
+    Args:
+      weights: of the teacher.
+      parent: path of its checkpoint, for the card.
+    """
+    config = self.config
+    optimizer = make_optimizer(config.train)
+    step = make_distill_step(self.denoiser, optimizer, config)
+    # Compiled once: teacher, step count and length are arguments.
+    compiled = replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
+    for this in rounds(config.distillation):
+      state = create_state(
+        weights,
+        optimizer,
+        num_updates=this.num_updates,
+        ema_decay=config.train.ema_decay,
+      )
+      update = functools.partial(
+        _distill_update,
+        compiled,
+        replicas.replicate(weights),
+        jnp.int32(this.num_steps),
+        _stage_key(config.seed, this.num_steps),
+      )
+      weights = self._train(
+        config,
+        state,
+        name=this.name,
+        step_name='distill_step',
+        update=update,
+        data_seed=_data_seed(config.seed, this.num_steps),
+        card=self._card(config, this.num_steps, parent),
+      )
+      parent = str(self.workdir / this.name)
+
+  def _train(self, config, state, *, name, data_seed, card, **step):
+    """Returns the weights after one training, in its own folder."""
+    folder = self.workdir / name / 'checkpoints'
+    with checkpoints.CheckpointFolder(folder) as checkpoint_folder:
+      stage = Stage(
+        name=name,
+        batches=functools.partial(
+          batches,
+          self.dataset,
+          batch_size=config.train.batch_size,
+          seed=data_seed,
+        ),
+        train=config.train,
+        checkpoints=checkpoint_folder,
+        card=card,
+        log=self.log,
+        evaluate=self.evaluate,
+        **step,
+      )
+      return run(stage, jax.tree.map(np.asarray, state))
+
+  def _card(self, config, num_steps, parent):
+    """Returns what the weights of a training are, as JSON values."""
+    model = config.model.to_dict()
+    return {
+      'num_steps': num_steps,
+      'sampler': config.sampler if parent is None else 'ddim',
+      'mean_type': model['mean_type'],
+      'args': model['args'],
+      'logsnr_schedule': model['eval_logsnr_schedule'],
+      'clip': model['eval_clip_denoised'],
+      'logvar_type': model['logvar_type'],
+      'image_shape': list(self.dataset.image_shape),
+      'num_classes': self.dataset.num_classes,
+      'dataset': config.dataset.to_dict(),
+      'parent': parent,
+      'config': config.to_dict(),
+      'versions': self.versions,
+    }
+
+
+def check_teacher(config, dataset, denoiser):
+  """Checks that the checkpoint to distill, if one is given, fits the config.
+
+  Raises:
+    UserError: there is none at that path, or it is another network's.
+  """
+  if config.distillation is None:
+    return
+  path = config.distillation.teacher_checkpoint_path
+  if path is None:
+    return
+  card = checkpoints.load(path, denoiser.param_shapes()).card
+  ours = {
+    'mean_type': config.model.mean_type,
+    'image_shape': list(dataset.image_shape),
+    'num_classes': dataset.num_classes,
+  }
+  for name, value in ours.items():
+    if card[name] != value:
+      raise UserError(
+        f'distillation.teacher_checkpoint_path={path} has {name} {card[name]}, '
+        f'the config {value}; they must agree'
+      )
+
+
+def _distill_update(compiled, teacher_params, num_steps, key, state, batch):
+  return compiled(state, teacher_params, num_steps, batch, key)
+
+
+def _stage_key(seed, num_steps):
+  """Returns the random key of a training; the teacher's num_steps is 0."""
+  return jax.random.fold_in(jax.random.key(seed), num_steps)
+
+
+def _data_seed(seed, num_steps):
+  """Returns the seed of a training's data order, of 32 bits as Grain asks."""
+  return int(np.random.SeedSequence([seed, num_steps]).generate_state(1)[0])

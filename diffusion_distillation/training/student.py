@@ -1,0 +1,56 @@
+"""The student's training step: distillation (paper, Algorithm 2)."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_distillation.core import losses, process, schedules, targets
+from diffusion_distillation.training.update import (
+  example_keys,
+  gradient_update,
+  to_unit,
+)
+
+
+def make_distill_step(denoiser, optimizer, config):
+  """Returns distill_step(state, teacher_params, num_steps, batch, key).
+
+  It gives (state, metrics), per replica, and is to be compiled by
+  `replicas.compile_step`, over the axis 'batch'. Teacher and step count are
+  arguments, so that one compiled program serves every round.
+
+  Args:
+    denoiser: a Denoiser, the teacher's and the student's.
+    optimizer: from `make_optimizer(config.train)`.
+    config: of the students.
+  """
+  model = config.model
+  schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
+
+  def distill_step(state, teacher_params, num_steps, batch, key):
+    x, labels = to_unit(batch['image']), batch['label']  # (B, H, W, C), (B,)
+    keys = example_keys(key, state.step, x.shape[0])
+    index_keys, eps_keys, dropout_keys = jax.vmap(
+      lambda k: jax.random.split(k, 3), out_axes=1
+    )(keys)
+    index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(
+      index_keys
+    )
+    logsnr, _ = targets.step_logsnr(schedule, index, num_steps)
+    eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(eps_keys)
+    z_t = process.diffuse(x, logsnr, eps)
+    dropout_keys = dropout_keys if model.args.dropout else None
+
+    # Computed outside the loss, of parameters that are not the student's: no
+    # gradient reaches the teacher. Nothing is clipped here.
+    x_target = targets.distillation_target(
+      denoiser.bind(teacher_params, labels), z_t, index, num_steps, schedule
+    )
+
+    def loss_fn(params):
+      x_hat = denoiser.bind(params, labels, dropout_keys)(z_t, logsnr)
+      name = model.mean_loss_weight_type
+      return jnp.mean(losses.weighted_mse(name, x_target, x_hat, logsnr))
+
+    return gradient_update(state, loss_fn, optimizer, config.train)
+
+  return distill_step

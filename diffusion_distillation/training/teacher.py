@@ -1,0 +1,53 @@
+"""The teacher's training step (paper, Algorithm 1)."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_distillation.core import losses, process, schedules
+from diffusion_distillation.training.update import (
+  example_keys,
+  gradient_update,
+  to_unit,
+)
+
+
+def make_train_step(denoiser, optimizer, config):
+  """Returns train_step(state, batch, key) -> (state, metrics), per replica.
+
+  It is to be compiled by `replicas.compile_step`, over the axis 'batch'.
+
+  Args:
+    denoiser: a Denoiser.
+    optimizer: from `make_optimizer(config.train)`.
+    config: of the teacher.
+  """
+  model = config.model
+  schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
+
+  def train_step(state, batch, key):
+    x = to_unit(batch['image'])  # (B, H, W, C)
+    keys = example_keys(key, state.step, x.shape[0])
+    t_keys, eps_keys, dropout_keys = jax.vmap(
+      lambda k: jax.random.split(k, 3), out_axes=1
+    )(keys)
+    logsnr = schedule(jax.vmap(draw_time)(t_keys))
+    eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(eps_keys)
+    z_t = process.diffuse(x, logsnr, eps)
+    dropout_keys = dropout_keys if model.args.dropout else None
+
+    def loss_fn(params):
+      denoise = denoiser.bind(params, batch['label'], dropout_keys)
+      x_hat = denoise(z_t, logsnr)
+      name = model.mean_loss_weight_type
+      return jnp.mean(losses.weighted_mse(name, x, x_hat, logsnr))
+
+    return gradient_update(state, loss_fn, optimizer, config.train)
+
+  def draw_time(key):
+    num_steps = model.train_num_steps
+    if num_steps == 0:  # continuous time
+      return jax.random.uniform(key)
+    index = jax.random.randint(key, (), 0, num_steps)
+    return (index + 1) / jnp.float32(num_steps)
+
+  return train_step

@@ -1,0 +1,59 @@
+"""What the teacher's and the student's steps share."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusion_distillation.training import optimizer as optimizers
+
+
+def to_unit(images):
+  """Returns uint8 images as float32 in [-1, 1]."""
+  return images.astype(jnp.float32) / 127.5 - 1
+
+
+def example_keys(key, step, num_examples):
+  """Returns (B,) random keys of this replica's examples.
+
+  They are folded from the step and the example's index in the global batch, so
+  that a run does not depend on the number of devices.
+  """
+  index = jax.lax.axis_index('batch') * num_examples + jnp.arange(num_examples)
+  return jax.vmap(jax.random.fold_in, (None, 0))(
+    jax.random.fold_in(key, step), index
+  )
+
+
+def gradient_update(state, loss_fn, optimizer, train):
+  """Returns the state after one update, and its metrics.
+
+  Args:
+    state: a TrainState.
+    loss_fn: params -> scalar, the mean over this replica's examples.
+    optimizer: from `make_optimizer`.
+    train: config.train.
+  """
+  loss, grads = jax.value_and_grad(loss_fn)(state.params)
+  # The mean over all replicas comes before clipping: clipping each replica's
+  # gradient would make the result depend on their number.
+  loss, grads = jax.lax.pmean((loss, grads), 'batch')
+  rate = optimizers.learning_rate(train, state.step, state.num_updates)
+  direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+  ema_params = state.ema_params
+  if ema_params is not None:
+    ema_params = optimizers.update_average(
+      ema_params, params, state.step, train.ema_decay
+    )
+  metrics = {
+    'loss': loss,
+    'grad_norm': optax.global_norm(grads),
+    'learning_rate': rate,
+  }
+  state = state.replace(
+    step=state.step + 1,
+    params=params,
+    ema_params=ema_params,
+    opt_state=opt_state,
+  )
+  return state, metrics

@@ -1,0 +1,75 @@
+"""Trains, distills, samples, measures: see README.md, or --help.
+
+python main.py --config=configs/digits_distill.py --workdir=runs/digits
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+MODES = ('train', 'sample', 'evaluate', 'report', 'plan')
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The settings; --config.KEY=VALUE changes one.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Run folder; the same command again resumes.'
+)
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', MODES, 'What to do; train does all that the config says.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'Checkpoint folder, to sample or evaluate.'
+)
+_NUM_STEPS = flags.DEFINE_integer(
+  'num_steps', None, "Sampling steps; the checkpoint's own by default.", 1
+)
+_SEEDS = flags.DEFINE_string('seeds', '0-63', 'One image each: 0-63 or 1,5,9.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Where samples go: FILE.npz, or a folder of PNGs.'
+)
+
+
+def main(argv):
+  del argv
+  # Imported here, so that --help and wrong flags answer at once.
+  from diffusion_distillation import modes
+  from diffusion_distillation.errors import UserError
+
+  logging.set_verbosity(logging.WARNING)
+  try:
+    if _MODE.value == 'sample':
+      modes.sample(
+        _CHECKPOINT.value, _SEEDS.value, _OUT.value, _NUM_STEPS.value
+      )
+    elif _MODE.value == 'evaluate' and _CHECKPOINT.value:
+      modes.evaluate_checkpoint(_CHECKPOINT.value, _NUM_STEPS.value)
+    elif _MODE.value == 'plan':
+      modes.plan(_CONFIG.value)
+    else:
+      mode = getattr(modes, _MODE.value)
+      mode(_CONFIG.value, _WORKDIR.value)
+  except UserError as error:
+    sys.exit(f'error: {error}')
+
+
+def parse_flags(argv):
+  """Returns the arguments that are no flags; ends with one line if any is bad.
+
+  A config's unknown key is a KeyError or an AttributeError in ml_collections.
+  """
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, KeyError, AttributeError, ValueError) as error:
+    message = ' '.join(str(error).split())
+    if isinstance(error, KeyError | AttributeError):
+      message = f'no such key in the config: {message}'
+    sys.exit(f'error: {message}')
+  if len(rest) > 1:
+    sys.exit(f'error: {rest[1]!r} is no flag; flags start with --')
+  return rest
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=parse_flags)
