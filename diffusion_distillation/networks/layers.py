@@ -25,7 +25,7 @@ def sinusoidal_embedding(position, width):
   # Frequencies 1000 ... 0.1, as of a Transformer that sees 1000 integer steps.
   half = width // 2
   frequencies = 1000 * jnp.exp(
-    jnp.arange(half) * (-math.log(10000) / (half - 1))
+    jnp.arange(half, dtype=jnp.float32) * (-math.log(10000) / (half - 1))
   )
   angles = position[:, None] * frequencies[None, :]  # (B, width / 2)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
@@ -38,7 +38,9 @@ def upsample(x):
 
 def downsample(x):
   """Returns x (B, H, W, C) at half the size, mean of 2 x 2."""
-  return nn.avg_pool(x, (2, 2), (2, 2))
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  return jnp.mean(x, axis=(2, 4))
 
 
 RESAMPLE = {None: lambda x: x, 'up': upsample, 'down': downsample}

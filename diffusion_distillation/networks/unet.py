@@ -27,6 +27,9 @@ def _inv_cos(logsnr, low, high):
 LOGSNR_INPUTS = {'inv_cos': _inv_cos, 'linear': _linear, 'sigmoid': _sigmoid}
 
 
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
 class UNet(nn.Module):
   """A network (x, logsnr, y) -> output, (B, H, W, out_ch) float32.
 
@@ -92,6 +95,9 @@ class UNet(nn.Module):
       raise ValueError(
         f'unknown logsnr_input_type {self.logsnr_input_type!r}; known: {known}'
       )
+    if self.dtype not in DTYPES:
+      known = ', '.join(DTYPES)
+      raise ValueError(f'unknown dtype {self.dtype!r}; known: {known}')
     if self.ch < 4 or self.ch % 2:
       raise ValueError(f'ch must be even and at least 4, got {self.ch}')
     if bool(self.num_heads) == bool(self.head_dim):

@@ -50,35 +50,37 @@ def _is_after(line, stage, step):
 class Progress:
   """A live line: what, how far, how fast, how long still.
 
-  On a terminal the line rewrites itself; elsewhere every `show` prints one, at
-  most one every ten seconds.
+  On a terminal the line rewrites itself; elsewhere one is printed at most every
+  ten seconds.
   """
 
-  def __init__(self, what, total, done=0, unit='updates'):
+  def __init__(self, what, total, unit='updates'):
     self._what, self._total, self._unit = what, total, unit
-    self._started, self._start, self._shown = time.monotonic(), done, 0.0
+    self._first = None  # time and count of the first line, compilation over
+    self._printed = -float('inf')
     self._live = sys.stderr.isatty()
 
   def show(self, done, text=''):
     """Shows that `done` of the total are done; `text` says more."""
-    now = time.monotonic()
-    last = done >= self._total
-    if not (last or self._live or now - self._shown >= 10):
+    now, last = time.monotonic(), done >= self._total
+    if self._first is None:
+      self._first = now, done
+    if not (last or self._live or now - self._printed >= 10):
       return
-    self._shown = now
-    rate = (done - self._start) / max(now - self._started, 1e-9)
-    left = (self._total - done) / rate if rate else 0.0
-    line = (
-      f'{self._what}  {done}/{self._total}  {text}  {rate:.3g} {self._unit}/s'
-      f'  {duration(left)} left'
-    )
-    ending = '\n' if last or not self._live else ''
-    print(
-      f'\r\x1b[K{line}' if self._live else line,
-      end=ending,
-      file=sys.stderr,
-      flush=True,
-    )
+    self._printed = now
+    parts = [self._what, f'{done}/{self._total}', text, self._speed(now, done)]
+    line = '  '.join(part for part in parts if part)
+    start, end = ('\r\x1b[K', '\n' if last else '') if self._live else ('', '\n')
+    print(f'{start}{line}', end=end, file=sys.stderr, flush=True)
+
+  def _speed(self, now, done):
+    """Returns rate and time left, once there are two lines to tell them by."""
+    started, first = self._first
+    if now == started or done == first:
+      return ''
+    rate = (done - first) / (now - started)
+    left = duration((self._total - done) / rate)
+    return f'{rate:.3g} {self._unit}/s  {left} left'
 
 
 def duration(seconds):

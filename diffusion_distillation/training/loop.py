@@ -64,7 +64,7 @@ def run(stage, state):
     return state.weights
 
   stage.log.rewind(stage.name, step)
-  progress = Progress(stage.name, num_updates, step)
+  progress = Progress(stage.name, num_updates)
   batches = stage.batches(start=step)
   state = replicas.replicate(state)
   started = saved = time.monotonic()

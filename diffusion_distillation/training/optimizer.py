@@ -55,13 +55,13 @@ def learning_rate(train, step, num_updates):
     num_updates: int32 array, the length of this training.
   """
   rate = jnp.float32(train.learning_rate)
+  done = step.astype(jnp.float32)
   if train.learning_rate_warmup_steps:
-    warmup = (step + 1) / jnp.float32(train.learning_rate_warmup_steps)
-    rate *= jnp.minimum(1, warmup)
+    rate *= jnp.minimum(1, (done + 1) / train.learning_rate_warmup_steps)
   if train.learning_rate_anneal_type == 'linear':
     length = train.learning_rate_anneal_steps
-    length = num_updates if length is None else jnp.int32(length)
-    rate *= jnp.maximum(0, 1 - step / length.astype(jnp.float32))
+    length = num_updates if length is None else length
+    rate *= jnp.maximum(0, 1 - done / jnp.asarray(length, jnp.float32))
   return rate
 
 

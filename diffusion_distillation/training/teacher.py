@@ -48,6 +48,6 @@ def make_train_step(denoiser, optimizer, config):
     if num_steps == 0:  # continuous time
       return jax.random.uniform(key)
     index = jax.random.randint(key, (), 0, num_steps)
-    return (index + 1) / jnp.float32(num_steps)
+    return (index + 1).astype(jnp.float32) / num_steps
 
   return train_step

@@ -47,7 +47,7 @@ def gradient_update(state, loss_fn, optimizer, train):
     )
   metrics = {
     'loss': loss,
-    'grad_norm': optax.global_norm(grads),
+    'grad_norm': optax.tree.norm(grads),
     'learning_rate': rate,
   }
   state = state.replace(

@@ -1,0 +1,68 @@
+"""Four CPU devices, strict arithmetic, and nets small enough to compile."""
+
+import os
+
+# Before JAX starts: the steps are tested on four replicas.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'
+)
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits_distill
+from diffusion_distillation.networks.denoiser import build_denoiser
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+TINY = {
+  'ch': 8,
+  'emb_ch': 16,
+  'ch_mult': (1,),
+  'num_res_blocks': 1,
+  'attn_resolutions': (),
+}
+
+
+def tiny_config():
+  """Returns the digits' distill config with a net that compiles in seconds."""
+  config = digits_distill.get_config()
+  config.model.args.update(TINY)
+  config.dataset.args.class_conditional = True
+  config.train.batch_size = config.teacher.train.batch_size = 16
+  config.teacher.train.num_updates = 4
+  config.distillation.update(start_num_steps=4, steps_per_iter=3)
+  config.eval.update(num_samples=20, batch_size=8)
+  return config.lock()
+
+
+@pytest.fixture(autouse=True)
+def strict_types(request):
+  """No implicit mixing of types in our mathematics; optax's own does mix."""
+  ours = {'core', 'samplers', 'networks'} & set(request.path.parts)
+  with jax.numpy_dtype_promotion('strict' if ours else 'standard'):
+    yield
+
+
+@pytest.fixture
+def config():
+  return tiny_config()
+
+
+@pytest.fixture(scope='session')
+def denoiser():
+  """The Denoiser of `tiny_config`."""
+  return build_denoiser(tiny_config().model, (8, 8, 1), 10)
+
+
+@pytest.fixture(scope='session')
+def params(denoiser):
+  """Parameters with no zero layer, made without compiling anything."""
+  rng = np.random.RandomState(0)
+
+  def leaf(path, shape):
+    scale = str(path[-1]).count('scale')
+    return (scale + 0.2 * rng.standard_normal(shape.shape)).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(leaf, denoiser.param_shapes())

@@ -1,0 +1,78 @@
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_distillation.core import parameterization, process
+
+
+def case(logsnr):
+  rng = np.random.RandomState(3)
+  x, eps = rng.standard_normal((2, 2, 4, 4, 3)).astype(np.float32)
+  logsnr = jnp.full((2,), logsnr, jnp.float32)
+  alpha, sigma = (np.asarray(a)[0] for a in process.alpha_sigma(logsnr))
+  z = process.diffuse(x, logsnr, eps)
+  # What a perfect network puts out, from the definitions of the heads.
+  outputs = {
+    'x': x,
+    'eps': eps,
+    'v': alpha * eps - sigma * x,
+    'both': np.concatenate([x, eps], axis=-1),
+  }
+  return x, z, logsnr, outputs
+
+
+@pytest.mark.parametrize(
+  ('mean_type', 'logsnr'),
+  list(itertools.product(parameterization.HEADS, (-6.0, 0.0, 9.0))),
+)
+def test_a_perfect_output_gives_x(mean_type, logsnr):
+  x, z, logsnr, outputs = case(logsnr)
+  got = parameterization.x_hat(mean_type, outputs[mean_type], z, logsnr)
+  np.testing.assert_allclose(got, x, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+  ('first', 'second'), list(itertools.permutations(('x', 'eps', 'v'), 2))
+)
+def test_round_trip_between_heads(first, second):
+  # Any output of one head, written as the other's, is the same prediction.
+  _, z, logsnr, _ = case(1.0)
+  output = np.random.RandomState(5).standard_normal(z.shape).astype(np.float32)
+  x = np.asarray(parameterization.x_hat(first, output, z, logsnr))
+  alpha, sigma = (np.asarray(a)[0] for a in process.alpha_sigma(logsnr))
+  eps = (z - alpha * x) / sigma
+  other = {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x}[second]
+  got = parameterization.x_hat(second, jnp.asarray(other), z, logsnr)
+  np.testing.assert_allclose(got, x, atol=1e-5)
+
+
+def test_both_weighs_its_parts_by_sigma_and_alpha_squared():
+  # sigma^2 x~ + alpha^2 (the x of eps~), the latter by the eps head.
+  _, z, logsnr, _ = case(0.7)
+  rng = np.random.RandomState(4)
+  out_x, out_eps = rng.standard_normal((2, *z.shape)).astype(np.float32)
+  got = parameterization.x_hat(
+    'both', jnp.concatenate([out_x, out_eps], -1), z, logsnr
+  )
+  alpha, sigma = (np.asarray(a)[0] for a in process.alpha_sigma(logsnr))
+  of_eps = parameterization.x_hat('eps', out_eps, z, logsnr)
+  np.testing.assert_allclose(
+    got, sigma**2 * out_x + alpha**2 * of_eps, atol=1e-5
+  )
+
+
+def test_output_channels():
+  assert parameterization.output_channels('v', 3) == 3
+  assert parameterization.output_channels('both', 3) == 6
+
+
+@pytest.mark.parametrize('function', ['x_hat', 'output_channels'])
+def test_unknown_head_lists_the_known_ones(function):
+  args = {
+    'x_hat': ('epsilon', jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1)),
+    'output_channels': ('epsilon', 3),
+  }
+  with pytest.raises(ValueError, match='x, eps, v, both'):
+    getattr(parameterization, function)(*args[function])

@@ -1,0 +1,129 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_distillation.core import process, schedules, targets
+from tests.core.test_schedules import cosine64
+
+STEPS = [1, 2, 4, 64, 512, 4096]
+
+
+def teacher(z, logsnr):
+  """A smooth denoiser with values beyond [-1, 1]."""
+  level = process.expand(logsnr, z)
+  return 1.5 * jnp.sin(z + 0.1 * level) + 0.2 * jnp.cos(3 * z)
+
+
+def case(num_steps, dtype):
+  """Noisy images at the ends and in between, and the targets' arguments."""
+  index = np.unique([0, 1, num_steps // 3, num_steps - 2, num_steps - 1])
+  index = index[(index >= 0) & (index < num_steps)]
+  z_t = np.random.RandomState(1).standard_normal((len(index), 4, 4, 1))
+  return jnp.asarray(z_t, dtype), jnp.asarray(index, jnp.int32)
+
+
+def quotient64(z_t, index, num_steps):
+  """The paper's target (Algorithm 2, appendix G), in float64 throughout."""
+  z_t, index = np.asarray(z_t, np.float64), np.asarray(index, np.float64)
+  levels = [cosine64((index + u) / num_steps) for u in (1, 0.5, 0)]
+  alpha_t, alpha_m, alpha_s = (
+    ((1 + np.exp(-v)) ** -0.5)[:, None, None, None] for v in levels
+  )
+  sigma_t, sigma_m, sigma_s = (
+    ((1 + np.exp(v)) ** -0.5)[:, None, None, None] for v in levels
+  )
+  with jax.enable_x64(True):
+    x1 = np.asarray(teacher(jnp.asarray(z_t), jnp.asarray(levels[0])))
+    z_m = alpha_m * x1 + sigma_m / sigma_t * (z_t - alpha_t * x1)
+    x2 = np.asarray(teacher(jnp.asarray(z_m), jnp.asarray(levels[1])))
+  z_s = alpha_s * x2 + sigma_s / sigma_m * (z_m - alpha_m * x2)
+  ratio = sigma_s / sigma_t
+  x_target = (z_s - ratio * z_t) / (alpha_s - ratio * alpha_t)
+  # At i = 0 the original takes the teacher's second prediction: s is data.
+  return np.where(index[:, None, None, None] == 0, x2, x_target)
+
+
+@pytest.mark.parametrize('num_steps', STEPS)
+def test_equals_the_paper_s_quotient_in_float64(num_steps):
+  with jax.enable_x64(True):
+    z_t, index = case(num_steps, jnp.float64)
+    schedule = schedules.get_logsnr_schedule('cosine')
+    got = targets.distillation_target(teacher, z_t, index, num_steps, schedule)
+    np.testing.assert_allclose(
+      got, quotient64(z_t, index, num_steps), rtol=0, atol=2e-10
+    )
+
+
+def test_keeps_float32_digits_where_the_quotient_loses_them():
+  # The paper's quotient has an rms error of 4e-5 here (DESIGN, section 2b).
+  rng = np.random.RandomState(2)
+  z_t = jnp.asarray(rng.standard_normal((256, 4, 4, 1)), jnp.float32)
+  index = jnp.asarray(rng.randint(0, 4096, 256), jnp.int32)
+  schedule = schedules.get_logsnr_schedule('cosine')
+  got = targets.distillation_target(teacher, z_t, index, 4096, schedule)
+  error = np.asarray(got) - quotient64(z_t, index, 4096)
+  assert np.sqrt(np.mean(error**2)) < 4e-6
+
+
+@pytest.mark.parametrize('num_steps', [2, 16, 256])
+def test_a_student_that_meets_it_lands_on_the_teacher_s_second_point(num_steps):
+  z_t, index = case(num_steps, jnp.float32)
+  schedule = schedules.get_logsnr_schedule('cosine')
+  logsnr_t, logsnr_s = targets.step_logsnr(schedule, index, num_steps)
+  logsnr_m = schedule((index.astype(jnp.float32) + 0.5) / num_steps)
+  x1 = teacher(z_t, logsnr_t)
+  z_m = process.ddim_step(z_t, x1, logsnr_t, logsnr_m)
+  z_s = process.ddim_step(z_m, teacher(z_m, logsnr_m), logsnr_m, logsnr_s)
+  target = targets.distillation_target(teacher, z_t, index, num_steps, schedule)
+  got = process.ddim_step(z_t, target, logsnr_t, logsnr_s)
+  np.testing.assert_allclose(got, z_s, atol=1e-5)
+
+
+def test_is_not_clipped_but_stays_between_the_teacher_s_predictions():
+  z_t, index = case(64, jnp.float32)
+  schedule = schedules.get_logsnr_schedule('cosine')
+  seen = []
+
+  def recording(z, logsnr):
+    seen.append(teacher(z, logsnr))
+    return seen[-1]
+
+  target = targets.distillation_target(recording, z_t, index, 64, schedule)
+  assert float(jnp.abs(target).max()) > 1
+  low, high = jnp.minimum(*seen), jnp.maximum(*seen)
+  assert np.all(low - 1e-6 <= target) and np.all(target <= high + 1e-6)
+
+
+def test_the_last_step_s_target_is_the_second_prediction():
+  schedule = schedules.get_logsnr_schedule('cosine')
+  levels = []
+
+  def recording(z, logsnr):
+    levels.append(logsnr)
+    return jnp.full_like(z, len(levels))
+
+  z_t = jnp.zeros((1, 2, 2, 1))
+  target = targets.distillation_target(
+    recording, z_t, jnp.array([0]), jnp.int32(4), schedule
+  )
+  np.testing.assert_array_equal(target, 2)
+  times = [float(schedule(jnp.float32(t))) for t in (1 / 4, 1 / 8)]
+  np.testing.assert_allclose([v[0] for v in levels], times, rtol=1e-6)
+
+
+def test_long_steps_do_not_overflow():
+  # exp((logsnr_s - logsnr_t) / 2) = e^100 is not a float32.
+  schedule = schedules.get_logsnr_schedule(
+    'uniform', logsnr_min=-100.0, logsnr_max=100.0
+  )
+  z_t, index = jnp.ones((2, 2, 2, 1)), jnp.array([0, 1])
+  target = targets.distillation_target(teacher, z_t, index, 2, schedule)
+  assert np.all(np.isfinite(target))
+
+
+def test_step_times_are_integers_over_the_step_count():
+  index = jnp.arange(4)
+  logsnr_t, logsnr_s = targets.step_logsnr(lambda t: -t, index, 4)
+  np.testing.assert_array_equal(-logsnr_t, [0.25, 0.5, 0.75, 1])
+  np.testing.assert_array_equal(logsnr_s, [np.inf, -0.25, -0.5, -0.75])

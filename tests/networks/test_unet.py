@@ -1,0 +1,168 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.networks.unet import UNet
+
+SMALL = {'ch': 8, 'emb_ch': 16, 'ch_mult': (1, 2), 'num_res_blocks': 1}
+SMALL |= {'attn_resolutions': (4,)}
+
+
+def shapes(height=8, **args):
+  """Returns parameter and output shapes; computes nothing."""
+  network = UNet(**{'out_ch': 3, **SMALL, **args})
+  x, logsnr = jnp.zeros((2, height, height, 3)), jnp.zeros(2)
+  return jax.eval_shape(
+    lambda: network.init_with_output(
+      jax.random.key(0), x, logsnr, jnp.zeros(2, jnp.int32), train=False
+    )
+  )
+
+
+def count(variables):
+  return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+
+# Counts of the paper's networks (appendix E), not made by this code.
+@pytest.mark.parametrize(
+  ('size', 'want', 'args'),
+  [
+    (
+      32,
+      60_004_099,
+      {
+        'ch': 256,
+        'emb_ch': 1024,
+        'ch_mult': (1, 1, 1),
+        'num_res_blocks': 3,
+        'attn_resolutions': (8, 16),
+      },
+    ),
+    (
+      64,
+      295_905_222,
+      {
+        'num_classes': 1000,
+        'out_ch': 6,
+        'ch': 192,
+        'emb_ch': 768,
+        'ch_mult': (1, 2, 3, 4),
+        'num_res_blocks': 3,
+        'attn_resolutions': (8, 16, 32),
+        'num_heads': None,
+        'head_dim': 64,
+      },
+    ),
+    (
+      128,
+      139_578_502,
+      {
+        'out_ch': 6,
+        'ch': 64,
+        'emb_ch': 768,
+        'ch_mult': (1, 2, 4, 6, 8),
+        'num_res_blocks': 3,
+        'attn_resolutions': (8, 16, 32),
+        'num_heads': None,
+        'head_dim': 64,
+      },
+    ),
+  ],
+)
+def test_the_paper_s_networks_have_their_parameters(size, want, args):
+  output, variables = shapes(size, **args)
+  assert count(variables) == want
+  assert output.shape == (2, size, size, args.get('out_ch', 3))
+
+
+def test_convolutions_resample_under_the_same_names():
+  _, blocks = shapes()
+  output, variables = shapes(resblock_resample=False)
+  assert output.shape == (2, 8, 8, 3)
+  params = variables['params']
+  assert params['down_0.downsample']['kernel'].shape == (3, 3, 8, 8)
+  assert params['up_1.upsample']['kernel'].shape == (3, 3, 16, 16)
+  assert params.keys() == blocks['params'].keys()
+
+
+@pytest.mark.parametrize('ch', [4, 12, 40, 48])
+def test_any_even_number_of_channels_works(ch):
+  output, _ = shapes(ch=ch)
+  assert output.shape == (2, 8, 8, 3)
+
+
+def test_head_dim_sets_the_number_of_heads():
+  _, variables = shapes(num_heads=None, head_dim=4)
+  assert variables['params']['mid.attn_1']['q']['kernel'].shape == (16, 4, 4)
+
+
+def test_bfloat16_computes_but_does_not_store():
+  with jax.numpy_dtype_promotion('standard'):  # flax's GroupNorm mixes types
+    output, variables = shapes(dtype='bfloat16')
+  assert output.dtype == jnp.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {
+    np.dtype('float32')
+  }
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    ({'logsnr_input_type': 'cos'}, 'inv_cos, linear, sigmoid'),
+    ({'ch': 7}, 'even'),
+    ({'height': 9}, 'cannot be halved'),
+    ({'head_dim': 8}, 'either num_heads or head_dim'),
+    ({'num_heads': 3}, 'attention heads'),
+    ({'num_heads': None, 'head_dim': 64}, 'attention heads'),
+  ],
+)
+def test_what_makes_no_network_is_refused(args, message):
+  with pytest.raises(ValueError, match=message):
+    shapes(**args)
+
+
+def test_inputs_of_the_noise_level(params, denoiser):
+  # At logsnr 0: half of the angle, sigmoid(0), and the middle of the range.
+  from diffusion_distillation.networks.unet import LOGSNR_INPUTS
+
+  for function in LOGSNR_INPUTS.values():
+    np.testing.assert_allclose(function(jnp.zeros(1), -10, 10), 0.5, rtol=1e-6)
+  ends = jnp.array([20.0, -20.0])
+  np.testing.assert_allclose(
+    LOGSNR_INPUTS['inv_cos'](ends, 0, 0), [0, 1], atol=3e-5
+  )
+
+
+def test_labels_and_noise_level_are_seen(params, denoiser):
+  z = jnp.ones((2, 8, 8, 1))
+  logsnr, labels = jnp.array([0.0, 0.0]), jnp.array([1, 2])
+  a, b = denoiser.bind(params, labels)(z, logsnr)
+  assert float(jnp.abs(a - b).max()) > 1e-3
+  labels = jnp.array([1, 1])
+  a, b = denoiser.bind(params, labels)(z, jnp.array([0.0, 1.0]))
+  assert float(jnp.abs(a - b).max()) > 1e-3
+
+
+def test_dropout_is_active_with_keys_only_and_each_example_has_its_own():
+  args = {**SMALL, 'ch_mult': (1,), 'dropout': 0.5}
+  denoiser = build_denoiser({'mean_type': 'x', 'args': args}, (8, 8, 1), 1)
+  rng = np.random.RandomState(0)
+  params = jax.tree.map(
+    lambda s: rng.standard_normal(s.shape).astype(np.float32) / 4,
+    denoiser.param_shapes(),
+  )
+  keys = jax.random.split(jax.random.key(0), 3)
+
+  @jax.jit
+  def x_hat(keys):
+    labels = jnp.zeros(3, jnp.int32)
+    denoise = denoiser.bind(params, labels, keys)
+    return denoise(jnp.ones((3, 8, 8, 1)), jnp.zeros(3))
+
+  still, dropped, other = x_hat(None), x_hat(keys), x_hat(keys[::-1])
+  np.testing.assert_allclose(still[0], still[1], atol=1e-6)
+  assert float(jnp.abs(dropped[0] - dropped[1]).max()) > 1e-3
+  # An example's mask goes with its key, wherever it stands in the batch.
+  np.testing.assert_allclose(dropped, other[::-1], atol=1e-5)

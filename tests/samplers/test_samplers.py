@@ -1,0 +1,148 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_distillation.core import process, schedules
+from diffusion_distillation.samplers import sample
+from diffusion_distillation.samplers.ancestral import gamma_of
+
+SCHEDULE = schedules.get_logsnr_schedule('cosine')
+C = 0.5  # x ~ N(0, C^2) has an exact denoiser and an exact flow
+
+
+def gaussian_denoise(z, logsnr):
+  alpha, sigma = process.alpha_sigma(process.expand(logsnr, z))
+  return alpha * C**2 * z / (alpha**2 * C**2 + sigma**2)
+
+
+def noise(shape=(4, 2, 2, 1), seed=0):
+  z = np.random.RandomState(seed).standard_normal(shape)
+  return jnp.asarray(z, jnp.float32)
+
+
+def run(num_steps, denoise=gaussian_denoise, z_1=None, **kwargs):
+  z_1 = noise() if z_1 is None else z_1
+  return sample(
+    denoise, z_1, schedule=SCHEDULE, num_steps=num_steps, **kwargs
+  )
+
+
+def test_ddim_converges_to_the_exact_flow_at_order_1():
+  # From t = 1, where z_1 ~ N(0, 1) to 1e-9, the flow scales by C.
+  steps = np.array([16, 32, 64, 128, 256])
+  errors = [
+    np.abs(np.asarray(run(int(n), clip=False)) - C * noise()).max()
+    for n in steps
+  ]
+  order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+  assert 0.9 < order < 1.1
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.3, 1.0])
+def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
+  # Any variance between the bounds is right in the limit of many steps.
+  z_1 = noise((1, 200, 200, 1))
+  x = run(
+    256, z_1=z_1, method='ancestral', gamma=gamma, clip=False, key=jax.random.key(0)
+  )
+  assert abs(float(jnp.mean(x))) < 4 * C / 200
+  assert abs(float(jnp.std(x)) - C) < 0.02 * C
+
+
+def test_ancestral_sampling_draws_noise_between_its_bounds():
+  # One step to s > 0 of two: what is left of z is the posterior's noise.
+  kwargs = {'method': 'ancestral', 'clip': False, 'key': jax.random.key(0)}
+  z_1 = noise((1, 100, 100, 1))
+
+  def nothing(z, logsnr):
+    # Only the last step's prediction is kept: show it the noisy image.
+    last = process.expand(logsnr > -1, z)
+    return jnp.where(last, z, 0)
+
+  for gamma in (0.0, 1.0):
+    got = run(2, nothing, z_1, gamma=gamma, **kwargs)
+    half = jnp.zeros(1)  # logsnr at t = 1/2
+    mean, std = process.posterior(z_1, 0 * z_1, -20 + half, half, gamma)
+    drawn = np.asarray(got - mean)
+    np.testing.assert_allclose(drawn.std(), std.item(), rtol=0.03)
+
+
+@pytest.mark.parametrize('method', ['ddim', 'ancestral'])
+@pytest.mark.parametrize('num_steps', [1, 3])
+def test_the_last_step_returns_the_prediction(method, num_steps):
+  # Whatever noise came before: x_hat does not depend on z here.
+  x = jnp.linspace(-1, 1, 16).reshape(4, 2, 2, 1)
+  key = jax.random.key(0) if method == 'ancestral' else None
+  got = run(num_steps, lambda z, logsnr: x, method=method, key=key)
+  np.testing.assert_array_equal(got, x)
+
+
+def test_the_network_is_asked_at_n_over_n_down_to_1_over_n():
+  levels = []
+
+  def recording(z, logsnr):
+    jax.debug.callback(lambda v: levels.append(float(v)), logsnr[0], ordered=True)
+    return z
+
+  run(4, recording).block_until_ready()
+  want = SCHEDULE(jnp.array([1.0, 0.75, 0.5, 0.25]))
+  np.testing.assert_allclose(levels, want, atol=1e-5)
+
+
+def test_clip_bounds_every_prediction_only_where_asked():
+  def far(z, logsnr):
+    return 3 * jnp.ones_like(z)
+
+  np.testing.assert_array_equal(run(4, far, clip=True), 1)
+  np.testing.assert_array_equal(run(4, far, clip=False), 3)
+
+
+def test_a_traced_step_count_gives_the_same_and_compiles_once():
+  traces = []
+
+  @jax.jit
+  def sampler(num_steps):
+    traces.append(num_steps)
+    return run(num_steps)
+
+  for n in (1, 5, 8):
+    np.testing.assert_allclose(sampler(jnp.int32(n)), run(n), atol=1e-6)
+  assert len(traces) == 1
+
+
+def test_an_image_depends_on_its_own_key_alone():
+  keys = jax.random.split(jax.random.key(3), 4)
+  kwargs = {'method': 'ancestral', 'gamma': 0.5}
+  together = run(5, key=keys, **kwargs)
+  alone = run(5, z_1=noise()[2:3], key=keys[2:3], **kwargs)
+  np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
+  assert float(jnp.abs(together[0] - together[1]).min()) > 0
+
+
+def test_old_style_keys_are_taken():
+  new = run(3, method='ancestral', key=jax.random.key(7))
+  old = run(3, method='ancestral', key=jax.random.PRNGKey(7))
+  np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'message'),
+  [
+    ({'method': 'ddpm'}, 'ddim, ancestral'),
+    ({'num_steps': 0}, 'at least 1'),
+    ({'method': 'ancestral'}, 'pass a key'),
+    ({'gamma': 0.5}, 'gamma'),
+  ],
+)
+def test_what_makes_no_sense_is_refused(kwargs, message):
+  with pytest.raises(ValueError, match=message):
+    run(**{'num_steps': 2, **kwargs})
+
+
+def test_logvar_types():
+  names = ('fixed_small', 'fixed_large', 'fixed_medium:0.3')
+  assert [gamma_of(name) for name in names] == [0, 1, 0.3]
+  for name in ('fixed', 'fixed_medium', 'fixed_medium:2', 'fixed_medium:nan'):
+    with pytest.raises(ValueError, match='fixed_small'):
+      gamma_of(name)

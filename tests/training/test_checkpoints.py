@@ -1,0 +1,84 @@
+import jax
+import numpy as np
+import optax
+import pytest
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training.state import create_state
+
+PARAMS = {'down_0.block_0': {'kernel': np.arange(6.0, dtype=np.float32)}}
+CARD = {'num_steps': 4, 'training': {'seconds': 1.5, 'final_loss': None}}
+
+
+def state(step=3, ema_decay=0.9, params=PARAMS):
+  made = create_state(
+    params, optax.adam(0.1), num_updates=9, ema_decay=ema_decay
+  )
+  made = made.replace(step=np.int32(step))
+  if ema_decay:
+    made = made.replace(ema_params=jax.tree.map(lambda p: p + 1, params))
+  return jax.tree.map(np.asarray, made)
+
+
+def save(folder, *states):
+  with checkpoints.CheckpointFolder(folder) as made:
+    for each in states:
+      made.save(each, CARD)
+
+
+@pytest.mark.parametrize('ema_decay', [0.0, 0.9])
+def test_a_state_comes_back_as_it_was(tmp_path, ema_decay):
+  save(tmp_path, state(3, ema_decay))
+  blank = state(0, ema_decay, jax.tree.map(np.zeros_like, PARAMS))
+  with checkpoints.CheckpointFolder(tmp_path) as folder:
+    restored, card = folder.restore(blank)
+  jax.tree.map(np.testing.assert_array_equal, restored, state(3, ema_decay))
+  assert jax.tree.structure(restored) == jax.tree.structure(state(3, ema_decay))
+  assert card == CARD
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+  with checkpoints.CheckpointFolder(tmp_path) as folder:
+    assert folder.restore(state()) is None
+
+
+def test_the_weights_are_the_average_and_the_newest_step_s(tmp_path):
+  save(tmp_path / 'teacher' / 'checkpoints', state(3), state(5))
+  for path in ('teacher', 'teacher/checkpoints', 'teacher/checkpoints/5'):
+    loaded = checkpoints.load(tmp_path / path)
+    assert loaded.path.name == '5' and loaded.card == CARD
+    np.testing.assert_array_equal(
+      loaded.weights['down_0.block_0']['kernel'], np.arange(1.0, 7.0)
+    )
+
+
+def test_a_step_is_never_written_twice_in_silence(tmp_path):
+  with pytest.raises(UserError, match='was not saved'):
+    save(tmp_path, state(5), state(5))
+
+
+@pytest.mark.parametrize(
+  ('kernel', 'message'),
+  [
+    ({'kernel': np.zeros(7, np.float32)}, r'kernel is \(6,\) there and \(7,\)'),
+    ({'bias': np.zeros(6, np.float32)}, 'bias is absent there'),
+  ],
+)
+def test_another_network_s_weights_are_refused_by_name(
+  tmp_path, kernel, message
+):
+  save(tmp_path, state())
+  with pytest.raises(UserError, match=message):
+    checkpoints.load(tmp_path, {'down_0.block_0': kernel})
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+  with pytest.raises(UserError, match='no such folder'):
+    checkpoints.load(tmp_path / 'nowhere')
+  (tmp_path / '3').mkdir()
+  with pytest.raises(UserError, match='holds no checkpoint'):
+    checkpoints.load(tmp_path)
+  save(tmp_path / 'run' / 'student_00004' / 'checkpoints', state())
+  with pytest.raises(UserError, match='student_00004'):
+    checkpoints.load(tmp_path / 'run')

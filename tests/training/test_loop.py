@@ -1,0 +1,141 @@
+"""The loop, with updates that cost nothing."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import checkpoints, loop, replicas
+from diffusion_distillation.training.log import Progress, RunLog, duration
+from diffusion_distillation.training.state import create_state
+from tests.conftest import tiny_config
+
+NUM_UPDATES = 7
+
+
+class Killed(Exception):
+  pass
+
+
+def toy_step(state, batch, key):
+  """Adds the batch and noise of the step: any other order shows."""
+  key = jax.random.fold_in(key, state.step)
+  w = 0.9 * state.params['w'] + jnp.mean(batch['x']) + jax.random.normal(key)
+  w = jax.lax.pmean(w, 'batch')
+  loss = jnp.where(jnp.any(batch['x'] == 666), jnp.nan, w)
+  metrics = {'loss': loss, 'grad_norm': w, 'learning_rate': w}
+  return state.replace(step=state.step + 1, params={'w': w}), metrics
+
+
+@pytest.fixture(scope='module')
+def compiled():
+  return replicas.compile_step(toy_step, in_axes=(0, 0, None))
+
+
+def make_stage(compiled, workdir, folder, log, *, stop_at=None, bad_at=None):
+  train = tiny_config().train
+  train.update(log_loss_every_steps=2, checkpoint_every_secs=0)
+
+  def batches(*, start):
+    for i in itertools.count(start):
+      if i == stop_at:
+        raise Killed
+      x = np.full(4, 666 if i == bad_at else i, np.float32)
+      yield {'x': x}
+
+  return loop.Stage(
+    name='teacher',
+    step_name='toy_step',
+    update=lambda state, batch: compiled(state, batch, jax.random.key(0)),
+    batches=batches,
+    train=train,
+    checkpoints=folder,
+    card={},
+    log=log,
+    evaluate=None,
+  )
+
+
+def run(compiled, workdir, **kwargs):
+  start = create_state(
+    {'w': jnp.float32(1)},
+    optax.identity(),
+    num_updates=NUM_UPDATES,
+    ema_decay=0.0,
+  )
+  log = RunLog(workdir)
+  folder = checkpoints.CheckpointFolder(workdir / 'checkpoints')
+  with folder:
+    stage = make_stage(compiled, workdir, folder, log, **kwargs)
+    weights = loop.run(stage, jax.tree.map(np.asarray, start))
+  log.close()
+  return weights, (workdir / 'metrics.jsonl').read_text()
+
+
+@pytest.mark.parametrize('stops', [[1], [3], [4, 5], [6, 6]])
+def test_resuming_gives_the_same_bits_and_the_same_log(
+  compiled, tmp_path, stops
+):
+  want = run(compiled, tmp_path / 'whole')
+  for stop in stops:
+    with pytest.raises(Killed):
+      run(compiled, tmp_path / 'parts', stop_at=stop)
+  got = run(compiled, tmp_path / 'parts')
+  assert got[0]['w'] == want[0]['w'] and got[1] == want[1]
+  steps = [json.loads(line)['step'] for line in want[1].splitlines()]
+  assert steps == [2, 4, 6, 7]
+
+
+def test_a_finished_training_is_not_done_again(compiled, tmp_path):
+  want = run(compiled, tmp_path)
+  assert run(compiled, tmp_path, stop_at=0)[0]['w'] == want[0]['w']
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_update(compiled, tmp_path):
+  with pytest.raises(UserError, match='teacher: loss nan .* at update 6') as e:
+    run(compiled, tmp_path, bad_at=5)
+  assert str(tmp_path / 'checkpoints') in str(e.value)
+  # The last good one is there, and the log ends with it.
+  assert checkpoints.find(tmp_path).name == '4'
+  assert '"step": 4' in (tmp_path / 'metrics.jsonl').read_text().splitlines()[-1]
+
+
+def test_evaluations_come_at_their_interval_and_are_logged(compiled, tmp_path):
+  log, seen = RunLog(tmp_path), []
+  with checkpoints.CheckpointFolder(tmp_path / 'checkpoints') as folder:
+    stage = make_stage(compiled, tmp_path, folder, log)
+    stage.train.eval_every_steps = 3
+
+    def evaluate(weights, card, name):
+      seen.append(name)
+      return {'frechet_distance': float(weights['w'])}
+
+    stage = dataclasses.replace(stage, evaluate=evaluate)
+    start = create_state(
+      {'w': jnp.float32(1)}, optax.identity(), num_updates=7, ema_decay=0.0
+    )
+    loop.run(stage, jax.tree.map(np.asarray, start))
+  log.close()
+  assert seen == ['teacher_0000003', 'teacher_0000006']
+  assert (tmp_path / 'metrics.jsonl').read_text().count('frechet') == 2
+
+
+def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
+  clock = iter([0.0, 10.0, 20.0])
+  monkeypatch.setattr('time.monotonic', lambda: next(clock))
+  progress = Progress('teacher', 100)
+  progress.show(10)
+  progress.show(30, 'loss 0.1')
+  line = capsys.readouterr().err.splitlines()[-1]
+  # 20 updates in 10 s after the first line, which has the compilation in it.
+  assert line == 'teacher  30/100  loss 0.1  2 updates/s  0:00:35 left'
+
+
+def test_duration():
+  assert [duration(s) for s in (0.4, 61, 7325)] == ['0:00:00', '0:01:01', '2:02:05']

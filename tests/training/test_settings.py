@@ -1,0 +1,110 @@
+import jax
+import pytest
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training.settings import (
+  check,
+  rounds,
+  teacher_config,
+)
+
+
+def test_rounds_halve_from_start_to_end(config):
+  config.distillation.update(
+    start_num_steps=8192, end_num_steps=1, steps_per_iter=50
+  )
+  got = rounds(config.distillation)
+  assert [r.num_steps for r in got] == [2**k for k in range(12, -1, -1)]
+  assert {r.num_updates for r in got} == {50}
+  config.distillation.update(start_num_steps=12, end_num_steps=3)
+  assert [r.num_steps for r in rounds(config.distillation)] == [6, 3]
+
+
+def test_updates_may_be_a_mapping_from_steps(config):
+  config.distillation.update(start_num_steps=8, end_num_steps=1)
+  config.distillation.steps_per_iter = {4: 50, 2: 100, '1': 100}
+  got = rounds(config.distillation)
+  assert [(r.num_steps, r.num_updates) for r in got] == [
+    (4, 50),
+    (2, 100),
+    (1, 100),
+  ]
+  config.distillation.steps_per_iter = {4: 50}
+  with pytest.raises(ValueError, match='round to 2 steps'):
+    rounds(config.distillation)
+
+
+@pytest.mark.parametrize(
+  ('start', 'end'), [(12, 1), (8, 3), (4, 4), (1, 2), (0, 1), (8, 0), (6, -3)]
+)
+def test_step_counts_that_cannot_be_halved_are_refused(config, start, end):
+  config.distillation.update(start_num_steps=start, end_num_steps=end)
+  with pytest.raises(ValueError, match='power-of-two multiple'):
+    rounds(config.distillation)
+
+
+@pytest.mark.parametrize('updates', [0, -1, 2.5, True, 'many', None])
+def test_updates_that_are_no_number_are_refused(config, updates):
+  config.distillation.steps_per_iter = updates
+  with pytest.raises(ValueError, match='positive number of updates'):
+    rounds(config.distillation)
+
+
+def test_the_teacher_differs_where_its_section_says(config):
+  with config.unlocked():
+    config.teacher.model.args.dropout = 0.3
+  config.teacher.train.num_updates = 77
+  config.model.args.ch = 24
+  config.model.mean_loss_weight_type = 'v_mse'
+  teacher = teacher_config(config)
+  assert teacher.model.args.dropout == 0.3 and config.model.args.dropout == 0
+  assert teacher.train.num_updates == 77
+  assert teacher.train.ema_decay == 0.999 and config.train.ema_decay == 0
+  # All else is shared.
+  assert teacher.model.args.ch == 24
+  assert teacher.model.mean_loss_weight_type == 'v_mse'
+  assert teacher.distillation is None and teacher.teacher is None
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'message'),
+  [
+    ('model.mean_type', 'epsilon', 'known: x, eps, v, both'),
+    ('model.mean_loss_weight_type', 'snr+1', 'known: constant'),
+    ('model.train_logsnr_schedule.name', 'linear', 'known: cosine'),
+    ('model.eval_logsnr_schedule.logsnr_min', 30.0, 'below'),
+    ('model.logvar_type', 'fixed_medium:7', 'known: fixed_small'),
+    ('model.args.logsnr_input_type', 'cos', 'known: inv_cos'),
+    ('model.args.dropout', 1.0, 'below 1'),
+    ('model.args.ch', 7, 'even'),
+    ('model.args.dtype', 'float', 'known: float32'),
+    ('sampler', 'ddpm', 'known: ddim, ancestral'),
+    ('train.optimizer', 'lion', 'known: adam'),
+    ('train.learning_rate_anneal_type', 'cosine', 'known: constant'),
+    ('train.batch_size', 6, 'split over 4 devices; use 4'),
+    ('train.learning_rate', float('nan'), 'at least 0'),
+    ('train.log_loss_every_steps', 0, 'at least 1'),
+    ('teacher.train.num_updates', 0, 'at least 1'),
+    ('teacher.train.optimizer', 'lion', 'known: adam'),
+    ('seed', -1, 'at least 0'),
+    ('dataset.name', 'mnist', 'known: digits'),
+    ('distillation.start_num_steps', 6, 'power-of-two'),
+    ('eval.num_samples', 2, 'at least 4'),
+  ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(config, key, value, message):
+  *sections, name = key.split('.')
+  section = config
+  for part in sections:
+    section = section[part]
+  section[name] = value
+  with pytest.raises(UserError, match=message) as caught:
+    check(config)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_config_that_makes_sense_gives_its_data_and_denoiser(config):
+  dataset, denoiser = check(config)
+  assert dataset.num_classes == 10
+  assert denoiser.image_shape == (8, 8, 1)
+  assert jax.device_count() == 4

@@ -1,0 +1,260 @@
+"""The compiled steps, on one and on four replicas."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion_distillation.training import replicas, update
+from diffusion_distillation.training.optimizer import make_optimizer
+from diffusion_distillation.training.settings import teacher_config
+from diffusion_distillation.training.state import create_state
+from diffusion_distillation.training.student import make_distill_step
+from diffusion_distillation.training.teacher import make_train_step
+from tests.conftest import tiny_config
+
+KEY = jax.random.key(5)
+
+
+def batch(size=16, seed=0):
+  rng = np.random.RandomState(seed)
+  return {
+    'image': rng.randint(0, 256, (size, 8, 8, 1)).astype(np.uint8),
+    'label': (np.arange(size) % 10).astype(np.int32),
+  }
+
+
+def split(tree, parts):
+  return jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), tree)
+
+
+def start(params, config, num_updates=10):
+  return create_state(
+    params,
+    make_optimizer(config.train),
+    num_updates=num_updates,
+    ema_decay=config.train.ema_decay,
+  )
+
+
+def linear_config():
+  """Momentum, not Adam, which blows the rounding of small gradients up."""
+  config = tiny_config()
+  config.train.optimizer = config.teacher.train.optimizer = 'momentum'
+  return config
+
+
+@pytest.fixture(scope='module')
+def train_step(denoiser):
+  config = teacher_config(linear_config())
+  return make_train_step(denoiser, make_optimizer(config.train), config), config
+
+
+@pytest.fixture(scope='module')
+def distill_step(denoiser):
+  config = linear_config()
+  step = make_distill_step(denoiser, make_optimizer(config.train), config)
+  return step, config
+
+
+@pytest.fixture(scope='module')
+def compiled_distill(distill_step):
+  step, _ = distill_step
+  return replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
+
+
+def other(params):
+  return jax.tree.map(lambda p: p + np.float32(0.05) * np.sin(p), params)
+
+
+def test_teacher_on_one_replica_equals_four(train_step, params):
+  step, config = train_step
+  results = []
+  for parts in (1, 4):
+    # vmap over a named axis is what pmap does, on one device.
+    replicated = jax.jit(
+      jax.vmap(step, (None, 0, None), axis_name='batch')
+    )
+    state = start(params, config)
+    for i in range(2):
+      state, metrics = replicated(state, split(batch(seed=i), parts), KEY)
+      state, metrics = jax.tree.map(lambda a: a[0], (state, metrics))
+    # The clip is active: that is where per-replica clipping would show.
+    assert metrics['grad_norm'] > config.train.grad_clip
+    results.append((state.params, metrics))
+  chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-6)
+
+
+def test_student_on_one_replica_equals_four_devices(
+  distill_step, compiled_distill, params
+):
+  step, config = distill_step
+  assert jax.device_count() == 4
+  state = replicas.replicate(start(params, config))
+  teacher = replicas.replicate(other(params))
+  state, metrics = compiled_distill(
+    state, teacher, jnp.int32(4), replicas.shard([batch()]), KEY
+  )
+  one = jax.jit(
+    jax.vmap(step, (None, None, None, 0, None), axis_name='batch')
+  )
+  want, want_metrics = one(
+    start(params, config), other(params), jnp.int32(4), split(batch(), 1), KEY
+  )
+  np.testing.assert_allclose(
+    metrics['loss'][:, 0], np.repeat(want_metrics['loss'], 4), rtol=1e-4
+  )
+  chex.assert_trees_all_close(
+    replicas.unreplicate(state).params,
+    jax.tree.map(lambda a: a[0], want.params),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+def test_one_compilation_serves_all_rounds_and_lengths(
+  distill_step, compiled_distill, params
+):
+  _, config = distill_step
+  before = replicas.compilations['distill_step']
+  losses = []
+  for num_steps, num_updates in ((4, 10), (2, 7), (1, 3)):
+    state = replicas.replicate(start(params, config, num_updates))
+    teacher = replicas.replicate(other(params))
+    for i in range(2):
+      state, metrics = compiled_distill(
+        state, teacher, jnp.int32(num_steps), replicas.shard([batch()]), KEY
+      )
+    losses.append(float(metrics['loss'][0, 0]))
+    # The learning rate anneals over this round's own length.
+    rate = config.train.learning_rate * (1 - 1 / num_updates)
+    np.testing.assert_allclose(metrics['learning_rate'][0, 0], rate, rtol=1e-5)
+  assert len(set(losses)) == 3
+  # Whichever test came first may have compiled it; nothing compiles it twice.
+  assert replicas.compilations['distill_step'] - before <= 1
+  assert replicas.compilations['distill_step'] == 1
+
+
+class Spy:
+  """A denoiser x_hat = w z, whose teacher must not be differentiated."""
+
+  def __init__(self):
+    self.teacher_calls, self.predictions = 0, []
+
+  def bind(self, params, labels, dropout_keys=None):
+    del labels, dropout_keys
+    if 'teacher' not in params:
+      return lambda z, logsnr: params['w'] * z
+
+    @jax.custom_jvp
+    def forbidden(w, z):
+      return w * z
+
+    @forbidden.defjvp
+    def _(primals, tangents):
+      raise AssertionError('a gradient reaches the teacher')
+
+    def denoise(z, logsnr):
+      self.teacher_calls += 1
+      return forbidden(params['teacher'], z)
+
+    return denoise
+
+
+def toy_distill(teacher_w, student_w, num_steps):
+  """Returns one toy update's loss and the student's gradient."""
+  config, spy = tiny_config(), Spy()
+  config.model.mean_loss_weight_type = 'constant'
+  config.train.learning_rate = 1.0
+  step = make_distill_step(spy, optax.identity(), config)
+  state = create_state(
+    {'w': jnp.float32(student_w)},
+    optax.identity(),
+    num_updates=1,
+    ema_decay=0.0,
+  )
+  teacher = {'teacher': jnp.float32(teacher_w)}
+  replicated = jax.vmap(step, (None, None, None, 0, None), axis_name='batch')
+  new, metrics = replicated(
+    state, teacher, jnp.int32(num_steps), split(batch(), 1), KEY
+  )
+  assert spy.teacher_calls == 2
+  return float(metrics['loss'][0]), student_w - float(new.params['w'][0])
+
+
+def test_the_teacher_makes_the_target_and_gets_no_gradient():
+  # With a teacher that always says 0 the target is 0, so the loss is
+  # w^2 mean(z^2) and its gradient 2 w mean(z^2).
+  loss, gradient = toy_distill(0.0, 0.5, 4)
+  np.testing.assert_allclose(gradient, 2 * loss / 0.5, rtol=1e-5)
+
+
+def test_the_target_is_not_clipped():
+  # In one step to data the target is the teacher's second prediction: a teacher
+  # 1000 z is far outside [-1, 1], and a loss of a clipped target below 25.
+  loss, _ = toy_distill(1000.0, 0.0, 1)
+  assert loss > 1e4
+
+
+def test_several_updates_in_one_call_equal_the_same_one_by_one(params):
+  config, spy = tiny_config(), Spy()
+  step = make_distill_step(spy, make_optimizer(config.train), config)
+  compiled = replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
+  teacher = replicas.replicate({'teacher': jnp.float32(0.3)})
+  taken = [batch(seed=i) for i in range(3)]
+
+  def run(calls):
+    state = replicas.replicate(start({'w': jnp.float32(0.9)}, config))
+    metrics = []
+    for some in calls:
+      state, m = compiled(
+        state, teacher, jnp.int32(4), replicas.shard(some), KEY
+      )
+      metrics += np.asarray(m['loss'])[0].tolist()
+    return replicas.unreplicate(state), metrics
+
+  together, losses = run([taken])
+  alone, want = run([[b] for b in taken])
+  assert together.step == alone.step == 3
+  np.testing.assert_allclose(losses, want, rtol=1e-5)
+  chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5)
+
+
+@pytest.mark.parametrize('num_steps', [0, 1])
+def test_the_teacher_s_times(num_steps):
+  # With one discrete time, t = 1: all of z is noise, and x_hat = w z cannot
+  # see the image; in continuous time the loss is far smaller.
+  config, spy = teacher_config(tiny_config()), Spy()
+  with config.unlocked():
+    config.model.train_num_steps = num_steps
+    config.model.mean_loss_weight_type = 'constant'
+  step = make_train_step(spy, optax.identity(), config)
+  state = start({'w': jnp.float32(0.0)}, config)
+  state = state.replace(opt_state=optax.identity().init(state.params))
+  replicated = jax.vmap(step, (None, 0, None), axis_name='batch')
+  white = {'image': np.full((16, 8, 8, 1), 255, np.uint8)}
+  white['label'] = np.zeros(16, np.int32)
+  new, metrics = replicated(state, split(white, 1), KEY)
+  # x_hat = 0 and x = 1. The gradient is -2 mean(x z): 0 where z is noise alone.
+  np.testing.assert_allclose(metrics['loss'], 1, rtol=1e-6)
+  gradient = -float(metrics['grad_norm'][0])
+  if num_steps == 1:
+    assert abs(gradient) < 2 * 5 / np.sqrt(16 * 64)
+  else:
+    assert abs(gradient) > 0.7
+
+
+def test_a_replica_s_keys_are_its_place_in_the_global_batch():
+  def keys(parts):
+    data = jax.vmap(
+      lambda _: jax.random.key_data(
+        update.example_keys(KEY, jnp.int32(3), 8 // parts)
+      ),
+      axis_name='batch',
+    )(jnp.arange(parts))
+    return np.asarray(data).reshape(8, -1)
+
+  np.testing.assert_array_equal(keys(1), keys(4))
+  assert len(np.unique(keys(1), axis=0)) == 8
