@@ -61,7 +61,15 @@ def parse_flags(argv):
   """
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, KeyError, AttributeError, ValueError) as error:
+    if _CONFIG.value is not None:
+      _CONFIG.value.lock()  # only a use shows that a file could not be read
+  except (
+    flags.Error,
+    LookupError,
+    AttributeError,
+    ValueError,
+    OSError,
+  ) as error:
     message = ' '.join(str(error).split())
     if isinstance(error, KeyError | AttributeError):
       message = f'no such key in the config: {message}'

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def get_config():
+  """Returns a base config; `dataset` and `train.num_updates` are to be set."""
   config = ConfigDict()
 
   # Seed of everything random: parameters, data order, noise. int >= 0.
@@ -19,84 +20,8 @@ def get_config():
   # Arguments of the data set's load function.
   config.dataset.args = ConfigDict()
 
-  config.model = ConfigDict()
-  config.model.args = ConfigDict()
-  # Channels of the first level.
-  config.model.args.ch = 128
-  # Width of the embedding of noise level and class.
-  config.model.args.emb_ch = 512
-  # Channels of each level, in units of ch; each level halves the image.
-  config.model.args.ch_mult = (1, 2, 2)
-  # Residual blocks per level; there is one more on the way up.
-  config.model.args.num_res_blocks = 2
-  # Image heights at which self-attention follows each block.
-  config.model.args.attn_resolutions = (16, 8)
-  # Attention heads; absent where head_dim, the channels of each, is given.
-  config.model.args.num_heads = config_dict.placeholder(int)
-  # See num_heads.
-  config.model.args.head_dim = config_dict.placeholder(int)
-  # Dropout rate while training.
-  config.model.args.dropout = 0.0
-  # How the network sees the noise level: 'inv_cos', 'linear' or 'sigmoid'.
-  config.model.args.logsnr_input_type = 'inv_cos'
-  # The log-SNR that the 'linear' input maps to 0 and 1.
-  config.model.args.logsnr_scale_range = (-10.0, 10.0)
-  # Down- and upsample in residual blocks, else by convolutions.
-  config.model.args.resblock_resample = True
-  # Of the network's computation; parameters and the rest stay float32.
-  config.model.args.dtype = 'float32'
-  # What the network predicts: 'x', 'eps', 'v' or 'both' (x and eps).
-  config.model.mean_type = 'v'
-  # Variance of ancestral sampling: 'fixed_small', 'fixed_large' or
-  # 'fixed_medium:g', which interpolates the log variance by g in [0, 1].
-  config.model.logvar_type = 'fixed_large'
-  # Loss weighting: 'constant', 'snr', 'snr_trunc' or 'v_mse' (SNR + 1).
-  config.model.mean_loss_weight_type = 'snr_trunc'
-  # Discrete times that a teacher is trained at; 0 is continuous time.
-  config.model.train_num_steps = 0
-  # Steps that a teacher is sampled with by default.
-  config.model.eval_sampling_num_steps = 1024
-  # Noise schedule in training: 'cosine' or 'uniform', and its ends.
-  config.model.train_logsnr_schedule = ConfigDict(
-    {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
-  )
-  # Noise schedule in sampling.
-  config.model.eval_logsnr_schedule = ConfigDict(
-    {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
-  )
-  # Whether sampling clips x_hat to [-1, 1]; distillation targets never do.
-  config.model.eval_clip_denoised = True
-
-  config.train = ConfigDict()
-  # Length of a teacher's training, in updates.
-  config.train.num_updates = 1
-  # Examples per update, over all devices.
-  config.train.batch_size = 128
-  # 'adam', 'momentum' or 'nesterov'.
-  config.train.optimizer = 'adam'
-  # After the warm-up, before annealing.
-  config.train.learning_rate = 2e-4
-  # Updates over which the learning rate grows linearly; 0 is none.
-  config.train.learning_rate_warmup_steps = 0
-  # 'constant', or 'linear' to 0.
-  config.train.learning_rate_anneal_type = 'constant'
-  # Updates until it is 0; absent: the length of this training or round.
-  config.train.learning_rate_anneal_steps = config_dict.placeholder(int)
-  # Decoupled weight decay (Adam becomes AdamW).
-  config.train.weight_decay = 0.0
-  # Of the moving average of the parameters, which is then what is sampled and
-  # distilled; 0 keeps none.
-  config.train.ema_decay = 0.9999
-  # Global norm that gradients are clipped to; inf for none.
-  config.train.grad_clip = 1.0
-  # Updates per dispatch on accelerators; on CPU always 1.
-  config.train.substeps = 1
-  # Updates between two lines of the log.
-  config.train.log_loss_every_steps = 100
-  # Seconds between two checkpoints; one more comes at the end.
-  config.train.checkpoint_every_secs = 900
-  # Updates between two evaluations while training; absent: none.
-  config.train.eval_every_steps = config_dict.placeholder(int)
+  config.model = _model()
+  config.train = _train()
 
   config.eval = ConfigDict()
   # Generated images per figure.
@@ -108,6 +33,93 @@ def get_config():
   config.distillation = None
   config.teacher = None
   return config
+
+
+def _model():
+  """Returns the section `model`: network, parameterization, sampling."""
+  model = ConfigDict()
+  model.args = ConfigDict()
+  # Channels of the first level.
+  model.args.ch = 128
+  # Width of the embedding of noise level and class.
+  model.args.emb_ch = 512
+  # Channels of each level, in units of ch; each level halves the image.
+  model.args.ch_mult = (1, 2, 2)
+  # Residual blocks per level; there is one more on the way up.
+  model.args.num_res_blocks = 2
+  # Image heights at which self-attention follows each block.
+  model.args.attn_resolutions = (16, 8)
+  # Attention heads; absent where head_dim, the channels of each, is given.
+  model.args.num_heads = config_dict.placeholder(int)
+  # See num_heads.
+  model.args.head_dim = config_dict.placeholder(int)
+  # Dropout rate while training.
+  model.args.dropout = 0.0
+  # How the network sees the noise level: 'inv_cos', 'linear' or 'sigmoid'.
+  model.args.logsnr_input_type = 'inv_cos'
+  # The log-SNR that the 'linear' input maps to 0 and 1.
+  model.args.logsnr_scale_range = (-10.0, 10.0)
+  # Down- and upsample in residual blocks, else by convolutions.
+  model.args.resblock_resample = True
+  # Of the network's computation; parameters and the rest stay float32.
+  model.args.dtype = 'float32'
+  # What the network predicts: 'x', 'eps', 'v' or 'both' (x and eps).
+  model.mean_type = 'v'
+  # Variance of ancestral sampling: 'fixed_small', 'fixed_large' or
+  # 'fixed_medium:g', which interpolates the log variance by g in [0, 1].
+  model.logvar_type = 'fixed_large'
+  # Loss weighting: 'constant', 'snr', 'snr_trunc' or 'v_mse' (SNR + 1).
+  model.mean_loss_weight_type = 'snr_trunc'
+  # Discrete times that a teacher is trained at; 0 is continuous time.
+  model.train_num_steps = 0
+  # Steps that a teacher is sampled with by default.
+  model.eval_sampling_num_steps = 1024
+  # Noise schedule in training: 'cosine' or 'uniform', and its ends.
+  model.train_logsnr_schedule = ConfigDict(
+    {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
+  )
+  # Noise schedule in sampling.
+  model.eval_logsnr_schedule = ConfigDict(
+    {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
+  )
+  # Whether sampling clips x_hat to [-1, 1]; distillation targets never do.
+  model.eval_clip_denoised = True
+  return model
+
+
+def _train():
+  """Returns the section `train`: optimization and logging."""
+  train = ConfigDict()
+  # Length of a teacher's training, in updates.
+  train.num_updates = 1
+  # Examples per update, over all devices.
+  train.batch_size = 128
+  # 'adam', 'momentum' or 'nesterov'.
+  train.optimizer = 'adam'
+  # After the warm-up, before annealing.
+  train.learning_rate = 2e-4
+  # Updates over which the learning rate grows linearly; 0 is none.
+  train.learning_rate_warmup_steps = 0
+  # 'constant', or 'linear' to 0.
+  train.learning_rate_anneal_type = 'constant'
+  # Updates until it is 0; absent: the length of this training or round.
+  train.learning_rate_anneal_steps = config_dict.placeholder(int)
+  # Decoupled weight decay (Adam becomes AdamW).
+  train.weight_decay = 0.0
+  # Of the moving average of the parameters, which is then what is sampled and
+  # distilled; 0 keeps none.
+  train.ema_decay = 0.9999
+  # Global norm that gradients are clipped to; inf for none.
+  train.grad_clip = 1.0
+  # Updates per dispatch on accelerators; on CPU always 1.
+  train.substeps = 1
+  # Updates between two lines of the log.
+  train.log_loss_every_steps = 100
+  # Seconds between two checkpoints; one more comes at the end.
+  train.checkpoint_every_secs = 900
+  # Updates between two evaluations while training; absent: none.
+  train.eval_every_steps = config_dict.placeholder(int)
+  return train
 
 
 def to_distill(config):

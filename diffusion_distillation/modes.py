@@ -4,7 +4,6 @@ import json
 import pathlib
 import sys
 
-import numpy as np
 
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError

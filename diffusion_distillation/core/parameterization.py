@@ -1,4 +1,4 @@
-"""What a network's output means: every head is a map to x_hat (paper, sec. 4)."""
+"""What a network's output means: every head is a map to x_hat (section 4)."""
 
 import jax.numpy as jnp
 

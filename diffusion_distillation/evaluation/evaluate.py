@@ -66,7 +66,7 @@ def _images(examples):
 
 
 class Rows:
-  """The rows of a run's table, kept in a file so that none is measured twice."""
+  """The rows of a run's table, in a file so that none is measured twice."""
 
   def __init__(self, workdir):
     self._path = pathlib.Path(workdir) / 'evaluations.jsonl'

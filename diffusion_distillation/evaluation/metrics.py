@@ -49,7 +49,12 @@ def classifier_score(probabilities):
   """
   marginal = np.mean(probabilities, axis=0)
   # A zero probability counts 0 log 0 = 0.
-  ratio = np.where(probabilities > 0, probabilities / marginal, 1)
+  ratio = np.divide(
+    probabilities,
+    marginal,
+    out=np.ones_like(probabilities),
+    where=probabilities > 0,
+  )
   return float(np.exp(np.mean(np.sum(probabilities * np.log(ratio), axis=1))))
 
 

@@ -70,7 +70,9 @@ class Progress:
     self._printed = now
     parts = [self._what, f'{done}/{self._total}', text, self._speed(now, done)]
     line = '  '.join(part for part in parts if part)
-    start, end = ('\r\x1b[K', '\n' if last else '') if self._live else ('', '\n')
+    start, end = (
+      ('\r\x1b[K', '\n' if last else '') if self._live else ('', '\n')
+    )
     print(f'{start}{line}', end=end, file=sys.stderr, flush=True)
 
   def _speed(self, now, done):

@@ -4,20 +4,18 @@ import collections
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 # What XLA was asked to compile (be it answered by the persistent cache), by the
-# name of the step: counted, not believed.
+# name of the step, since its `compile_step`: counted, not believed.
 compilations = collections.Counter()
-_all_compilations = 0
+_xla = collections.Counter()
 
 
 def _count(event, duration_secs, **labels):
   del duration_secs, labels
-  global _all_compilations
   if event == '/jax/core/compile/backend_compile_duration':
-    _all_compilations += 1
+    _xla['compilations'] += 1
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)
@@ -27,9 +25,9 @@ def _counted(name, function):
   """Returns the function, counting what its calls compile."""
 
   def call(*args):
-    before = _all_compilations
+    before = _xla['compilations']
     result = function(*args)
-    compilations[name] += _all_compilations - before
+    compilations[name] += _xla['compilations'] - before
     return result
 
   return call
@@ -68,6 +66,7 @@ def compile_step(step, in_axes):
   compiled = jax.pmap(
     updates, axis_name='batch', in_axes=in_axes, donate_argnums=(0,)
   )
+  compilations[step.__name__] = 0
   return _counted(step.__name__, compiled)
 
 

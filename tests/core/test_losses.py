@@ -15,9 +15,16 @@ def errors():
   z = alpha * x + sigma * eps
   eps_hat = (z - alpha * x_hat) / sigma
   v, v_hat = alpha * eps - sigma * x, alpha * eps_hat - sigma * x_hat
-  mse = [((a - b) ** 2).mean((1, 2, 3)) for a, b in
-         ((x, x_hat), (eps, eps_hat), (v, v_hat))]
-  return (x.astype(np.float32), x_hat.astype(np.float32), jnp.asarray(logsnr, jnp.float32), *mse)
+  mse = [
+    ((a - b) ** 2).mean((1, 2, 3))
+    for a, b in ((x, x_hat), (eps, eps_hat), (v, v_hat))
+  ]
+  return (
+    x.astype(np.float32),
+    x_hat.astype(np.float32),
+    jnp.asarray(logsnr, jnp.float32),
+    *mse,
+  )
 
 
 def test_each_weighting_is_the_loss_it_is_named_after():

@@ -4,7 +4,13 @@ import pytest
 
 from diffusion_distillation.core import process
 
-LEVELS = [(-19.5, -17.0), (-20.0, 20.0), (-3.0, 1.0), (0.0, 0.001), (15.0, 19.0)]
+LEVELS = [
+  (-19.5, -17.0),
+  (-20.0, 20.0),
+  (-3.0, 1.0),
+  (0.0, 0.001),
+  (15.0, 19.0),
+]
 
 
 def alpha_sigma64(logsnr):
@@ -100,9 +106,15 @@ def test_gamma_interpolates_the_log_variance():
     float(process.posterior(z, x, t, s, g)[1][0, 0, 0, 0]) for g in (0, 1, 0.25)
   ]
   forward = 1 - np.exp(-2.0 - 1.0)  # sigma_{t|s}^2 / sigma_t^2, Eq. (3)
-  np.testing.assert_allclose(stds[0], forward**0.5 * alpha_sigma64(1)[1], rtol=1e-6)
-  np.testing.assert_allclose(stds[1], forward**0.5 * alpha_sigma64(-2)[1], rtol=1e-6)
-  np.testing.assert_allclose(stds[2], stds[0] ** 0.75 * stds[1] ** 0.25, rtol=1e-6)
+  np.testing.assert_allclose(
+    stds[0], forward**0.5 * alpha_sigma64(1)[1], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    stds[1], forward**0.5 * alpha_sigma64(-2)[1], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    stds[2], stds[0] ** 0.75 * stds[1] ** 0.25, rtol=1e-6
+  )
 
 
 def test_posterior_draws_keep_the_marginal():

@@ -27,7 +27,9 @@ def test_runs_from_max_at_data_to_min_at_noise(name):
 
 
 def test_cosine_keeps_float32_digits_at_both_ends():
-  u = np.concatenate([np.arange(33), np.arange(0, 8193, 64), 8192 - np.arange(9)])
+  u = np.concatenate(
+    [np.arange(33), np.arange(0, 8193, 64), 8192 - np.arange(9)]
+  )
   t = (u / 8192).astype(np.float32)  # exact in float32
   got = schedules.get_logsnr_schedule('cosine')(jnp.asarray(t))
   np.testing.assert_allclose(got, cosine64(t), rtol=1e-6, atol=2e-6)

@@ -61,7 +61,9 @@ def load(case):
   settings = json.loads((DATA / f'{case}.json').read_text())
   numbers = dict(np.load(DATA / f'{case}.npz'))
   args = {
-    k: v for k, v in settings['unet'].items() if k not in ('num_classes', 'out_ch')
+    k: v
+    for k, v in settings['unet'].items()
+    if k not in ('num_classes', 'out_ch')
   }
   denoiser = build_denoiser(
     {'mean_type': settings['mean_type'], 'args': args},

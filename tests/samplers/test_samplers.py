@@ -23,9 +23,7 @@ def noise(shape=(4, 2, 2, 1), seed=0):
 
 def run(num_steps, denoise=gaussian_denoise, z_1=None, **kwargs):
   z_1 = noise() if z_1 is None else z_1
-  return sample(
-    denoise, z_1, schedule=SCHEDULE, num_steps=num_steps, **kwargs
-  )
+  return sample(denoise, z_1, schedule=SCHEDULE, num_steps=num_steps, **kwargs)
 
 
 def test_ddim_converges_to_the_exact_flow_at_order_1():
@@ -44,7 +42,12 @@ def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
   # Any variance between the bounds is right in the limit of many steps.
   z_1 = noise((1, 200, 200, 1))
   x = run(
-    256, z_1=z_1, method='ancestral', gamma=gamma, clip=False, key=jax.random.key(0)
+    256,
+    z_1=z_1,
+    method='ancestral',
+    gamma=gamma,
+    clip=False,
+    key=jax.random.key(0),
   )
   assert abs(float(jnp.mean(x))) < 4 * C / 200
   assert abs(float(jnp.std(x)) - C) < 0.02 * C
@@ -82,7 +85,9 @@ def test_the_network_is_asked_at_n_over_n_down_to_1_over_n():
   levels = []
 
   def recording(z, logsnr):
-    jax.debug.callback(lambda v: levels.append(float(v)), logsnr[0], ordered=True)
+    jax.debug.callback(
+      lambda v: levels.append(float(v)), logsnr[0], ordered=True
+    )
     return z
 
   run(4, recording).block_until_ready()

@@ -103,7 +103,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_update(compiled, tmp_path):
   assert str(tmp_path / 'checkpoints') in str(e.value)
   # The last good one is there, and the log ends with it.
   assert checkpoints.find(tmp_path).name == '4'
-  assert '"step": 4' in (tmp_path / 'metrics.jsonl').read_text().splitlines()[-1]
+  assert (
+    '"step": 4' in (tmp_path / 'metrics.jsonl').read_text().splitlines()[-1]
+  )
 
 
 def test_evaluations_come_at_their_interval_and_are_logged(compiled, tmp_path):
@@ -138,4 +140,8 @@ def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
 
 
 def test_duration():
-  assert [duration(s) for s in (0.4, 61, 7325)] == ['0:00:00', '0:01:01', '2:02:05']
+  assert [duration(s) for s in (0.4, 61, 7325)] == [
+    '0:00:00',
+    '0:01:01',
+    '2:02:05',
+  ]

@@ -92,7 +92,9 @@ def test_the_teacher_differs_where_its_section_says(config):
     ('eval.num_samples', 2, 'at least 4'),
   ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(config, key, value, message):
+def test_what_makes_no_sense_is_refused_in_one_line(
+  config, key, value, message
+):
   *sections, name = key.split('.')
   section = config
   for part in sections:

@@ -74,9 +74,7 @@ def test_teacher_on_one_replica_equals_four(train_step, params):
   results = []
   for parts in (1, 4):
     # vmap over a named axis is what pmap does, on one device.
-    replicated = jax.jit(
-      jax.vmap(step, (None, 0, None), axis_name='batch')
-    )
+    replicated = jax.jit(jax.vmap(step, (None, 0, None), axis_name='batch'))
     state = start(params, config)
     for i in range(2):
       state, metrics = replicated(state, split(batch(seed=i), parts), KEY)
@@ -97,9 +95,7 @@ def test_student_on_one_replica_equals_four_devices(
   state, metrics = compiled_distill(
     state, teacher, jnp.int32(4), replicas.shard([batch()]), KEY
   )
-  one = jax.jit(
-    jax.vmap(step, (None, None, None, 0, None), axis_name='batch')
-  )
+  one = jax.jit(jax.vmap(step, (None, None, None, 0, None), axis_name='batch'))
   want, want_metrics = one(
     start(params, config), other(params), jnp.int32(4), split(batch(), 1), KEY
   )

@@ -1,0 +1,106 @@
+import jax
+import numpy as np
+import pytest
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation import plots
+from diffusion_distillation.evaluation.features import Classifier
+from diffusion_distillation.evaluation.generate import Generator, to_uint8
+from diffusion_distillation.evaluation.sample_files import (
+  check_writable,
+  parse_seeds,
+)
+from tests.conftest import TINY, tiny_config
+
+
+@pytest.fixture(scope='module')
+def card():
+  config = tiny_config()
+  return {
+    'mean_type': 'v',
+    'args': {**config.model.args.to_dict(), **TINY},
+    'image_shape': [8, 8, 1],
+    'num_classes': 10,
+    'logsnr_schedule': config.model.eval_logsnr_schedule.to_dict(),
+    'clip': True,
+    'logvar_type': 'fixed_large',
+  }
+
+
+@pytest.mark.parametrize('method', ['ddim', 'ancestral'])
+def test_an_image_depends_on_its_seed_alone(card, params, method):
+  seeds = np.arange(13)
+  whole = Generator(card, 16).images(params, seeds, 3, method)
+  assert whole.shape == (13, 8, 8, 1) and whole.dtype == np.uint8
+  assert len({image.tobytes() for image in whole}) == 13
+  # Other batches, another order, other devices for the same seed.
+  parts = Generator(card, 4).images(params, seeds[::-1], 3, method)[::-1]
+  difference = whole.astype(int) - parts.astype(int)
+  assert np.abs(difference).max() <= 1  # of rounding float32 to uint8
+  assert np.mean(difference != 0) < 0.01
+
+
+def test_one_compilation_serves_every_step_count(card, params):
+  generator = Generator(card, 4)
+  generator.images(params, np.arange(4), 1, 'ddim')
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **labels: compiled.append(event)
+  )
+  generator.images(params, np.arange(8), 5, 'ddim')
+  names = [event for event in compiled if 'backend_compile' in event]
+  # Only the copy of the parameters to the devices is compiled anew.
+  assert len(names) <= 2
+
+
+def test_to_uint8_rounds_and_saturates():
+  x = np.array([-1.5, -1, -1 + 0.6 / 127.5, 0, 1, 7], np.float32)
+  np.testing.assert_array_equal(to_uint8(x), [0, 0, 1, 128, 255, 255])
+
+
+def test_seeds_parse():
+  np.testing.assert_array_equal(parse_seeds('0-3'), range(4))
+  np.testing.assert_array_equal(parse_seeds('7'), [7])
+  np.testing.assert_array_equal(parse_seeds('1,5,10-12'), [1, 5, 10, 11, 12])
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['', '3-1', '-4', '1-', 'a', '1;2', '4294967296', '0-99999999', '1,,2'],
+)
+def test_seeds_that_do_not_parse_are_refused(text):
+  with pytest.raises(UserError, match='--seeds'):
+    parse_seeds(text)
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'folder.npz').mkdir()
+  for out in ('file/a.npz', 'file', 'folder.npz'):
+    with pytest.raises(UserError, match='--out'):
+      check_writable(tmp_path / out)
+
+
+def test_a_grid_shows_every_image_in_its_place():
+  images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1) + 10
+  images = images.repeat(40, axis=1).repeat(40, axis=2)
+  page = plots.grid(images, columns=4, rows=2)
+  assert page.shape == (2 * 41 + 1, 4 * 41 + 1, 1)
+  centres = page[21::41, 21::41, 0]
+  np.testing.assert_array_equal(centres, [[10, 11, 12, 13], [14, 15, 96, 96]])
+
+
+def test_the_classifier_knows_held_out_digits():
+  from diffusion_distillation.data import digits
+
+  dataset = digits.load(class_conditional=True)
+  images = np.stack([example['image'] for example in dataset.heldout])
+  labels = [example['label'] for example in dataset.heldout]
+  features, probabilities = Classifier('digits')(images)
+  assert features.shape == (297, 64)
+  assert np.mean(probabilities.argmax(1) == labels) > 0.97
+
+
+def test_a_data_set_without_classifier_is_refused():
+  with pytest.raises(ValueError, match='known: digits'):
+    Classifier('cifar10')

@@ -1,0 +1,111 @@
+"""The rules of the house that a machine can hold."""
+
+import ast
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base, digits_base, digits_distill
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / 'diffusion_distillation'
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+# What each room may import of the package, besides itself and `errors`.
+ROOMS = {
+  'core': set(),
+  'data': set(),
+  'samplers': {'core'},
+  'networks': {'core'},
+  'training': {'core', 'samplers', 'networks', 'data'},
+  'evaluation': {'core', 'samplers', 'networks', 'data', 'training'},
+}
+# Who alone may import, or call, what.
+ALONE = {
+  'orbax': 'training/checkpoints.py',
+  'pmap': 'training/replicas.py',
+  'tensorflow_datasets': 'data/tfds.py',
+}
+
+
+def imports(path):
+  """Yields the dotted names that a file imports, at any depth."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+  room = path.relative_to(PACKAGE).parts[0]
+  for name in imports(path):
+    if name.startswith('diffusion_distillation.') and room in ROOMS:
+      other = name.split('.')[1]
+      allowed = ROOMS[room] | {room, 'errors'}
+      if room in ('core', 'data'):
+        allowed = {room}
+      assert other in allowed, f'{path} imports {name}'
+    if room == 'core':
+      assert name.split('.')[0] not in ('flax', 'ml_collections'), name
+
+
+@pytest.mark.parametrize(('what', 'where'), ALONE.items())
+def test_some_things_happen_in_one_file_alone(what, where):
+  for path in FILES:
+    names = {name.split('.')[0] for name in imports(path)}
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Attribute):
+        names.add(node.attr)
+    if what in names:
+      assert path == PACKAGE / where
+
+
+def leaves(config):
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from leaves(value)
+    else:
+      yield key
+
+
+@pytest.mark.parametrize('module', [base, digits_base, digits_distill])
+def test_every_key_of_a_config_is_read_by_the_package(module):
+  words = set()
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Attribute):
+        words.add(node.attr)
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        words.update(node.value.split('.'))
+      elif isinstance(node, ast.arg):
+        words.add(node.arg)
+      elif isinstance(node, ast.AnnAssign):
+        words.add(ast.unparse(node.target))
+  dead = [key for key in leaves(module.get_config()) if key not in words]
+  assert not dead
+
+
+def test_functions_and_files_stay_short():
+  for path in [*FILES, ROOT / 'main.py', *sorted((ROOT / 'configs').glob('*'))]:
+    if path.suffix != '.py':
+      continue
+    text = path.read_text()
+    assert text.count('\n') <= 260, path
+    for node in ast.walk(ast.parse(text)):
+      if isinstance(node, ast.FunctionDef):
+        length = node.end_lineno - node.lineno + 1
+        assert length <= 65, f'{path}: {node.name} has {length} lines'
+  assert (ROOT / 'main.py').read_text().count('\n') <= 90
+
+
+def test_public_functions_have_docstrings():
+  for path in FILES:
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), path
+    for node in tree.body:
+      if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if not node.name.startswith('_') and node.name != 'main':
+          assert ast.get_docstring(node), f'{path}: {node.name}'

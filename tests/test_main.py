@@ -1,0 +1,364 @@
+"""main.py itself: one small run from beginning to end, and wrong input."""
+
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from diffusion_distillation.training import checkpoints
+
+ROOT = pathlib.Path(__file__).parents[1]
+MAIN = str(ROOT / 'main.py')
+TINY = [
+  '--config=configs/digits_distill.py',
+  '--config.model.args.ch=8',
+  '--config.model.args.emb_ch=16',
+  '--config.model.args.ch_mult=(1,)',
+  '--config.model.args.attn_resolutions=()',
+  '--config.dataset.args.class_conditional=True',
+  '--config.teacher.train.num_updates=6',
+  '--config.teacher.train.eval_every_steps=4',
+  '--config.train.batch_size=16',
+  '--config.teacher.train.batch_size=16',
+  '--config.train.log_loss_every_steps=2',
+  '--config.distillation.start_num_steps=4',
+  '--config.distillation.steps_per_iter=3',
+  '--config.eval.num_samples=16',
+  '--config.eval.batch_size=8',
+]
+
+
+def run(*args):
+  """Runs main.py in this process; returns what it exits with (None: well)."""
+  for name in list(flags.FLAGS):
+    if name.split('.')[0] in (
+      'config',
+      'workdir',
+      'mode',
+      'checkpoint',
+      'num_steps',
+      'seeds',
+      'out',
+    ):
+      delattr(flags.FLAGS, name)
+  flags.FLAGS.unparse_flags()
+  before = sys.argv, pathlib.Path.cwd()
+  sys.argv = [MAIN, *map(str, args)]
+  os.chdir(ROOT)
+  try:
+    runpy.run_path(MAIN, run_name='__main__')
+  except SystemExit as error:
+    return error.code
+  finally:
+    sys.argv = before[0]
+    os.chdir(before[1])
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('run') / 'digits'
+  assert run(*TINY, f'--workdir={path}') is None
+  return path
+
+
+def files(folder):
+  return {
+    str(p): (p.stat().st_mtime_ns, p.stat().st_size)
+    for p in folder.rglob('*')
+    if p.is_file()
+  }
+
+
+def test_one_command_does_everything(workdir):
+  report = json.loads((workdir / 'report' / 'report.json').read_text())
+  rows = [(row['sampler'], row['num_steps']) for row in report['rows']]
+  assert rows == [
+    *[('distilled', n) for n in (2, 1)],
+    *[('ddim', n) for n in (4, 2, 1)],
+    *[('ancestral', n) for n in (4, 2, 1)],
+  ]
+  assert report['metric']['num_samples'] == 16
+  assert report['compilations'] == {'train_step': 1, 'distill_step': 1}
+  assert [(r['num_steps'], r['updates']) for r in report['rounds']] == [
+    (2, 3),
+    (1, 3),
+  ]
+  assert report['floor'] > 0
+  for row in report['rows']:
+    assert 0 <= row['precision'] <= 1 and 1 <= row['classifier_score'] <= 10
+  page = (workdir / 'report' / 'index.html').read_text()
+  assert page.count('data:image/png;base64,') == 1 + len(rows)
+  assert 'src="http' not in page
+  for path in [
+    workdir / 'report' / 'fid_vs_steps.png',
+    *(workdir / 'samples').glob('*.png'),
+  ]:
+    Image.open(path).verify()
+  assert len(list((workdir / 'samples').glob('*.png'))) == 1 + len(rows)
+  log = [json.loads(l) for l in (workdir / 'metrics.jsonl').open()]
+  assert {line['stage'] for line in log} == {
+    'teacher',
+    'student_00002',
+    'student_00001',
+  }
+  assert any((workdir / 'tensorboard' / 'teacher').iterdir())
+
+
+def test_cards_say_what_their_weights_are(workdir):
+  card = checkpoints.read_card(workdir / 'student_00001')
+  assert (card['num_steps'], card['mean_type']) == (1, 'v')
+  assert card['parent'] == str(workdir / 'student_00002')
+  assert card['image_shape'] == [8, 8, 1] and card['num_classes'] == 10
+  assert card['config']['model']['args']['ch'] == 8
+  assert card['training']['updates'] == 3
+  teacher = checkpoints.read_card(workdir / 'teacher')
+  assert teacher['parent'] is None and teacher['num_steps'] == 64
+
+
+def test_the_same_command_again_does_nothing_anew(workdir):
+  before = files(workdir)
+  assert run(*TINY, f'--workdir={workdir}') is None
+  after = files(workdir)
+  changed = {p for p in after if after[p] != before.get(p)}
+  assert all('/report/' in p or '/tensorboard/' in p for p in changed)
+
+
+def test_a_run_without_its_last_round_makes_the_same_again(workdir, tmp_path):
+  import shutil
+
+  copy = tmp_path / 'digits'
+  shutil.copytree(workdir, copy)
+  for path in ('student_00001', 'report', 'samples', 'tensorboard'):
+    shutil.rmtree(copy / path)
+  (copy / 'evaluations.jsonl').unlink()
+  assert run(*TINY, f'--workdir={copy}') is None
+  want, got = (checkpoints.load(d / 'student_00001') for d in (workdir, copy))
+  import jax
+
+  jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
+  assert (copy / 'metrics.jsonl').read_text() == (
+    workdir / 'metrics.jsonl'
+  ).read_text()
+
+
+def test_samples_go_to_an_npz_or_a_folder(workdir, tmp_path, capsys):
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  out = tmp_path / 'new' / 'samples.npz'
+  assert (
+    run('--mode=sample', checkpoint, '--seeds=0-11', f'--out={out}') is None
+  )
+  samples = np.load(out)
+  assert samples['arr_0'].shape == (12, 8, 8, 1)
+  assert samples['arr_0'].dtype == np.uint8
+  np.testing.assert_array_equal(samples['arr_1'], np.arange(12) % 10)
+  assert 'warning' not in capsys.readouterr().err
+
+  folder = tmp_path / 'pngs'
+  assert (
+    run(
+      '--mode=sample',
+      checkpoint,
+      '--seeds=3,7',
+      f'--out={folder}',
+      '--num_steps=5',
+    )
+    is None
+  )
+  assert {p.name for p in folder.iterdir()} == {
+    '000003.png',
+    '000007.png',
+    'grid.png',
+  }
+  assert 'made for 2 sampling steps, not 5' in capsys.readouterr().err
+  assert (
+    run('--mode=sample', checkpoint, '--seeds=3', f'--out={folder}') is None
+  )
+  got = np.asarray(Image.open(folder / '000003.png'))
+  assert np.abs(got - samples['arr_0'][3, ..., 0].astype(int)).max() <= 1
+
+
+def test_evaluate_and_report_again(workdir, capsys):
+  rows = json.loads((workdir / 'report' / 'report.json').read_text())['rows']
+  assert run(*TINY, f'--workdir={workdir}', '--mode=evaluate') is None
+  again = json.loads((workdir / 'report' / 'report.json').read_text())['rows']
+  for want, got in zip(rows, again, strict=True):
+    del want['seconds'], got['seconds']
+    assert want == got
+  (workdir / 'report' / 'report.json').unlink()
+  assert run(*TINY, f'--workdir={workdir}', '--mode=report') is None
+  assert (workdir / 'report' / 'report.json').exists()
+  capsys.readouterr()
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  assert run('--mode=evaluate', checkpoint) is None
+  figures = json.loads(capsys.readouterr().out)
+  assert figures['frechet_distance'] == pytest.approx(
+    rows[0]['frechet_distance'], rel=1e-3
+  )
+
+
+def test_a_student_can_be_the_teacher(workdir, tmp_path):
+  path = tmp_path / 'further'
+  teacher = workdir / 'student_00002'
+  assert (
+    run(
+      *TINY,
+      f'--workdir={path}',
+      f'--config.distillation.teacher_checkpoint_path={teacher}',
+      '--config.distillation.start_num_steps=2',
+    )
+    is None
+  )
+  card = checkpoints.read_card(path / 'student_00001')
+  assert card['parent'].startswith(str(teacher))
+  report = json.loads((path / 'report' / 'report.json').read_text())
+  assert report['compilations'] == {'train_step': 0, 'distill_step': 1}
+  assert not (path / 'teacher').exists()
+
+
+def test_plan_prints_the_ladder_and_runs_nothing(capsys, tmp_path):
+  workdir = tmp_path / 'never'
+  assert run(*TINY, '--mode=plan', f'--workdir={workdir}') is None
+  lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[0] for line in lines[3:]] == [
+    'teacher',
+    'student_00002',
+    'student_00001',
+    'total',
+  ]
+  # 6 and 2 x 3 updates of 16 images.
+  assert lines[-1].split()[1:3] == ['12', '192']
+  assert not workdir.exists()
+
+
+def test_a_base_config_trains_and_measures_its_teacher(tmp_path):
+  base = [
+    arg for arg in TINY if 'teacher' not in arg and 'distillation' not in arg
+  ]
+  base[0] = '--config=configs/digits_base.py'
+  assert (
+    run(
+      *base,
+      '--config.train.num_updates=2',
+      '--config.model.eval_sampling_num_steps=3',
+      f'--workdir={tmp_path / "base"}',
+    )
+    is None
+  )
+  report = json.loads(
+    (tmp_path / 'base' / 'report' / 'report.json').read_text()
+  )
+  rows = [(row['sampler'], row['num_steps']) for row in report['rows']]
+  assert rows == [('ddim', 3), ('ancestral', 3)] and report['rounds'] == []
+
+
+WRONG = {
+  'unknown key': (['--config.train.batchsize=3'], 'batchsize'),
+  'unknown section': (['--config.trian.batch_size=3'], 'trian'),
+  'wrong type': (['--config.train.batch_size=many'], 'many'),
+  'a fraction': (['--config.train.batch_size=8.5'], '8.5'),
+  'unknown flag': (['--workdri=x'], 'workdri'),
+  'no flag': (['train'], "'train' is no flag"),
+  'unknown mode': (['--mode=distill'], 'train'),
+  'no such config': (['--config=configs/nothing.py'], 'nothing.py'),
+  'head': (['--config.model.mean_type=epsilon'], 'known: x, eps, v, both'),
+  'weighting': (
+    ['--config.model.mean_loss_weight_type=snr1'],
+    'known: constant',
+  ),
+  'schedule': (['--config.model.eval_logsnr_schedule.name=a'], 'known: cosine'),
+  'sampler': (['--config.sampler=ddpm'], 'known: ddim, ancestral'),
+  'optimizer': (['--config.train.optimizer=lion'], 'known: adam'),
+  'data set': (['--config.dataset.name=mnist'], 'known: digits'),
+  'steps': (['--config.distillation.start_num_steps=6'], 'power-of-two'),
+  'devices': (['--config.train.batch_size=6'], 'split over 4 devices'),
+  'no teacher': (
+    ['--config.distillation.teacher_checkpoint_path=/nowhere'],
+    'no checkpoint at /nowhere',
+  ),
+  'no workdir': (['--workdir='], '--workdir'),
+  'unwritable workdir': (['--workdir=/dev/null/run'], '--workdir'),
+}
+
+
+@pytest.mark.parametrize(('args', 'message'), WRONG.values(), ids=WRONG)
+def test_wrong_input_gets_one_line_and_writes_nothing(
+  args, message, tmp_path, monkeypatch
+):
+  workdir = tmp_path / 'run'
+  code = run(*TINY, f'--workdir={workdir}', *args)
+  assert isinstance(code, str), code  # sys.exit(text): stderr and status 1
+  assert code.startswith('error: ') and message in code and '\n' not in code
+  assert not workdir.exists()
+
+
+def test_another_config_s_folder_is_refused_and_untouched(workdir):
+  before = files(workdir)
+  code = run(*TINY, '--config.seed=3', f'--workdir={workdir}')
+  assert 'seed: 0 there, 3 here' in code and '\n' not in code
+  assert files(workdir) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('')
+  assert 'not empty' in run(*TINY, f'--workdir={tmp_path}')
+  assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
+  teacher = (
+    f'--config.distillation.teacher_checkpoint_path={workdir / "teacher"}'
+  )
+  new = f'--workdir={tmp_path / "new"}'
+  code = run(*TINY, teacher, new, '--config.model.args.ch=16')
+  assert 'does not fit the network' in code and '\n' not in code
+  code = run(*TINY, teacher, new, '--config.model.mean_type=x')
+  assert 'mean_type v, the config x' in code
+  assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--seeds=9-1'], '--seeds=9-1 does not parse'),
+    (['--out=/dev/null/x.npz'], '--out cannot be written'),
+    (['--checkpoint=/nowhere'], 'no checkpoint at /nowhere'),
+    (['--num_steps=0'], 'num_steps'),
+    (['--num_steps=two'], 'two'),
+  ],
+)
+def test_wrong_requests_for_samples(workdir, tmp_path, args, message):
+  out = tmp_path / 'samples.npz'
+  code = run(
+    '--mode=sample',
+    f'--checkpoint={workdir / "teacher"}',
+    f'--out={out}',
+    *args,
+  )
+  assert code.startswith('error: ') and message in code and '\n' not in code
+  assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  'mode', ['train', 'evaluate', 'report', 'sample', 'plan']
+)
+def test_a_mode_without_what_it_needs_says_so(mode):
+  assert 'this mode needs --' in run(f'--mode={mode}')
+
+
+def test_the_exit_status_is_1_and_there_is_no_traceback():
+  done = subprocess.run(
+    [sys.executable, MAIN, '--config=configs/digits_distill.py', '--mode=fly'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1 and done.stdout == ''
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
