@@ -4,7 +4,6 @@ import json
 import pathlib
 import sys
 
-
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots

@@ -106,6 +106,7 @@ def test_public_functions_have_docstrings():
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), path
     for node in tree.body:
-      if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        if not node.name.startswith('_') and node.name != 'main':
-          assert ast.get_docstring(node), f'{path}: {node.name}'
+      if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+        continue
+      if not node.name.startswith('_') and node.name != 'main':
+        assert ast.get_docstring(node), f'{path}: {node.name}'

@@ -102,7 +102,10 @@ def test_one_command_does_everything(workdir):
   ]:
     Image.open(path).verify()
   assert len(list((workdir / 'samples').glob('*.png'))) == 1 + len(rows)
-  log = [json.loads(l) for l in (workdir / 'metrics.jsonl').open()]
+  log = [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
   assert {line['stage'] for line in log} == {
     'teacher',
     'student_00002',

@@ -12,7 +12,7 @@ def statistics(features):
   """
   if len(features) < 2:
     raise ValueError(
-      f'a covariance needs 2 images or more, got {len(features)}'
+      f'a covariance takes 2 images or more, got {len(features)}'
     )
   return np.mean(features, axis=0), np.cov(features, rowvar=False)
 
@@ -20,9 +20,9 @@ def statistics(features):
 def frechet_distance(mean_1, cov_1, mean_2, cov_2):
   """Returns the squared Frechet distance of two Gaussians, as in FID.
 
-  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017). C1 C2 has the
-  eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2), which stay real and at
-  least 0 where a general matrix square root of singular covariances may not.
+  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017). C1 C2 has
+  the eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2), which stay real and at
+  least 0 where a general matrix root of singular covariances may not.
 
   Args:
     mean_1: (D,).
@@ -41,8 +41,8 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2):
 def classifier_score(probabilities):
   """Returns exp(mean KL(p(y|x) || p(y))), the Inception Score's formula.
 
-  From 1 (all alike) to the number of classes (sure, and all classes alike often)
-  (Salimans et al. 2016), over all images at once.
+  From 1 (all alike) to the number of classes (sure, and each class as often as
+  any other) (Salimans et al. 2016), over all images at once.
 
   Args:
     probabilities: (N, K) class probabilities.

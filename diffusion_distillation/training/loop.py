@@ -114,8 +114,8 @@ def _log(stage, step, pending, progress):
     bad = step - len(finite) + int(np.argmin(finite)) + 1
     raise UserError(
       f'{stage.name}: loss {values["loss"][np.argmin(finite)]} and gradient '
-      f'norm {values["grad_norm"][np.argmin(finite)]} at update {bad}; the last '
-      f'good checkpoint is in {stage.checkpoints.path}; lower '
+      f'norm {values["grad_norm"][np.argmin(finite)]} at update {bad}; the '
+      f'last good checkpoint is in {stage.checkpoints.path}; lower '
       'train.learning_rate or train.grad_clip'
     )
   means = {name: float(np.mean(value)) for name, value in values.items()}

@@ -9,7 +9,7 @@ from diffusion_distillation.training.state import create_state
 
 
 def forward_flops(denoiser):
-  """Returns the FLOPs of one network evaluation of one image, by XLA's count."""
+  """Returns the FLOPs of one evaluation of one image, by XLA's count."""
   z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
   logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
   labels = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -66,7 +66,8 @@ def plan(config, denoiser):
   )
   total_flops = sum(u * t.batch_size * flops for _, u, t, flops in rows)
   lines = [
-    f'{config.dataset.name}: {"x".join(map(str, denoiser.image_shape))} images, '
+    f'{config.dataset.name}: '
+    f'{"x".join(map(str, denoiser.image_shape))} images, '
     f'{params:,} parameters ({params / 1e6:.1f}M), '
     f'{forward / 1e9:.4g} GFLOP per image and evaluation',
     '',

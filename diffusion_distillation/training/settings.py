@@ -45,8 +45,8 @@ def rounds(distillation):
     counts.append(num_steps)
   if num_steps != end or not counts:
     raise ValueError(
-      f'distillation.start_num_steps={start} must be a power-of-two multiple of '
-      f'distillation.end_num_steps={end}, such as {max(end, 1) * 8}'
+      f'distillation.start_num_steps={start} must be a power-of-two multiple '
+      f'of distillation.end_num_steps={end}, such as {max(end, 1) * 8}'
     )
   return [Round(n, _updates(distillation.steps_per_iter, n)) for n in counts]
 

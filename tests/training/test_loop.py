@@ -19,7 +19,7 @@ from tests.conftest import tiny_config
 NUM_UPDATES = 7
 
 
-class Killed(Exception):
+class KilledError(Exception):
   pass
 
 
@@ -45,7 +45,7 @@ def make_stage(compiled, workdir, folder, log, *, stop_at=None, bad_at=None):
   def batches(*, start):
     for i in itertools.count(start):
       if i == stop_at:
-        raise Killed
+        raise KilledError
       x = np.full(4, 666 if i == bad_at else i, np.float32)
       yield {'x': x}
 
@@ -84,7 +84,7 @@ def test_resuming_gives_the_same_bits_and_the_same_log(
 ):
   want = run(compiled, tmp_path / 'whole')
   for stop in stops:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
       run(compiled, tmp_path / 'parts', stop_at=stop)
   got = run(compiled, tmp_path / 'parts')
   assert got[0]['w'] == want[0]['w'] and got[1] == want[1]
@@ -98,7 +98,7 @@ def test_a_finished_training_is_not_done_again(compiled, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_update(compiled, tmp_path):
-  with pytest.raises(UserError, match='teacher: loss nan .* at update 6') as e:
+  with pytest.raises(UserError, match=r'teacher: loss nan .* at update 6') as e:
     run(compiled, tmp_path, bad_at=5)
   assert str(tmp_path / 'checkpoints') in str(e.value)
   # The last good one is there, and the log ends with it.

@@ -119,7 +119,7 @@ def test_one_compilation_serves_all_rounds_and_lengths(
   for num_steps, num_updates in ((4, 10), (2, 7), (1, 3)):
     state = replicas.replicate(start(params, config, num_updates))
     teacher = replicas.replicate(other(params))
-    for i in range(2):
+    for _ in range(2):
       state, metrics = compiled_distill(
         state, teacher, jnp.int32(num_steps), replicas.shard([batch()]), KEY
       )
@@ -232,7 +232,7 @@ def test_the_teacher_s_times(num_steps):
   replicated = jax.vmap(step, (None, 0, None), axis_name='batch')
   white = {'image': np.full((16, 8, 8, 1), 255, np.uint8)}
   white['label'] = np.zeros(16, np.int32)
-  new, metrics = replicated(state, split(white, 1), KEY)
+  _, metrics = replicated(state, split(white, 1), KEY)
   # x_hat = 0 and x = 1. The gradient is -2 mean(x z): 0 where z is noise alone.
   np.testing.assert_allclose(metrics['loss'], 1, rtol=1e-6)
   gradient = -float(metrics['grad_norm'][0])
