@@ -96,7 +96,8 @@ def plan_rows(config):
   """Returns what to measure: (sampler, num_steps, checkpoint) of each row.
 
   Every student at its steps, and the teacher by DDIM and ancestral sampling at
-  the same steps and at those it is distilled from.
+  the same steps and at those it is distilled from. The checkpoint's path is
+  absolute, or in the run folder.
   """
   if config.distillation is None:
     steps, teacher = [config.model.eval_sampling_num_steps], 'teacher'
@@ -105,7 +106,10 @@ def plan_rows(config):
     ladder = rounds(config.distillation)
     steps = [config.distillation.start_num_steps]
     steps += [this.num_steps for this in ladder]
-    teacher = config.distillation.teacher_checkpoint_path or 'teacher'
+    given = config.distillation.teacher_checkpoint_path
+    teacher = (
+      'teacher' if given is None else str(pathlib.Path(given).absolute())
+    )
     rows = [('distilled', this.num_steps, this.name) for this in ladder]
   for sampler in ('ddim', 'ancestral'):
     rows += [(sampler, num_steps, teacher) for num_steps in steps]
@@ -132,7 +136,8 @@ def evaluate_run(config, dataset, workdir):
   if not missing:
     return
   evaluator = Evaluator(dataset, config.eval.num_samples)
-  card = checkpoints.read_card(workdir / missing[0][1])
+  # One card for all rows: a teacher from elsewhere is sampled as this run is.
+  card = checkpoints.read_card(workdir / wanted[0][1])
   generator = Generator(card, config.eval.batch_size)
   work = Progress(
     'evaluate',
@@ -150,9 +155,9 @@ def evaluate_run(config, dataset, workdir):
     )
     seconds = time.monotonic() - started
     figures = evaluator.measure(images)
-    rows.add({**row, **figures, 'seconds': seconds})
     name = f'{row["sampler"]}_{row["num_steps"]:05}'
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
+    rows.add({**row, **figures, 'seconds': seconds})
     done += row['num_steps']
     work.show(
       done, f'{name}  Frechet distance {figures["frechet_distance"]:.3g}'

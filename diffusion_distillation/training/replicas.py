@@ -1,6 +1,7 @@
 """Data parallelism: the one place that calls jax.pmap."""
 
 import collections
+import functools
 
 import flax
 import jax
@@ -88,8 +89,12 @@ def replicate(tree):
   It comes out of a pmap because arrays that are placed in another way have
   another sharding than a step's result, and the second step compiles again.
   """
-  copy = jax.pmap(lambda _, tree: tree, axis_name='batch', in_axes=(0, None))
-  return copy(np.arange(jax.local_device_count()), tree)
+  return _copier()(np.arange(jax.local_device_count()), tree)
+
+
+@functools.cache
+def _copier():
+  return jax.pmap(lambda _, tree: tree, axis_name='batch', in_axes=(0, None))
 
 
 def unreplicate(tree):
