@@ -23,12 +23,21 @@ _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Checkpoint folder, to sample or evaluate.'
 )
 _NUM_STEPS = flags.DEFINE_integer(
-  'num_steps', None, "Sampling steps; the checkpoint's own by default.", 1
+  'num_steps',
+  None,
+  "Sampling steps; the checkpoint's own by default.",
+  1,
+  2**20,
 )
 _SEEDS = flags.DEFINE_string('seeds', '0-63', 'One image each: 0-63 or 1,5,9.')
 _OUT = flags.DEFINE_string(
   'out', None, 'Where samples go: FILE.npz, or a folder of PNGs.'
 )
+
+
+# What a wrong flag raises, and a config file that does not run.
+_WRONG_FLAG = (flags.Error, LookupError, AttributeError, ValueError)
+_WRONG_FILE = (OSError, SyntaxError, ImportError, NameError, TypeError)
 
 
 def main(argv):
@@ -63,13 +72,7 @@ def parse_flags(argv):
     rest = flags.FLAGS(argv)
     if _CONFIG.value is not None:
       _CONFIG.value.lock()  # only a use shows that a file could not be read
-  except (
-    flags.Error,
-    LookupError,
-    AttributeError,
-    ValueError,
-    OSError,
-  ) as error:
+  except (*_WRONG_FLAG, *_WRONG_FILE) as error:
     message = ' '.join(str(error).split())
     if isinstance(error, KeyError | AttributeError):
       message = f'no such key in the config: {message}'

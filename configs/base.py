@@ -90,8 +90,8 @@ def _model():
 def _train():
   """Returns the section `train`: optimization and logging."""
   train = ConfigDict()
-  # Length of a teacher's training, in updates.
-  train.num_updates = 1
+  # Length of a teacher's training, in updates; to be set.
+  train.num_updates = config_dict.placeholder(int)
   # Examples per update, over all devices.
   train.batch_size = 128
   # 'adam', 'momentum' or 'nesterov'.

@@ -1,7 +1,7 @@
 """What main.py can be asked to do: one function for each mode."""
 
+import functools
 import json
-import pathlib
 import sys
 
 from diffusion_distillation.data.dataset import load_dataset
@@ -9,7 +9,6 @@ from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
   Evaluator,
-  Rows,
   evaluate_run,
 )
 from diffusion_distillation.evaluation.generate import Generator
@@ -20,32 +19,47 @@ from diffusion_distillation.evaluation.sample_files import (
 )
 from diffusion_distillation.training import checkpoints
 from diffusion_distillation.training import plan as plans
+from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.log import RunLog
-from diffusion_distillation.training.progressive import Trainer, check_teacher
-from diffusion_distillation.training.run_folder import open_run_folder, versions
+from diffusion_distillation.training.progressive import (
+  Trainer,
+  find_teacher,
+)
+from diffusion_distillation.training.run_folder import (
+  open_run_folder,
+  teacher_of,
+)
 from diffusion_distillation.training.settings import check
 
 
 def train(config, workdir):
-  """Does all that the config says, from where it stopped: train, distill,
-  evaluate, report."""
+  """Trains, distills, evaluates and reports: all that the config says."""
   dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
-  check_teacher(config, dataset, denoiser)
   evaluator = Evaluator(dataset, config.eval.num_samples)
   workdir = _given(workdir, '--workdir=DIR')
-  workdir = open_run_folder(workdir, config, create=True)
+  teacher = teacher_of(workdir)
+  if teacher is None and config.distillation is not None:
+    teacher = config.distillation.teacher_checkpoint_path
+  teacher = find_teacher(teacher, config, denoiser)
+  workdir = open_run_folder(workdir, config, teacher=teacher, create=True)
+
+  @functools.cache
+  def generator():
+    # Of the students' network and sampling, which are the teacher's, too.
+    return Generator(card_of(config, dataset), config.eval.batch_size)
 
   def evaluate(weights, card, name):
-    generator = Generator(card, config.eval.batch_size)
-    images = generator.images(
+    images = generator().images(
       weights, evaluator.seeds, card['num_steps'], card['sampler']
     )
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
     return evaluator.measure(images)
 
   log = RunLog(workdir)
-  Trainer(config, dataset, denoiser, workdir, log, evaluate, versions()).run()
-  log.close()
+  try:
+    Trainer(config, dataset, workdir, teacher, log, evaluate).run()
+  finally:
+    log.close()
   evaluate_run(config, dataset, workdir)
   _show_report(config, dataset, workdir)
 
@@ -53,8 +67,7 @@ def train(config, workdir):
 def evaluate(config, workdir):
   """Measures all rounds of a finished run anew."""
   dataset, workdir = _finished(config, workdir)
-  Rows(workdir).clear()
-  evaluate_run(config, dataset, workdir)
+  evaluate_run(config, dataset, workdir, anew=True)
   _show_report(config, dataset, workdir)
 
 
@@ -105,7 +118,7 @@ def _finished(config, workdir):
   """Returns the Dataset and the folder of a run that exists."""
   dataset, _ = check(_given(config, '--config=configs/NAME.py'))
   workdir = _given(workdir, '--workdir=DIR')
-  return dataset, open_run_folder(workdir, config, create=False)
+  return dataset, open_run_folder(workdir, config)
 
 
 def _warn_of_steps(path, num_steps):
@@ -127,4 +140,4 @@ def _show_report(config, dataset, workdir):
       f'{row["sampler"]:<12}{row["num_steps"]:>6}'
       f'{row["frechet_distance"]:>18.3f}{row["classifier_score"]:>8.2f}'
     )
-  print(f'report: {pathlib.Path(folder) / "index.html"}')
+  print(f'report: {folder / "index.html"}')

@@ -1,6 +1,7 @@
 """Four CPU devices, strict arithmetic, and nets small enough to compile."""
 
 import os
+import tempfile
 
 # Before JAX starts: the steps are tested on four replicas.
 os.environ['XLA_FLAGS'] = (
@@ -15,6 +16,10 @@ from configs import digits_distill
 from diffusion_distillation.networks.denoiser import build_denoiser
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+# Most of the suite's time is compilation, and much of it of the same programs.
+_cache = tempfile.TemporaryDirectory()
+jax.config.update('jax_compilation_cache_dir', _cache.name)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 TINY = {
   'ch': 8,

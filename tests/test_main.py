@@ -1,12 +1,15 @@
 """main.py itself: one small run from beginning to end, and wrong input."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -28,6 +31,9 @@ TINY = [
   '--config.train.batch_size=16',
   '--config.teacher.train.batch_size=16',
   '--config.train.log_loss_every_steps=2',
+  '--config.train.checkpoint_every_secs=0',
+  '--config.teacher.train.log_loss_every_steps=2',
+  '--config.teacher.train.checkpoint_every_secs=0',
   '--config.distillation.start_num_steps=4',
   '--config.distillation.steps_per_iter=3',
   '--config.eval.num_samples=16',
@@ -133,22 +139,56 @@ def test_the_same_command_again_does_nothing_anew(workdir):
   assert all('/report/' in p or '/tensorboard/' in p for p in changed)
 
 
-def test_a_run_without_its_last_round_makes_the_same_again(workdir, tmp_path):
-  import shutil
+@pytest.mark.parametrize(
+  'killed_at', [[('teacher', 5)], [('student_00002', 2)]]
+)
+def test_a_killed_run_resumes_to_the_same_bits(
+  workdir, tmp_path, monkeypatch, killed_at
+):
+  from diffusion_distillation.training import loop
 
+  path, original = tmp_path / 'digits', loop.run
+  for name, update in killed_at:
+
+    def run_until_killed(stage, state, name=name, update=update):
+      def batches(start, given=stage.batches):
+        for i, batch in enumerate(given(start=start), start):
+          if (stage.name, i) == (name, update):
+            raise KeyboardInterrupt
+          yield batch
+
+      return original(dataclasses.replace(stage, batches=batches), state)
+
+    monkeypatch.setattr(
+      'diffusion_distillation.training.progressive.run', run_until_killed
+    )
+    with pytest.raises(KeyboardInterrupt):
+      run(*TINY, f'--workdir={path}')
+    assert 'has had' in run(*TINY, f'--workdir={path}', '--mode=evaluate') or (
+      'no checkpoint' in run(*TINY, f'--workdir={path}', '--mode=report')
+    )
+    monkeypatch.undo()
+  assert run(*TINY, f'--workdir={path}') is None
+  for name in ('teacher', 'student_00002', 'student_00001'):
+    want, got = (checkpoints.load(d / name) for d in (workdir, path))
+    jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
+  log = 'metrics.jsonl'
+  assert (path / log).read_text() == (workdir / log).read_text()
+
+
+def test_a_kill_while_evaluating_costs_one_row(workdir, tmp_path):
   copy = tmp_path / 'digits'
   shutil.copytree(workdir, copy)
-  for path in ('student_00001', 'report', 'samples', 'tensorboard'):
-    shutil.rmtree(copy / path)
-  (copy / 'evaluations.jsonl').unlink()
+  rows = (copy / 'evaluations.jsonl').read_text().splitlines()
+  (copy / 'evaluations.jsonl').write_text(
+    '\n'.join(rows[:-1]) + '\n' + rows[-1][:20]
+  )
+  # The copy is another run of the same config, whose teacher is its own.
   assert run(*TINY, f'--workdir={copy}') is None
-  want, got = (checkpoints.load(d / 'student_00001') for d in (workdir, copy))
-  import jax
-
-  jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
-  assert (copy / 'metrics.jsonl').read_text() == (
-    workdir / 'metrics.jsonl'
-  ).read_text()
+  again = (copy / 'evaluations.jsonl').read_text().splitlines()
+  assert again[:-1] == rows[:-1]
+  last, want = json.loads(again[-1]), json.loads(rows[-1])
+  assert {**last, 'seconds': 0} == {**want, 'seconds': 0}
 
 
 def test_samples_go_to_an_npz_or_a_folder(workdir, tmp_path, capsys):
@@ -322,7 +362,7 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
   code = run(*TINY, teacher, new, '--config.model.args.ch=16')
   assert 'does not fit the network' in code and '\n' not in code
   code = run(*TINY, teacher, new, '--config.model.mean_type=x')
-  assert 'mean_type v, the config x' in code
+  assert 'has mean_type v, the config x' in code
   assert not (tmp_path / 'new').exists()
 
 

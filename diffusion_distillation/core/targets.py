@@ -61,4 +61,6 @@ def distillation_target(denoise, z_t, index, num_steps, schedule):
   # neither overflows for long steps nor divides inf by inf at b = inf.
   a, b = (logsnr_m - logsnr_t) / 2, (logsnr_s - logsnr_t) / 2
   w = jnp.exp(a - b) * jnp.expm1(-a) / jnp.expm1(-b)  # (B,), 0 where s = 0
-  return x2 + process.expand(w, z_t) * (x1 - x2)
+  x_target = x2 + process.expand(w, z_t) * (x1 - x2)
+  chex.assert_trees_all_equal_shapes_and_dtypes(x_target, z_t)
+  return x_target

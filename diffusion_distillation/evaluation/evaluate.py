@@ -1,16 +1,17 @@
 """Measures every round of a run, and the undistilled samplers beside it."""
 
-import json
 import pathlib
 import time
 
 import numpy as np
 
+from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import metrics, plots
 from diffusion_distillation.evaluation.features import Classifier
 from diffusion_distillation.evaluation.generate import Generator
-from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training import checkpoints, files
 from diffusion_distillation.training.log import Progress
+from diffusion_distillation.training.run_folder import teacher_of
 from diffusion_distillation.training.settings import rounds
 
 
@@ -65,100 +66,108 @@ def _images(examples):
   return np.stack([example['image'] for example in examples])
 
 
+def plan_rows(config, workdir):
+  """Returns what to measure: (what identifies the row, checkpoint) of each.
+
+  Every student at its steps, and the teacher by DDIM and ancestral sampling at
+  the same steps and at those it is distilled from.
+
+  Args:
+    config: of the run.
+    workdir: its folder, absolute, all its trainings finished.
+
+  Raises:
+    UserError: one is not.
+  """
+  if config.distillation is None:
+    steps, students = [config.model.eval_sampling_num_steps], []
+  else:
+    students = rounds(config.distillation)
+    steps = [config.distillation.start_num_steps]
+    steps += [this.num_steps for this in students]
+  teacher = teacher_of(workdir) or str(workdir / 'teacher')
+  rows = [('distilled', r.num_steps, workdir / r.name) for r in students]
+  for sampler in ('ddim', 'ancestral'):
+    rows += [(sampler, num_steps, teacher) for num_steps in steps]
+  return [
+    (
+      {
+        'sampler': sampler,
+        'num_steps': num_steps,
+        'num_samples': config.eval.num_samples,
+        'updates': _finished_updates(path),
+      },
+      path,
+    )
+    for sampler, num_steps, path in rows
+  ]
+
+
+def _finished_updates(path):
+  training = checkpoints.read_card(path)['training']
+  if training['updates'] < training['num_updates']:
+    raise UserError(
+      f'{path} has had {training["updates"]} of {training["num_updates"]} '
+      'updates; --mode=train finishes it'
+    )
+  return training['updates']
+
+
 class Rows:
-  """The rows of a run's table, in a file so that none is measured twice."""
+  """The measured rows of a run, in a file, so that none is measured twice."""
 
   def __init__(self, workdir):
     self._path = pathlib.Path(workdir) / 'evaluations.jsonl'
 
-  def read(self):
-    """Returns the rows measured so far, in the order of measuring."""
-    if not self._path.exists():
-      return []
-    return [json.loads(line) for line in self._path.read_text().splitlines()]
-
   def find(self, wanted):
-    """Returns the row that has all of these items, or None."""
-    for row in self.read():
+    """Returns the newest row that has all of these items, or None."""
+    for row in reversed(files.read_jsonl(self._path)):
       if wanted.items() <= row.items():
         return row
     return None
 
   def add(self, row):
-    with self._path.open('a') as file:
-      file.write(json.dumps(row) + '\n')
-
-  def clear(self):
-    self._path.unlink(missing_ok=True)
+    """Adds a row."""
+    files.append_jsonl(self._path, row)
 
 
-def plan_rows(config):
-  """Returns what to measure: (sampler, num_steps, checkpoint) of each row.
-
-  Every student at its steps, and the teacher by DDIM and ancestral sampling at
-  the same steps and at those it is distilled from. The checkpoint's path is
-  absolute, or in the run folder.
-  """
-  if config.distillation is None:
-    steps, teacher = [config.model.eval_sampling_num_steps], 'teacher'
-    rows = []
-  else:
-    ladder = rounds(config.distillation)
-    steps = [config.distillation.start_num_steps]
-    steps += [this.num_steps for this in ladder]
-    given = config.distillation.teacher_checkpoint_path
-    teacher = (
-      'teacher' if given is None else str(pathlib.Path(given).absolute())
-    )
-    rows = [('distilled', this.num_steps, this.name) for this in ladder]
-  for sampler in ('ddim', 'ancestral'):
-    rows += [(sampler, num_steps, teacher) for num_steps in steps]
-  return rows
-
-
-def evaluate_run(config, dataset, workdir):
+def evaluate_run(config, dataset, workdir, *, anew=False):
   """Measures what `plan_rows` says and is not measured yet, and draws grids.
 
   Args:
     config: of the run.
     dataset: its Dataset.
     workdir: its folder; gets evaluations.jsonl and samples/*.png.
+    anew: whether to measure all rows, whatever is measured already.
   """
-  workdir, rows = pathlib.Path(workdir), Rows(workdir)
-  wanted = [
-    (
-      {'sampler': s, 'num_steps': n, 'num_samples': config.eval.num_samples},
-      path,
-    )
-    for s, n, path in plan_rows(config)
-  ]
-  missing = [(row, path) for row, path in wanted if rows.find(row) is None]
+  rows, wanted = Rows(workdir), plan_rows(config, workdir)
+  missing = [(r, path) for r, path in wanted if anew or rows.find(r) is None]
   if not missing:
     return
   evaluator = Evaluator(dataset, config.eval.num_samples)
   # One card for all rows: a teacher from elsewhere is sampled as this run is.
-  card = checkpoints.read_card(workdir / wanted[0][1])
-  generator = Generator(card, config.eval.batch_size)
-  work = Progress(
-    'evaluate',
-    sum(row['num_steps'] for row, _ in missing),
-    unit='network evaluations',
+  generator = Generator(
+    checkpoints.read_card(wanted[0][1]), config.eval.batch_size
   )
+  total = sum(row['num_steps'] for row, _ in missing)
+  progress = Progress('evaluate', total, unit='network evaluations')
   done = 0
   for row, path in missing:
-    weights = checkpoints.load(workdir / path).weights
-    method = 'ddim' if row['sampler'] == 'distilled' else row['sampler']
-    generator.warm_up(weights, method, len(evaluator.seeds))
-    started = time.monotonic()
-    images = generator.images(
-      weights, evaluator.seeds, row['num_steps'], method
-    )
-    seconds = time.monotonic() - started
+    images, seconds = _draw(generator, evaluator.seeds, row, path)
     figures = evaluator.measure(images)
     name = f'{row["sampler"]}_{row["num_steps"]:05}'
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
     rows.add({**row, **figures, 'seconds': seconds})
     done += row['num_steps']
-    work.show(
-      done, f'{name}  Frechet distance {figures["frechet_distance"]:.3g}'
-    )
+    distance = figures['frechet_distance']
+    progress.show(done, f'{name}  Frechet distance {distance:.3g}')
+
+
+def _draw(generator, seeds, row, path):
+  """Returns a row's images, and the seconds they took, without compilation."""
+  weights = checkpoints.load(path).weights
+  method = 'ddim' if row['sampler'] == 'distilled' else row['sampler']
+  generator.warm_up(weights, method, len(seeds))
+  started = time.monotonic()
+  images = generator.images(weights, seeds, row['num_steps'], method)
+  return images, time.monotonic() - started

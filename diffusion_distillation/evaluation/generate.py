@@ -8,9 +8,12 @@ import numpy as np
 
 from diffusion_distillation.core import schedules
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.samplers import METHODS, sample
+from diffusion_distillation.samplers import METHODS, STOCHASTIC, sample
 from diffusion_distillation.samplers.ancestral import gamma_of
 from diffusion_distillation.training import replicas
+
+# Of the keys of images, which are to be no training's keys of the same seed.
+_DOMAIN = int.from_bytes(b'imag')
 
 
 def labels_of(seeds, num_classes):
@@ -72,13 +75,14 @@ class Generator:
 
   def _draw(self, method, params, seeds, num_steps):
     """Returns this replica's images of seeds (B,), uint8."""
-    keys = jax.vmap(jax.random.key)(seeds)
+    key = jax.random.key(_DOMAIN)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
     noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     shape = self._denoiser.image_shape
     z_1 = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
     labels = labels_of(seeds, self._card['num_classes']).astype(jnp.int32)
     extra = {}
-    if method == 'ancestral':
+    if method in STOCHASTIC:
       gamma = gamma_of(self._card['logvar_type'])
       extra = {'key': step_keys, 'gamma': gamma}
     x = sample(

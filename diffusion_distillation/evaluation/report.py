@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-import pathlib
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
@@ -32,54 +31,42 @@ def make_report(config, dataset, workdir):
   Args:
     config: of the run.
     dataset: its Dataset.
-    workdir: its folder, with checkpoints and evaluations.
+    workdir: its folder, absolute, with checkpoints and evaluations.
 
   Raises:
     UserError: something that the report needs is not there yet.
   """
-  workdir, rows = pathlib.Path(workdir), []
-  for sampler, num_steps, _ in plan_rows(config):
-    row = Rows(workdir).find(
-      {
-        'sampler': sampler,
-        'num_steps': num_steps,
-        'num_samples': config.eval.num_samples,
-      }
-    )
+  rows, measured = [], Rows(workdir)
+  for wanted, _ in plan_rows(config, workdir):
+    row = measured.find(wanted)
     if row is None:
       raise UserError(
-        f'{workdir} has no evaluation of {sampler} at {num_steps} steps yet; '
-        'run --mode=train or --mode=evaluate first'
+        f'{workdir} has no evaluation of {wanted["sampler"]} at '
+        f'{wanted["num_steps"]} steps yet; --mode=evaluate makes it'
       )
     rows.append({k: row[k] for k in ('sampler', 'num_steps', *_FIGURES)})
   evaluator = Evaluator(dataset, config.eval.num_samples)
-  teacher = workdir / 'teacher'
-  cards = [checkpoints.read_card(teacher)] if teacher.exists() else []
-  compilations = {
-    'train_step': max((c['training']['compilations'] for c in cards), default=0)
-  }
+  teacher, compilations = None, {'train_step': 0}
+  if (workdir / 'teacher').exists():
+    teacher = checkpoints.read_card(workdir / 'teacher')['training']
+    compilations['train_step'] = teacher['compilations']
   report_rounds = []
   if config.distillation is not None:
-    for this in rounds(config.distillation):
-      training = checkpoints.read_card(workdir / this.name)['training']
-      report_rounds.append(
-        {
-          'num_steps': this.num_steps,
-          'updates': training['updates'],
-          'seconds': training['seconds'],
-          'final_loss': training['final_loss'],
-        }
-      )
-      # The most that one process needed: a run that is resumed compiles anew.
-      compilations['distill_step'] = max(
-        compilations.get('distill_step', 0), training['compilations']
-      )
+    trainings = [
+      {'num_steps': this.num_steps}
+      | checkpoints.read_card(workdir / this.name)['training']
+      for this in rounds(config.distillation)
+    ]
+    # The most that one process needed: a run that is resumed compiles anew.
+    compilations['distill_step'] = max(t['compilations'] for t in trainings)
+    keys = ('num_steps', 'updates', 'seconds', 'final_loss')
+    report_rounds = [{k: t[k] for k in keys} for t in trainings]
   return {
     'metric': evaluator.description,
     'rows': rows,
     'floor': evaluator.floor,
     'train_classifier_score': evaluator.train_score,
-    'teacher': [c['training'] for c in cards],
+    'teacher': teacher,
     'rounds': report_rounds,
     'compilations': compilations,
   }
@@ -91,9 +78,8 @@ def write_report(config, dataset, workdir):
   Args:
     config: of the run.
     dataset: its Dataset.
-    workdir: its folder.
+    workdir: its folder, absolute.
   """
-  workdir = pathlib.Path(workdir)
   report = make_report(config, dataset, workdir)
   folder = workdir / 'report'
   folder.mkdir(exist_ok=True)
@@ -114,10 +100,9 @@ def _page(config, report, curve, grids):
   name = html.escape(config.dataset.name)
   columns = ('sampler', 'num_steps', *_FIGURES)
   table = _table(columns, [[row[c] for c in columns] for row in report['rows']])
-  trainings = [
-    (f'teacher {i}' if i else 'teacher', t)
-    for i, t in enumerate(report['teacher'])
-  ] + [(f'{r["num_steps"]} steps', r) for r in report['rounds']]
+  trainings = [(f'{r["num_steps"]} steps', r) for r in report['rounds']]
+  if report['teacher']:
+    trainings.insert(0, ('teacher', report['teacher']))
   times = _table(
     ('training', 'updates', 'time', 'final loss'),
     [

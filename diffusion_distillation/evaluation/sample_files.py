@@ -54,7 +54,7 @@ def check_writable(out):
 
 
 def write_samples(path, *, seeds, out, num_steps=None, batch_size=512):
-  """Draws samples of a checkpoint and writes them; returns a warning or None.
+  """Draws samples of a checkpoint and writes them.
 
   Args:
     path: of the checkpoint.

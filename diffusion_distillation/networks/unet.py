@@ -98,6 +98,10 @@ class UNet(nn.Module):
     if self.dtype not in DTYPES:
       known = ', '.join(DTYPES)
       raise ValueError(f'unknown dtype {self.dtype!r}; known: {known}')
+    if not self.ch_mult or min(self.ch_mult) < 1:
+      raise ValueError(
+        f'ch_mult must be one or more positive ints, got {tuple(self.ch_mult)}'
+      )
     if self.ch < 4 or self.ch % 2:
       raise ValueError(f'ch must be even and at least 4, got {self.ch}')
     if bool(self.num_heads) == bool(self.head_dim):

@@ -1,6 +1,7 @@
 """The sampling loop, shared by all methods."""
 
 import functools
+import numbers
 
 import chex
 import jax
@@ -11,8 +12,9 @@ from diffusion_distillation.samplers.ancestral import ancestral
 from diffusion_distillation.samplers.ddim import ddim
 
 # name -> step(denoise, z_t, logsnr_t, logsnr_s, noise) -> z_s
-METHODS = {'ddim': ddim, 'ancestral': ancestral}
-_STOCHASTIC = ('ancestral',)
+DETERMINISTIC = {'ddim': ddim}
+STOCHASTIC = {'ancestral': ancestral}
+METHODS = DETERMINISTIC | STOCHASTIC
 
 
 def sample(
@@ -44,14 +46,14 @@ def sample(
       the default.
 
   Raises:
-    ValueError: unknown method, num_steps < 1, or a key is missing or unused.
+    ValueError: unknown method, num_steps < 1, or key or gamma do not fit it.
   """
   if method not in METHODS:
     known = ', '.join(METHODS)
     raise ValueError(f'unknown sampler {method!r}; known: {known}')
-  if isinstance(num_steps, int) and num_steps < 1:
+  if isinstance(num_steps, numbers.Integral) and num_steps < 1:
     raise ValueError(f'num_steps must be at least 1, got {num_steps}')
-  stochastic = method in _STOCHASTIC
+  stochastic = method in STOCHASTIC
   if stochastic and key is None:
     raise ValueError(f'sampler {method!r} draws noise: pass a key')
   if not stochastic and gamma is not None:

@@ -5,6 +5,7 @@ A step's folder holds three items: `weights` (what is sampled and distilled),
 are). Reading the weights needs nothing but the folder.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import cards
 
 _KEEP = 2  # the newest ones of each training
 
@@ -51,7 +53,6 @@ class CheckpointFolder:
     step = int(state.step)
     training = {
       'step': np.asarray(state.step),
-      'num_updates': np.asarray(state.num_updates),
       'opt_state': state.opt_state,
     }
     if state.ema_params is not None:
@@ -70,6 +71,11 @@ class CheckpointFolder:
         f'{step} was not saved; move that folder away'
       )
 
+  def newest(self):
+    """Returns the newest step's folder, or the word 'none'."""
+    step = self._manager.latest_step()
+    return 'none' if step is None else self.path / str(step)
+
   def restore(self, template):
     """Returns the newest state and its card, or None where there is none.
 
@@ -82,7 +88,6 @@ class CheckpointFolder:
     checkpoint = load(self.path / str(step), template.weights)
     training = {
       'step': np.asarray(template.step),
-      'num_updates': np.asarray(template.num_updates),
       'opt_state': template.opt_state,
     }
     if template.ema_params is not None:
@@ -127,12 +132,18 @@ def find(path):
 
 
 def read_card(path):
-  """Returns the card of the checkpoint at `path` (see `find`), a dict."""
-  handler = ocp.JsonCheckpointHandler()
-  try:
-    return handler.restore(find(path) / 'card')
-  finally:
-    handler.close()
+  """Returns the card of the checkpoint at `path` (see `find`), a dict.
+
+  Raises:
+    UserError: there is none, or it cannot be read, or is another program's.
+  """
+  folder = find(path)
+  with _reading(folder), _handler(ocp.JsonCheckpointHandler) as handler:
+    card = handler.restore(folder / 'card')
+  missing = [key for key in cards.KEYS if key not in card]
+  if missing:
+    raise UserError(f'the card of {folder} has no {missing[0]}: not ours')
+  return card
 
 
 def load(path, expected=None):
@@ -147,8 +158,8 @@ def load(path, expected=None):
     UserError: there is none, it is not ours, or its weights do not match.
   """
   folder = find(path)
-  handler = ocp.StandardCheckpointHandler()
-  try:
+  card = read_card(folder)
+  with _reading(folder), _handler(ocp.StandardCheckpointHandler) as handler:
     saved = handler.metadata(folder / 'weights').tree
     if expected is not None:
       _check_match(folder, saved, expected)
@@ -157,9 +168,30 @@ def load(path, expected=None):
     weights = handler.restore(
       folder / 'weights', args=ocp.args.StandardRestore(target)
     )
+  return Checkpoint(weights, card, folder)
+
+
+@contextlib.contextmanager
+def _handler(handler_type):
+  handler = handler_type()
+  try:
+    yield handler
   finally:
     handler.close()
-  return Checkpoint(weights, read_card(folder), folder)
+
+
+@contextlib.contextmanager
+def _reading(folder):
+  """Tells errors of reading as one line; orbax raises a bare Exception."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    reason = str(error).strip().split('\n')[0][:200]
+    raise UserError(
+      f'{folder} cannot be read, it is damaged or not ours: {reason}'
+    ) from error
 
 
 def _check_match(folder, saved, expected):

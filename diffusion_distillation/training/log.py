@@ -1,11 +1,13 @@
 """What a run tells: a progress line, metrics.jsonl and TensorBoard events."""
 
-import json
 import pathlib
+import shutil
 import sys
 import time
 
 import tensorboardX
+
+from diffusion_distillation.training import files
 
 
 class RunLog:
@@ -17,34 +19,36 @@ class RunLog:
     self._writers = {}
 
   def rewind(self, stage, step):
-    """Forgets what was logged of a stage after `step`: it is done again."""
-    if self._path.exists():
-      lines = self._path.read_text().splitlines()
-      kept = [line for line in lines if not _is_after(line, stage, step)]
-      if len(kept) < len(lines):
-        self._path.write_text(''.join(f'{line}\n' for line in kept))
-    self._writers[stage] = tensorboardX.SummaryWriter(
-      str(self._tensorboard / stage), purge_step=step + 1
-    )
+    """Forgets what was logged of a stage after `step`: it is done again.
+
+    TensorBoard's events are made anew from metrics.jsonl, since their writer
+    loses what it holds back when the run is killed.
+    """
+    entries = files.read_jsonl(self._path)
+    kept = [e for e in entries if e['stage'] != stage or e['step'] <= step]
+    if len(kept) < len(entries):
+      files.write_jsonl(self._path, kept)
+    folder = self._tensorboard / stage
+    shutil.rmtree(folder, ignore_errors=True)
+    self._writers[stage] = tensorboardX.SummaryWriter(str(folder))
+    for entry in kept:
+      if entry['stage'] == stage:
+        self._add_events(entry)
 
   def write(self, stage, step, metrics):
     """Adds one line of metrics, a dict of floats."""
-    with self._path.open('a') as file:
-      file.write(json.dumps({'stage': stage, 'step': step, **metrics}) + '\n')
-    for name, value in metrics.items():
-      self._writers[stage].add_scalar(name, value, step)
+    entry = {'stage': stage, 'step': step, **metrics}
+    files.append_jsonl(self._path, entry)
+    self._add_events(entry)
+
+  def _add_events(self, entry):
+    writer = self._writers[entry['stage']]
+    for name in entry.keys() - {'stage', 'step'}:
+      writer.add_scalar(name, entry[name], entry['step'])
 
   def close(self):
     for writer in self._writers.values():
       writer.close()
-
-
-def _is_after(line, stage, step):
-  try:
-    entry = json.loads(line)
-  except json.JSONDecodeError:
-    return True  # the last line of a run that was killed
-  return entry['stage'] == stage and entry['step'] > step
 
 
 class Progress:

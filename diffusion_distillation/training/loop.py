@@ -60,17 +60,18 @@ def run(stage, state):
     state, card = restored
     seconds, loss = card['training']['seconds'], card['training']['final_loss']
   step, num_updates = int(state.step), int(state.num_updates)
+  stage.log.rewind(stage.name, step)
   if step >= num_updates:
     return state.weights
 
-  stage.log.rewind(stage.name, step)
   progress = Progress(stage.name, num_updates)
+  per_call = replicas.updates_per_call(stage.train, num_updates)
   batches = stage.batches(start=step)
   state = replicas.replicate(state)
   started = saved = time.monotonic()
   pending = []  # metrics not fetched yet, one entry for each call
   while step < num_updates:
-    count = min(replicas.updates_per_call(stage.train), num_updates - step)
+    count = min(per_call, num_updates - step)
     taken = replicas.shard([next(batches) for _ in range(count)])
     state, metrics = stage.update(state, taken)
     pending.append(metrics)
@@ -91,6 +92,7 @@ def run(stage, state):
       host_state = replicas.unreplicate(state)
       training = {
         'updates': step,
+        'num_updates': num_updates,
         'seconds': seconds + time.monotonic() - started,
         'final_loss': loss,
         'compilations': replicas.compilations[stage.step_name],
@@ -115,7 +117,7 @@ def _log(stage, step, pending, progress):
     raise UserError(
       f'{stage.name}: loss {values["loss"][np.argmin(finite)]} and gradient '
       f'norm {values["grad_norm"][np.argmin(finite)]} at update {bad}; the '
-      f'last good checkpoint is in {stage.checkpoints.path}; lower '
+      f'last good checkpoint is {stage.checkpoints.newest()}; lower '
       'train.learning_rate or train.grad_clip'
     )
   means = {name: float(np.mean(value)) for name, value in values.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Callable
 
@@ -13,8 +14,9 @@ from ml_collections import ConfigDict
 from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.networks.denoiser import Denoiser
+from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.training import checkpoints, replicas
+from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.loop import Stage, run
 from diffusion_distillation.training.optimizer import make_optimizer
@@ -31,42 +33,38 @@ class Trainer:
   Attributes:
     config: the config, checked.
     dataset: its Dataset.
-    denoiser: its Denoiser.
     workdir: the run folder, absolute.
+    teacher: path of the checkpoint to distill; None trains the teacher first.
     log: a RunLog.
     evaluate: (weights, card, name) -> metrics, for `train.eval_every_steps`.
-    versions: of the packages, for the cards.
   """
 
   config: ConfigDict
   dataset: Dataset
-  denoiser: Denoiser
   workdir: pathlib.Path
+  teacher: str | None
   log: RunLog
   evaluate: Callable
-  versions: dict
 
   def run(self):
     """Trains what is not trained yet: the teacher, or all of Algorithm 2."""
-    distillation = self.config.distillation
-    if distillation is None:
+    if self.config.distillation is None:
       self.train_teacher(self.config)
-    elif distillation.teacher_checkpoint_path is None:
+    elif self.teacher is None:
       weights = self.train_teacher(teacher_config(self.config))
       self.distill(weights, str(self.workdir / 'teacher'))
     else:
-      path = distillation.teacher_checkpoint_path
-      teacher = checkpoints.load(path, self.denoiser.param_shapes())
-      self.distill(teacher.weights, str(teacher.path))
+      weights = checkpoints.load(self.teacher).weights
+      self.distill(weights, self.teacher)
 
   def train_teacher(self, config):
     """Returns the teacher's weights, trained as `config` says."""
-    optimizer = make_optimizer(config.train)
-    step = make_train_step(self.denoiser, optimizer, config)
+    optimizer, denoiser = make_optimizer(config.train), self._denoiser(config)
+    step = make_train_step(denoiser, optimizer, config)
     compiled = replicas.compile_step(step, in_axes=(0, 0, None))
     init_key, step_key = jax.random.split(_stage_key(config.seed, 0))
     state = create_state(
-      jax.jit(self.denoiser.init)(init_key),
+      jax.jit(denoiser.init)(init_key),
       optimizer,
       num_updates=config.train.num_updates,
       ema_decay=config.train.ema_decay,
@@ -78,7 +76,7 @@ class Trainer:
       step_name='train_step',
       update=lambda state, batch: compiled(state, batch, step_key),
       data_seed=_data_seed(config.seed, 0),
-      card=self._card(config, config.model.eval_sampling_num_steps, None),
+      card=card_of(config, self.dataset, config.model.eval_sampling_num_steps),
     )
 
   def distill(self, weights, parent):
@@ -90,7 +88,7 @@ class Trainer:
     """
     config = self.config
     optimizer = make_optimizer(config.train)
-    step = make_distill_step(self.denoiser, optimizer, config)
+    step = make_distill_step(self._denoiser(config), optimizer, config)
     # Compiled once: teacher, step count and length are arguments.
     compiled = replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
     for this in rounds(config.distillation):
@@ -114,9 +112,15 @@ class Trainer:
         step_name='distill_step',
         update=update,
         data_seed=_data_seed(config.seed, this.num_steps),
-        card=self._card(config, this.num_steps, parent),
+        card=card_of(config, self.dataset, this.num_steps, parent),
       )
       parent = str(self.workdir / this.name)
+
+  def _denoiser(self, config):
+    dataset = self.dataset
+    return build_denoiser(
+      config.model, dataset.image_shape, dataset.num_classes
+    )
 
   def _train(self, config, state, *, name, data_seed, card, **step):
     """Returns the weights after one training, in its own folder."""
@@ -139,49 +143,42 @@ class Trainer:
       )
       return run(stage, jax.tree.map(np.asarray, state))
 
-  def _card(self, config, num_steps, parent):
-    """Returns what the weights of a training are, as JSON values."""
-    model = config.model.to_dict()
-    return {
-      'num_steps': num_steps,
-      'sampler': config.sampler if parent is None else 'ddim',
-      'mean_type': model['mean_type'],
-      'args': model['args'],
-      'logsnr_schedule': model['eval_logsnr_schedule'],
-      'clip': model['eval_clip_denoised'],
-      'logvar_type': model['logvar_type'],
-      'image_shape': list(self.dataset.image_shape),
-      'num_classes': self.dataset.num_classes,
-      'dataset': config.dataset.to_dict(),
-      'parent': parent,
-      'config': config.to_dict(),
-      'versions': self.versions,
-    }
 
+def find_teacher(path, config, denoiser):
+  """Returns the step folder of the checkpoint to distill, once it fits.
 
-def check_teacher(config, dataset, denoiser):
-  """Checks that the checkpoint to distill, if one is given, fits the config.
+  Args:
+    path: of the checkpoint, or None.
+    config: of the students, checked.
+    denoiser: theirs.
 
   Raises:
     UserError: there is none at that path, or it is another network's.
   """
-  if config.distillation is None:
-    return
-  path = config.distillation.teacher_checkpoint_path
   if path is None:
-    return
-  card = checkpoints.load(path, denoiser.param_shapes()).card
-  ours = {
-    'mean_type': config.model.mean_type,
-    'image_shape': list(dataset.image_shape),
-    'num_classes': dataset.num_classes,
+    return None
+  teacher = checkpoints.load(path, denoiser.param_shapes())
+  model = config.model.to_dict()
+  # What the shapes of the weights do not tell.
+  theirs = {
+    'mean_type': teacher.card['mean_type'],
+    'num_classes': teacher.card['num_classes'],
+    'train_logsnr_schedule': teacher.card['logsnr_schedule'],
+    **teacher.card['args'],
   }
-  for name, value in ours.items():
-    if card[name] != value:
+  ours = {
+    'mean_type': model['mean_type'],
+    'num_classes': denoiser.network.num_classes,
+    'train_logsnr_schedule': model['train_logsnr_schedule'],
+    **model['args'],
+  }
+  for name, value in json.loads(json.dumps(ours)).items():
+    if name not in ('dropout', 'dtype') and theirs.get(name) != value:
       raise UserError(
-        f'distillation.teacher_checkpoint_path={path} has {name} {card[name]}, '
-        f'the config {value}; they must agree'
+        f'the teacher {teacher.path} has {name} {theirs.get(name)}, the config '
+        f'{value}; they must agree'
       )
+  return str(teacher.path)
 
 
 def _distill_update(compiled, teacher_params, num_steps, key, state, batch):

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 
 import flax
 import jax
@@ -118,9 +119,13 @@ def shard(batches):
   return jax.tree.map(stack, *batches)
 
 
-def updates_per_call(train):
-  """Returns how many updates one dispatch makes: `train.substeps`, or 1 on CPU.
+def updates_per_call(train, num_updates):
+  """Returns how many updates one dispatch makes.
 
-  On CPU a scan makes gradients of convolutions slower, and saves nothing.
+  At most `train.substeps`, and a divisor of all updates, lest the last dispatch
+  be shorter and compile anew. One on CPU, where a scan makes gradients of
+  convolutions slower and saves nothing.
   """
-  return 1 if jax.default_backend() == 'cpu' else train.substeps
+  if jax.default_backend() == 'cpu':
+    return 1
+  return math.gcd(train.substeps, num_updates)

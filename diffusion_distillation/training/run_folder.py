@@ -6,6 +6,7 @@ import pathlib
 import platform
 
 from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import files
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -16,12 +17,23 @@ def versions():
   return {'python': platform.python_version(), **found}
 
 
-def open_run_folder(workdir, config, *, create):
+def teacher_of(workdir):
+  """Returns the teacher's checkpoint that a run began with, or None.
+
+  It is looked up once, when the run begins: a path may mean another checkpoint
+  tomorrow, and a ladder has one teacher.
+  """
+  path = pathlib.Path(workdir).absolute() / 'config.json'
+  return _read(path)['teacher'] if path.exists() else None
+
+
+def open_run_folder(workdir, config, *, teacher=None, create=False):
   """Returns the run folder's absolute path, once it is this config's.
 
   Args:
     workdir: path; with `create`, a new folder is made and config.json written.
     config: the resolved config.
+    teacher: with `create`, the path of the checkpoint to distill, or None.
     create: whether the run may be new.
 
   Raises:
@@ -31,31 +43,42 @@ def open_run_folder(workdir, config, *, create):
   workdir = pathlib.Path(workdir).absolute()
   path = workdir / 'config.json'
   ours = json.loads(json.dumps(config.to_dict()))
-  if path.exists():
-    try:
-      theirs = json.loads(path.read_text())['config']
-    except (ValueError, KeyError) as error:
-      raise UserError(f'{path} cannot be read: {error!r}') from error
-    different = _differences(theirs, ours)
-    if different:
-      raise UserError(
-        f'{workdir} holds a run of another config ({"; ".join(different)}); '
-        'choose another --workdir, or the same settings'
-      )
-    return workdir
-  if not create:
-    raise UserError(f'{workdir} holds no run; --mode=train makes one')
-  if workdir.is_dir() and any(workdir.iterdir()):
-    raise UserError(
-      f'{workdir} is not empty and holds no run; choose another --workdir'
-    )
   try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    contents = {'config': ours, 'versions': versions()}
-    path.write_text(json.dumps(contents, indent=2) + '\n')
+    if path.exists():
+      different = _differences(_read(path)['config'], ours)
+      if different:
+        raise UserError(
+          f'{workdir} holds a run of another config ({"; ".join(different)}); '
+          'choose another --workdir, or the same settings'
+        )
+    elif not create:
+      raise UserError(f'{workdir} holds no run; --mode=train makes one')
+    elif workdir.is_dir() and any(workdir.iterdir()):
+      raise UserError(
+        f'{workdir} is not empty and holds no run; choose another --workdir'
+      )
+    else:
+      workdir.mkdir(parents=True, exist_ok=True)
+      run = {'config': ours, 'teacher': teacher, 'versions': versions()}
+      files.write_text(path, json.dumps(run, indent=2) + '\n')
   except OSError as error:
-    raise UserError(f'--workdir cannot be written: {error}') from error
+    raise UserError(f'--workdir cannot be used: {error}') from error
   return workdir
+
+
+def _read(path):
+  """Returns what config.json holds.
+
+  Raises:
+    UserError: it is not of a run.
+  """
+  try:
+    run = json.loads(path.read_text())
+    return {'config': dict(run['config']), 'teacher': run['teacher']}
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f'{path} cannot be read ({error!r}); choose another --workdir'
+    ) from error
 
 
 def _differences(theirs, ours, prefix=''):

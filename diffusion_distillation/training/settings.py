@@ -93,7 +93,7 @@ def check(config):
   """
   try:
     for part in {id(c): c for c in (config, teacher_config(config))}.values():
-      _check_positive(part)
+      _check_numbers(part)
       make_optimizer(part.train)
       losses.weight(part.model.mean_loss_weight_type, 0.0)
       schedules.get_logsnr_schedule(**part.model.train_logsnr_schedule)
@@ -105,6 +105,8 @@ def check(config):
       raise ValueError(f'unknown sampler {config.sampler!r}; known: {known}')
     if config.distillation is not None:
       rounds(config.distillation)
+    if teacher_config(config).train.num_updates is None:
+      raise ValueError('train.num_updates, the length of training, is not set')
     dataset = load_dataset(config.dataset.name, config.dataset.args)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
@@ -115,43 +117,52 @@ def check(config):
   return dataset, denoiser
 
 
-_AT_LEAST = {
-  'seed': 0,
-  'train.batch_size': 1,
-  'train.num_updates': 1,
-  'train.learning_rate': 0,
-  'train.learning_rate_warmup_steps': 0,
-  'train.learning_rate_anneal_steps': 1,
-  'train.weight_decay': 0,
-  'train.ema_decay': 0,
-  'train.grad_clip': 0,
-  'train.substeps': 1,
-  'train.log_loss_every_steps': 1,
-  'train.checkpoint_every_secs': 0,
-  'train.eval_every_steps': 1,
-  'model.args.num_res_blocks': 1,
-  'model.args.emb_ch': 1,
-  'model.args.dropout': 0,
-  'model.train_num_steps': 0,
-  'model.eval_sampling_num_steps': 1,
-  'eval.num_samples': 4,
-  'eval.batch_size': 1,
+_LARGEST = 2**20  # steps; beyond, float32 cannot tell their times apart
+
+# The least and the most that each number may be.
+_BOUNDS = {
+  'seed': (0, 2**32 - 1),
+  'train.batch_size': (1, None),
+  'train.num_updates': (1, 2**31 - 1),
+  'train.learning_rate': (0, None),
+  'train.learning_rate_warmup_steps': (0, 2**31 - 1),
+  'train.learning_rate_anneal_steps': (1, 2**31 - 1),
+  'train.weight_decay': (0, None),
+  'train.ema_decay': (0, 1),
+  'train.grad_clip': (0, None),
+  'train.substeps': (1, None),
+  'train.log_loss_every_steps': (1, None),
+  'train.checkpoint_every_secs': (0, None),
+  'train.eval_every_steps': (1, None),
+  'model.args.ch': (4, None),
+  'model.args.emb_ch': (1, None),
+  'model.args.num_res_blocks': (1, None),
+  'model.args.num_heads': (1, None),
+  'model.args.head_dim': (1, None),
+  'model.args.dropout': (0, 0.999),
+  'model.train_num_steps': (0, _LARGEST),
+  'model.eval_sampling_num_steps': (1, _LARGEST),
+  'distillation.start_num_steps': (2, _LARGEST),
+  'distillation.end_num_steps': (1, _LARGEST),
+  'eval.num_samples': (4, 2**32),
+  'eval.batch_size': (1, None),
 }
 
 
-def _check_positive(config):
-  """Raises ValueError for a number that is too small to mean anything."""
-  for key, least in _AT_LEAST.items():
-    section, _, name = key.rpartition('.')
+def _check_numbers(config):
+  """Raises ValueError for a number that is out of bounds."""
+  for key, (least, most) in _BOUNDS.items():
     holder = config
-    for part in filter(None, section.split('.')):
-      holder = holder[part]
-    value = holder.get(name)
-    # Written so that nan is refused too.
-    if value is not None and not value >= least:
-      raise ValueError(f'{key} must be at least {least}, got {value}')
-  if config.model.args.dropout >= 1 or config.train.ema_decay >= 1:
-    raise ValueError('model.args.dropout and train.ema_decay must be below 1')
+    *sections, name = key.split('.')
+    for section in sections:
+      holder = (holder or {}).get(section)
+    value = (holder or {}).get(name)
+    if value is None:
+      continue
+    # Written so that nan is refused, too.
+    if not (value >= least and (most is None or value <= most)):
+      limit = f'at least {least}' if most is None else f'{least} to {most}'
+      raise ValueError(f'{key} must be {limit}, got {value}')
 
 
 def _check_batch(batch_size):

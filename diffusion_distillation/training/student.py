@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.core import losses, process, schedules, targets
+from diffusion_distillation.core import losses, schedules, targets
 from diffusion_distillation.training.update import (
+  diffuse,
   example_keys,
   gradient_update,
   to_unit,
@@ -28,16 +29,14 @@ def make_distill_step(denoiser, optimizer, config):
 
   def distill_step(state, teacher_params, num_steps, batch, key):
     x, labels = to_unit(batch['image']), batch['label']  # (B, H, W, C), (B,)
-    keys = example_keys(key, state.step, x.shape[0])
-    index_keys, eps_keys, dropout_keys = jax.vmap(
-      lambda k: jax.random.split(k, 3), out_axes=1
-    )(keys)
+    time_keys, eps_keys, dropout_keys = example_keys(
+      key, state.step, x.shape[0]
+    )
     index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(
-      index_keys
+      time_keys
     )
     logsnr, _ = targets.step_logsnr(schedule, index, num_steps)
-    eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(eps_keys)
-    z_t = process.diffuse(x, logsnr, eps)
+    z_t = diffuse(x, logsnr, eps_keys)
     dropout_keys = dropout_keys if model.args.dropout else None
 
     # Computed outside the loss, of parameters that are not the student's: no

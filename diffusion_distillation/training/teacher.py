@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.core import losses, process, schedules
+from diffusion_distillation.core import losses, schedules
 from diffusion_distillation.training.update import (
+  diffuse,
   example_keys,
   gradient_update,
   to_unit,
@@ -26,13 +27,11 @@ def make_train_step(denoiser, optimizer, config):
 
   def train_step(state, batch, key):
     x = to_unit(batch['image'])  # (B, H, W, C)
-    keys = example_keys(key, state.step, x.shape[0])
-    t_keys, eps_keys, dropout_keys = jax.vmap(
-      lambda k: jax.random.split(k, 3), out_axes=1
-    )(keys)
-    logsnr = schedule(jax.vmap(draw_time)(t_keys))
-    eps = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(eps_keys)
-    z_t = process.diffuse(x, logsnr, eps)
+    time_keys, eps_keys, dropout_keys = example_keys(
+      key, state.step, x.shape[0]
+    )
+    logsnr = schedule(jax.vmap(draw_time)(time_keys))
+    z_t = diffuse(x, logsnr, eps_keys)
     dropout_keys = dropout_keys if model.args.dropout else None
 
     def loss_fn(params):

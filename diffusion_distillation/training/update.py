@@ -1,27 +1,48 @@
 """What the teacher's and the student's steps share."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_distillation.core import process
 from diffusion_distillation.training import optimizer as optimizers
 
 
 def to_unit(images):
-  """Returns uint8 images as float32 in [-1, 1]."""
+  """Returns uint8 images (B, H, W, C) as float32 in [-1, 1]."""
+  chex.assert_rank(images, 4)
+  chex.assert_type(images, jnp.uint8)
   return images.astype(jnp.float32) / 127.5 - 1
 
 
 def example_keys(key, step, num_examples):
-  """Returns (B,) random keys of this replica's examples.
+  """Returns (B,) random keys of this replica's examples, for three purposes.
 
   They are folded from the step and the example's index in the global batch, so
   that a run does not depend on the number of devices.
+
+  Args:
+    key: of this training.
+    step: updates made.
+    num_examples: B, of this replica.
+
+  Returns:
+    Keys of the times, of the noise and of dropout.
   """
   index = jax.lax.axis_index('batch') * num_examples + jnp.arange(num_examples)
-  return jax.vmap(jax.random.fold_in, (None, 0))(
-    jax.random.fold_in(key, step), index
-  )
+  step_key = jax.random.fold_in(key, step)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, index)
+  time_keys, eps_keys, dropout_keys = jax.vmap(
+    lambda key: jax.random.split(key, 3), out_axes=1
+  )(keys)
+  return time_keys, eps_keys, dropout_keys
+
+
+def diffuse(x, logsnr, eps_keys):
+  """Returns x with each example's own noise, z_t at logsnr."""
+  eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(eps_keys)
+  return process.diffuse(x, logsnr, eps)
 
 
 def gradient_update(state, loss_fn, optimizer, train):

@@ -113,13 +113,15 @@ def test_the_last_step_s_target_is_the_second_prediction():
 
 
 def test_long_steps_do_not_overflow():
-  # exp((logsnr_s - logsnr_t) / 2) = e^100 is not a float32.
+  # exp((logsnr_s - logsnr_t) / 2) = e^200 is not a float32.
   schedule = schedules.get_logsnr_schedule(
-    'uniform', logsnr_min=-100.0, logsnr_max=100.0
+    'uniform', logsnr_min=-400.0, logsnr_max=400.0
   )
   z_t, index = jnp.ones((2, 2, 2, 1)), jnp.array([0, 1])
-  target = targets.distillation_target(teacher, z_t, index, 2, schedule)
-  assert np.all(np.isfinite(target))
+  target = targets.distillation_target(
+    lambda z, logsnr: 0.5 * jnp.ones_like(z), z_t, index, 2, schedule
+  )
+  np.testing.assert_allclose(target, 0.5)
 
 
 def test_step_times_are_integers_over_the_step_count():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.networks.unet import UNet
+from diffusion_distillation.networks.unet import LOGSNR_INPUTS, UNet
 
 SMALL = {'ch': 8, 'emb_ch': 16, 'ch_mult': (1, 2), 'num_res_blocks': 1}
 SMALL |= {'attn_resolutions': (4,)}
@@ -123,10 +123,8 @@ def test_what_makes_no_network_is_refused(args, message):
     shapes(**args)
 
 
-def test_inputs_of_the_noise_level(params, denoiser):
+def test_inputs_of_the_noise_level():
   # At logsnr 0: half of the angle, sigmoid(0), and the middle of the range.
-  from diffusion_distillation.networks.unet import LOGSNR_INPUTS
-
   for function in LOGSNR_INPUTS.values():
     np.testing.assert_allclose(function(jnp.zeros(1), -10, 10), 0.5, rtol=1e-6)
   ends = jnp.array([20.0, -20.0])

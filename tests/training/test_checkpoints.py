@@ -4,11 +4,11 @@ import optax
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training import cards, checkpoints
 from diffusion_distillation.training.state import create_state
 
 PARAMS = {'down_0.block_0': {'kernel': np.arange(6.0, dtype=np.float32)}}
-CARD = {'num_steps': 4, 'training': {'seconds': 1.5, 'final_loss': None}}
+CARD = dict.fromkeys(cards.KEYS) | {'num_steps': 4}
 
 
 def state(step=3, ema_decay=0.9, params=PARAMS):
@@ -82,3 +82,25 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
   save(tmp_path / 'run' / 'student_00004' / 'checkpoints', state())
   with pytest.raises(UserError, match='student_00004'):
     checkpoints.load(tmp_path / 'run')
+
+
+def damage(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+  'path', ['card/metadata', 'weights/_METADATA', 'weights/manifest.ocdbt']
+)
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, path):
+  save(tmp_path, state())
+  damage(tmp_path / '3' / path)
+  with pytest.raises(UserError, match='cannot be read') as caught:
+    checkpoints.load(tmp_path)
+  assert '\n' not in str(caught.value)
+
+
+def test_another_program_s_card_is_refused(tmp_path):
+  with checkpoints.CheckpointFolder(tmp_path) as folder:
+    folder.save(state(), {'epoch': 7})
+  with pytest.raises(UserError, match='has no num_steps'):
+    checkpoints.load(tmp_path)

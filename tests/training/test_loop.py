@@ -11,7 +11,12 @@ import optax
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import checkpoints, loop, replicas
+from diffusion_distillation.training import (
+  cards,
+  checkpoints,
+  loop,
+  replicas,
+)
 from diffusion_distillation.training.log import Progress, RunLog, duration
 from diffusion_distillation.training.state import create_state
 from tests.conftest import tiny_config
@@ -38,7 +43,7 @@ def compiled():
   return replicas.compile_step(toy_step, in_axes=(0, 0, None))
 
 
-def make_stage(compiled, workdir, folder, log, *, stop_at=None, bad_at=None):
+def make_stage(compiled, folder, log, *, stop_at=None, bad_at=None):
   train = tiny_config().train
   train.update(log_loss_every_steps=2, checkpoint_every_secs=0)
 
@@ -56,7 +61,7 @@ def make_stage(compiled, workdir, folder, log, *, stop_at=None, bad_at=None):
     batches=batches,
     train=train,
     checkpoints=folder,
-    card={},
+    card=dict.fromkeys(cards.KEYS),
     log=log,
     evaluate=None,
   )
@@ -72,7 +77,7 @@ def run(compiled, workdir, **kwargs):
   log = RunLog(workdir)
   folder = checkpoints.CheckpointFolder(workdir / 'checkpoints')
   with folder:
-    stage = make_stage(compiled, workdir, folder, log, **kwargs)
+    stage = make_stage(compiled, folder, log, **kwargs)
     weights = loop.run(stage, jax.tree.map(np.asarray, start))
   log.close()
   return weights, (workdir / 'metrics.jsonl').read_text()
@@ -100,7 +105,9 @@ def test_a_finished_training_is_not_done_again(compiled, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_its_update(compiled, tmp_path):
   with pytest.raises(UserError, match=r'teacher: loss nan .* at update 6') as e:
     run(compiled, tmp_path, bad_at=5)
-  assert str(tmp_path / 'checkpoints') in str(e.value)
+  assert f'last good checkpoint is {tmp_path / "checkpoints" / "4"};' in str(
+    e.value
+  )
   # The last good one is there, and the log ends with it.
   assert checkpoints.find(tmp_path).name == '4'
   assert (
@@ -111,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_update(compiled, tmp_path):
 def test_evaluations_come_at_their_interval_and_are_logged(compiled, tmp_path):
   log, seen = RunLog(tmp_path), []
   with checkpoints.CheckpointFolder(tmp_path / 'checkpoints') as folder:
-    stage = make_stage(compiled, tmp_path, folder, log)
+    stage = make_stage(compiled, folder, log)
     stage.train.eval_every_steps = 3
 
     def evaluate(weights, card, name):
@@ -120,12 +127,14 @@ def test_evaluations_come_at_their_interval_and_are_logged(compiled, tmp_path):
 
     stage = dataclasses.replace(stage, evaluate=evaluate)
     start = create_state(
-      {'w': jnp.float32(1)}, optax.identity(), num_updates=7, ema_decay=0.0
+      {'w': jnp.float32(1)}, optax.identity(), num_updates=7, ema_decay=0.5
     )
     loop.run(stage, jax.tree.map(np.asarray, start))
   log.close()
   assert seen == ['teacher_0000003', 'teacher_0000006']
-  assert (tmp_path / 'metrics.jsonl').read_text().count('frechet') == 2
+  # Of the average, which the toy step leaves at 1, not of the parameters.
+  log = (tmp_path / 'metrics.jsonl').read_text()
+  assert log.count('"frechet_distance": 1.0') == 2
 
 
 def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
@@ -145,3 +154,35 @@ def test_duration():
     '0:01:01',
     '2:02:05',
   ]
+
+
+def test_a_loss_that_is_never_finite_names_no_checkpoint(compiled, tmp_path):
+  with pytest.raises(UserError, match='last good checkpoint is none'):
+    run(compiled, tmp_path, bad_at=0)
+
+
+def test_tensorboard_shows_what_the_log_has_after_a_kill(compiled, tmp_path):
+  with pytest.raises(KilledError):
+    run(compiled, tmp_path, stop_at=5)
+  for _ in range(2):  # the second finds the training finished
+    _, log = run(compiled, tmp_path)
+    (events,) = (tmp_path / 'tensorboard' / 'teacher').iterdir()
+    assert events.read_bytes().count(b'loss') == log.count('"loss"') == 4
+
+
+def test_a_torn_line_of_the_log_is_dropped(compiled, tmp_path):
+  want = run(compiled, tmp_path / 'whole')
+  with pytest.raises(KilledError):
+    run(compiled, tmp_path / 'torn', stop_at=5)
+  with (tmp_path / 'torn' / 'metrics.jsonl').open('a') as file:
+    file.write('{"stage": "teach')
+  assert run(compiled, tmp_path / 'torn') == want
+
+
+def test_updates_per_call_divide_all_updates(monkeypatch):
+  train = tiny_config().train
+  train.substeps = 10
+  assert replicas.updates_per_call(train, 600) == 1  # on CPU
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert replicas.updates_per_call(train, 600) == 10
+  assert replicas.updates_per_call(train, 604) == 2

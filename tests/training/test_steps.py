@@ -133,6 +133,58 @@ def test_one_compilation_serves_all_rounds_and_lengths(
   assert replicas.compilations['distill_step'] == 1
 
 
+@pytest.mark.parametrize('make', ['teacher', 'student'])
+def test_weighting_and_schedule_are_the_config_s(make):
+  """The loss of w z with w = 0 is the weight's mean times that of x^2."""
+
+  def loss(**changes):
+    config = tiny_config()
+    config.model.update(changes)
+    if make == 'teacher':
+      config = teacher_config(config)
+      step = make_train_step(Spy(), optax.identity(), config)
+      axes, args = (None, 0, None), ()
+    else:
+      step = make_distill_step(Spy(), optax.identity(), config)
+      teacher = {'teacher': jnp.float32(0.5)}
+      axes, args = (None, None, None, 0, None), (teacher, jnp.int32(4))
+    state = create_state(
+      {'w': jnp.float32(0)}, optax.identity(), num_updates=1, ema_decay=0.0
+    )
+    replicated = jax.vmap(step, axes, axis_name='batch')
+    _, metrics = replicated(state, *args, split(batch(), 1), KEY)
+    return float(metrics['loss'][0])
+
+  names = ('constant', 'snr', 'snr_trunc', 'v_mse')
+  constant, snr, snr_trunc, v_mse = (
+    loss(mean_loss_weight_type=name) for name in names
+  )
+  np.testing.assert_allclose(v_mse, constant + snr, rtol=1e-4)
+  assert max(constant, snr) < snr_trunc < v_mse
+  narrow = {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 0.0}
+  assert loss(train_logsnr_schedule=narrow) != snr_trunc
+
+
+def test_the_average_follows_the_parameters():
+  # e_1 = p_1, then e_n = d e_{n-1} + (1 - d) p_n.
+  config = tiny_config()
+  config.train.update(ema_decay=0.5, learning_rate=0.1, grad_clip=1.0)
+  step = make_distill_step(Spy(), make_optimizer(config.train), config)
+  state = start({'w': jnp.float32(0.9)}, config)
+  replicated = jax.vmap(step, (None, None, None, 0, None), axis_name='batch')
+  teacher, average = {'teacher': jnp.float32(0.1)}, None
+  for i in range(3):
+    state, _ = replicated(
+      state, teacher, jnp.int32(4), split(batch(seed=i), 1), KEY
+    )
+    state = jax.tree.map(lambda a: a[0], state)
+    w = float(state.params['w'])
+    average = w if average is None else 0.5 * average + 0.5 * w
+    np.testing.assert_allclose(state.ema_params['w'], average, rtol=1e-5)
+    assert state.weights is state.ema_params
+  assert abs(average - w) > 1e-3
+
+
 class Spy:
   """A denoiser x_hat = w z, whose teacher must not be differentiated."""
 
@@ -243,14 +295,15 @@ def test_the_teacher_s_times(num_steps):
 
 
 def test_a_replica_s_keys_are_its_place_in_the_global_batch():
-  def keys(parts):
+  def keys(parts, step=3, purpose=0):
     data = jax.vmap(
       lambda _: jax.random.key_data(
-        update.example_keys(KEY, jnp.int32(3), 8 // parts)
+        update.example_keys(KEY, jnp.int32(step), 8 // parts)[purpose]
       ),
       axis_name='batch',
     )(jnp.arange(parts))
     return np.asarray(data).reshape(8, -1)
 
   np.testing.assert_array_equal(keys(1), keys(4))
-  assert len(np.unique(keys(1), axis=0)) == 8
+  every = [keys(1, step, purpose) for step in (3, 4) for purpose in range(3)]
+  assert len(np.unique(np.concatenate(every), axis=0)) == 8 * 6

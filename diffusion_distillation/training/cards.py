@@ -1,0 +1,48 @@
+"""Cards: what a checkpoint says of its weights, so that none is a riddle."""
+
+from diffusion_distillation.training.run_folder import versions
+
+# What every card says; `training` is added when a checkpoint is saved.
+KEYS = (
+  'num_steps',
+  'sampler',
+  'mean_type',
+  'args',
+  'logsnr_schedule',
+  'clip',
+  'logvar_type',
+  'image_shape',
+  'num_classes',
+  'dataset',
+  'parent',
+  'config',
+  'versions',
+  'training',
+)
+
+
+def card_of(config, dataset, num_steps=None, parent=None):
+  """Returns what the weights of a training are, as JSON values.
+
+  Args:
+    config: of the training.
+    dataset: its Dataset.
+    num_steps: sampling steps of the weights.
+    parent: path of the checkpoint they are distilled from; None is a teacher.
+  """
+  model = config.model.to_dict()
+  return {
+    'num_steps': num_steps,
+    'sampler': config.sampler if parent is None else 'ddim',
+    'mean_type': model['mean_type'],
+    'args': model['args'],
+    'logsnr_schedule': model['eval_logsnr_schedule'],
+    'clip': model['eval_clip_denoised'],
+    'logvar_type': model['logvar_type'],
+    'image_shape': list(dataset.image_shape),
+    'num_classes': dataset.num_classes,
+    'dataset': config.dataset.to_dict(),
+    'parent': parent,
+    'config': config.to_dict(),
+    'versions': versions(),
+  }

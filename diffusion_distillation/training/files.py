@@ -1,0 +1,37 @@
+"""Small files of a run folder, safe against being killed while writing."""
+
+import json
+import os
+import pathlib
+
+
+def write_text(path, text):
+  """Writes a file whole or not at all."""
+  path = pathlib.Path(path)
+  new = path.with_name(f'{path.name}.new')
+  new.write_text(text)
+  os.replace(new, path)
+
+
+def read_jsonl(path):
+  """Returns the JSON lines of a file, without a last one that is torn."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    return []
+  whole, _, _ = path.read_text().rpartition('\n')
+  return [json.loads(line) for line in whole.splitlines()]
+
+
+def write_jsonl(path, entries):
+  """Writes JSON lines, whole or not at all."""
+  write_text(path, ''.join(f'{json.dumps(entry)}\n' for entry in entries))
+
+
+def append_jsonl(path, entry):
+  """Adds a JSON line; a torn line before it goes."""
+  with pathlib.Path(path).open('a+') as file:
+    file.seek(0)
+    text = file.read()
+    if not text.endswith('\n'):
+      file.truncate(len(text[: text.rfind('\n') + 1].encode()))
+    file.write(json.dumps(entry) + '\n')

@@ -1,0 +1,144 @@
+"""Algorithm 2 itself, with steps that only say what they were given."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import checkpoints, progressive
+from diffusion_distillation.training.log import RunLog
+from diffusion_distillation.training.settings import check
+
+
+class Recorder:
+  """Stands in for `replicas.compile_step`; an update adds 1 to the weights."""
+
+  def __init__(self):
+    self.calls = []
+
+  def compile_step(self, step, in_axes):
+    del in_axes
+
+    def updates(state, *args):
+      self.calls.append((step.__name__, state, args))
+      ones = np.ones((jax.device_count(), 1), np.float32)
+      metrics = {'loss': ones, 'grad_norm': ones, 'learning_rate': ones}
+      params = jax.tree.map(lambda p: p + 1, state.params)
+      average = state.ema_params
+      if average is not None:
+        average = jax.tree.map(lambda p: p + 100, params)
+      return state.replace(
+        step=state.step + 1, params=params, ema_params=average
+      ), metrics
+
+    return updates
+
+
+def train(config, workdir, monkeypatch, teacher=None):
+  recorder = Recorder()
+  monkeypatch.setattr(
+    progressive.replicas, 'compile_step', recorder.compile_step
+  )
+  dataset, _ = check(config)
+  workdir.mkdir()
+  log = RunLog(workdir)
+  trainer = progressive.Trainer(config, dataset, workdir, teacher, log, None)
+  trainer.run()
+  log.close()
+  return recorder.calls
+
+
+def leaf(weights):
+  return np.asarray(jax.tree.leaves(weights)[0]).reshape(-1)[0]
+
+
+def test_each_round_distills_the_one_before(config, tmp_path, monkeypatch):
+  config.distillation.update(
+    start_num_steps=8, steps_per_iter={4: 2, 2: 3, 1: 1}
+  )
+  calls = train(config, tmp_path / 'run', monkeypatch)
+  names = [name for name, _, _ in calls]
+  assert names == ['train_step'] * 4 + ['distill_step'] * 6
+
+  # The teacher's average is what is distilled, then each student's weights.
+  rounds = [calls[4:6], calls[6:9], calls[9:10]]
+  before = leaf(checkpoints.load(tmp_path / 'run' / 'teacher').weights)
+  last_teacher_state = calls[3][1]
+  np.testing.assert_allclose(before, leaf(last_teacher_state.params) + 101)
+  for updates, num_steps in zip(rounds, (4, 2, 1), strict=True):
+    for i, (_, state, (teacher, steps, _, _)) in enumerate(updates):
+      np.testing.assert_allclose(leaf(teacher), before)
+      np.testing.assert_allclose(leaf(state.params), before + i)
+      assert int(steps) == num_steps
+      assert int(np.asarray(state.num_updates).reshape(-1)[0]) == len(updates)
+    before += len(updates)
+    saved = checkpoints.load(tmp_path / 'run' / f'student_{num_steps:05}')
+    np.testing.assert_allclose(leaf(saved.weights), before)
+
+
+def test_no_two_trainings_share_their_noise_or_their_order(
+  config, tmp_path, monkeypatch
+):
+  calls = train(config, tmp_path / 'run', monkeypatch)
+  firsts = [calls[0], calls[4], calls[7]]  # of the teacher and two rounds
+  keys = {tuple(jax.random.key_data(c[2][-1]).tolist()) for c in firsts}
+  images = {np.asarray(c[2][-2]['image']).tobytes() for c in firsts}
+  assert len(keys) == len(images) == 3
+  # Within a training the key stays, and the step makes the noise new.
+  assert jax.random.key_data(calls[0][2][-1]).tolist() == (
+    jax.random.key_data(calls[1][2][-1]).tolist()
+  )
+
+
+@pytest.mark.parametrize('who', ['teacher', 'student'])
+def test_dropout_is_that_of_whoever_is_trained(
+  config, tmp_path, monkeypatch, who
+):
+  section = config.teacher.model if who == 'teacher' else config.model
+  section.args.dropout = 0.4
+  seen = []
+  for name in ('make_train_step', 'make_distill_step'):
+    original = getattr(progressive, name)
+
+    def spy(denoiser, optimizer, config, original=original):
+      seen.append((denoiser.network.dropout, config.model.args.dropout))
+      return original(denoiser, optimizer, config)
+
+    monkeypatch.setattr(progressive, name, spy)
+  train(config, tmp_path / 'run', monkeypatch)
+  rates = (0.4, 0.0) if who == 'teacher' else (0.0, 0.4)
+  assert seen == [(rate, rate) for rate in rates]
+
+
+def test_the_optimizer_is_that_of_whoever_is_trained(
+  config, tmp_path, monkeypatch
+):
+  seen, original = [], progressive.make_optimizer
+
+  def spy(section):
+    seen.append((section.learning_rate, section.ema_decay))
+    return original(section)
+
+  monkeypatch.setattr(progressive, 'make_optimizer', spy)
+  train(config, tmp_path / 'run', monkeypatch)
+  assert seen == [(1e-3, 0.999), (config.train.learning_rate, 0.0)]
+
+
+def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
+  config.distillation.steps_per_iter = 1
+  train(config, tmp_path / 'run', monkeypatch)
+  path = tmp_path / 'run' / 'teacher'
+  _, denoiser = check(config)
+  found = progressive.find_teacher(path, config, denoiser)
+  assert found == str(path / 'checkpoints' / '4')
+  assert progressive.find_teacher(None, config, denoiser) is None
+  for section, key, value in (
+    (config.model, 'mean_type', 'x'),
+    (config.model.args, 'logsnr_input_type', 'linear'),
+    (config.model.train_logsnr_schedule, 'name', 'uniform'),
+  ):
+    before, section[key] = section[key], value
+    _, denoiser = check(config)
+    with pytest.raises(UserError, match='they must agree'):
+      progressive.find_teacher(path, config, denoiser)
+    section[key] = before
