@@ -13,7 +13,7 @@ from configs import base, digits_base
 
 def get_config():
   config = base.to_distill(digits_base.get_config())
-  config.train.learning_rate = 5e-4
+  config.train.learning_rate = 1e-3
   config.distillation.start_num_steps = 64
-  config.distillation.steps_per_iter = 600
+  config.distillation.steps_per_iter = 800
   return config
