@@ -95,10 +95,16 @@ class UNet(nn.Module):
       raise ValueError(
         f'unknown logsnr_input_type {self.logsnr_input_type!r}; known: {known}'
       )
+    scale = tuple(self.logsnr_scale_range)
+    if len(scale) != 2 or not scale[0] < scale[1]:
+      raise ValueError(
+        f'logsnr_scale_range must be a smaller and a larger number, got {scale}'
+      )
     if self.dtype not in DTYPES:
       known = ', '.join(DTYPES)
       raise ValueError(f'unknown dtype {self.dtype!r}; known: {known}')
-    if not self.ch_mult or min(self.ch_mult) < 1:
+    whole = all(isinstance(mult, int) for mult in self.ch_mult)
+    if not self.ch_mult or not whole or min(self.ch_mult) < 1:
       raise ValueError(
         f'ch_mult must be one or more positive ints, got {tuple(self.ch_mult)}'
       )

@@ -54,13 +54,14 @@ def rounds(distillation):
 def _updates(steps_per_iter, num_steps):
   updates = steps_per_iter
   if isinstance(updates, Mapping):
-    by_steps = {int(steps): updates[steps] for steps in updates}
-    if num_steps not in by_steps:
+    # Keys may be strings, as ml_collections and JSON have them.
+    by_steps = {str(steps): updates[steps] for steps in updates}
+    if str(num_steps) not in by_steps:
       raise ValueError(
         'distillation.steps_per_iter says nothing of the round to '
         f'{num_steps} steps; add a key {num_steps}, or give one number for all'
       )
-    updates = by_steps[num_steps]
+    updates = by_steps[str(num_steps)]
   if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
     raise ValueError(
       'distillation.steps_per_iter must be a positive number of updates, or a '
