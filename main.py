@@ -59,8 +59,10 @@ def main(argv):
     else:
       mode = getattr(modes, _MODE.value)
       mode(_CONFIG.value, _WORKDIR.value)
-  except UserError as error:
+  except (UserError, OSError) as error:
     sys.exit(f'error: {error}')
+  except KeyboardInterrupt:
+    sys.exit('stopped; the same command goes on')
 
 
 def parse_flags(argv):

@@ -109,7 +109,7 @@ def evaluate_checkpoint(path, num_steps):
 
 
 def _given(value, flag):
-  if value is None:
+  if not value:
     raise UserError(f'this mode needs {flag}')
   return value
 

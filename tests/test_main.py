@@ -41,6 +41,10 @@ TINY = [
 ]
 
 
+class KilledError(Exception):
+  pass
+
+
 def run(*args):
   """Runs main.py in this process; returns what it exits with (None: well)."""
   for name in list(flags.FLAGS):
@@ -100,14 +104,14 @@ def test_one_command_does_everything(workdir):
   for row in report['rows']:
     assert 0 <= row['precision'] <= 1 and 1 <= row['classifier_score'] <= 10
   page = (workdir / 'report' / 'index.html').read_text()
-  assert page.count('data:image/png;base64,') == 1 + len(rows)
+  assert page.count('data:image/png;base64,') == 2 + len(rows)
   assert 'src="http' not in page
   for path in [
     workdir / 'report' / 'fid_vs_steps.png',
     *(workdir / 'samples').glob('*.png'),
   ]:
     Image.open(path).verify()
-  assert len(list((workdir / 'samples').glob('*.png'))) == 1 + len(rows)
+  assert len(list((workdir / 'samples').glob('*.png'))) == 2 + len(rows)
   log = [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -136,7 +140,10 @@ def test_the_same_command_again_does_nothing_anew(workdir):
   assert run(*TINY, f'--workdir={workdir}') is None
   after = files(workdir)
   changed = {p for p in after if after[p] != before.get(p)}
-  assert all('/report/' in p or '/tensorboard/' in p for p in changed)
+  assert all(
+    '/report/' in p or '/tensorboard/' in p or 'training_images' in p
+    for p in changed
+  )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
       def batches(start, given=stage.batches):
         for i, batch in enumerate(given(start=start), start):
           if (stage.name, i) == (name, update):
-            raise KeyboardInterrupt
+            raise KilledError
           yield batch
 
       return original(dataclasses.replace(stage, batches=batches), state)
@@ -162,7 +169,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     monkeypatch.setattr(
       'diffusion_distillation.training.progressive.run', run_until_killed
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KilledError):
       run(*TINY, f'--workdir={path}')
     assert 'has had' in run(*TINY, f'--workdir={path}', '--mode=evaluate') or (
       'no checkpoint' in run(*TINY, f'--workdir={path}', '--mode=report')
@@ -370,6 +377,7 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
   ('args', 'message'),
   [
     (['--seeds=9-1'], '--seeds=9-1 does not parse'),
+    (['--out='], '--out=FILE.npz'),
     (['--out=/dev/null/x.npz'], '--out cannot be written'),
     (['--checkpoint=/nowhere'], 'no checkpoint at /nowhere'),
     (['--num_steps=0'], 'num_steps'),

@@ -49,8 +49,9 @@ def get_logsnr_schedule(name, *, logsnr_min=-20.0, logsnr_max=20.0):
   if name not in SCHEDULES:
     known = ', '.join(SCHEDULES)
     raise ValueError(f'unknown log-SNR schedule {name!r}; known: {known}')
-  if not logsnr_min < logsnr_max:
+  if not -math.inf < logsnr_min < logsnr_max < math.inf:
     raise ValueError(
-      f'logsnr_min {logsnr_min} must be below logsnr_max {logsnr_max}'
+      f'logsnr_min {logsnr_min} must be below logsnr_max {logsnr_max}, and '
+      'both finite'
     )
   return SCHEDULES[name](logsnr_min, logsnr_max)

@@ -26,8 +26,10 @@ class Evaluator:
       num_samples: generated images per figure, of the seeds from 0 on.
     """
     self._classifier = Classifier(dataset.name)
-    self._train, train_probabilities = self._classifier(_images(dataset.train))
-    self._heldout, _ = self._classifier(_images(dataset.heldout))
+    self._train, train_probabilities = self._classifier(
+      example_images(dataset.train)
+    )
+    self._heldout, _ = self._classifier(example_images(dataset.heldout))
     self._statistics = metrics.statistics(self._train)
     self._heldout_statistics = metrics.statistics(self._heldout)
     self.seeds = np.arange(num_samples)
@@ -62,7 +64,8 @@ class Evaluator:
     }
 
 
-def _images(examples):
+def example_images(examples):
+  """Returns the images of a sequence of examples, (N, H, W, C) uint8."""
   return np.stack([example['image'] for example in examples])
 
 

@@ -80,7 +80,7 @@ def plot_fid_vs_steps(report, path):
         label=label,
       )
   axes.axhline(
-    report['floor'], color='0.6', lw=1, label='Held-out images (floor)'
+    report['floor'], color='0.6', lw=1, label=report['metric']['heldout']
   )
   axes.set_xscale('log', base=2)
   axes.set_yscale('log')

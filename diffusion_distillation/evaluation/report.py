@@ -9,10 +9,12 @@ from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
   Evaluator,
   Rows,
+  example_images,
   plan_rows,
 )
-from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training import checkpoints, files
 from diffusion_distillation.training.log import duration
+from diffusion_distillation.training.run_folder import versions
 from diffusion_distillation.training.settings import rounds
 
 _FIGURES = (
@@ -83,14 +85,16 @@ def write_report(config, dataset, workdir):
   report = make_report(config, dataset, workdir)
   folder = workdir / 'report'
   folder.mkdir(exist_ok=True)
-  (folder / 'report.json').write_text(json.dumps(report, indent=2) + '\n')
+  files.write_text(folder / 'report.json', json.dumps(report, indent=2) + '\n')
   plots.plot_fid_vs_steps(report, folder / 'fid_vs_steps.png')
-  grids = [
+  real = workdir / 'samples' / 'training_images.png'
+  plots.save_grid(example_images(dataset.train), real)
+  grids = [real] + [
     workdir / 'samples' / f'{row["sampler"]}_{row["num_steps"]:05}.png'
     for row in report['rows']
   ]
   page = _page(config, report, folder / 'fid_vs_steps.png', grids)
-  (folder / 'index.html').write_text(page)
+  files.write_text(folder / 'index.html', page)
   return folder
 
 
@@ -116,7 +120,8 @@ def _page(config, report, curve, grids):
     for path in grids
     if path.exists()
   )
-  settings = html.escape(str(config))
+  settings = html.escape(json.dumps(config.to_dict(), indent=2))
+  made_with = ', '.join(f'{k} {v}' for k, v in versions().items())
   return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -135,22 +140,26 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto; }}
 <p>Frechet distance in {html.escape(metric['features'])} of
 {metric['num_samples']} samples against {html.escape(metric['reference'])}, and
 (heldout) against {html.escape(metric['heldout'])}. The held-out images
-themselves are {report['floor']:.3g} from the training images; these have a
-classifier score of {report['train_classifier_score']:.3g}. Seconds are for
-drawing all samples, without compilation.</p>
+themselves are {report['floor']:.3g} from the training images: that is real
+data, but few images, which raises the figure, so more samples can come below
+it. The training images have a classifier score of
+{report['train_classifier_score']:.3g}. Seconds are for drawing all samples,
+without compilation. In one step, ancestral sampling is DDIM.</p>
 {_picture(curve)}
 <h2>Samplers</h2>{table}
 <h2>Training</h2>{times}
 <p>Compilations: {html.escape(json.dumps(report['compilations']))}</p>
-<h2>Samples, all from the same noise</h2>{pictures}
-<h2>Settings</h2><pre>{settings}</pre>
+<h2>Samples, all from the same initial noise</h2>{pictures}
+<h2>Settings</h2><p>{html.escape(made_with)}</p><pre>{settings}</pre>
 </body></html>
 """
 
 
 def _caption(path):
-  sampler, num_steps = path.stem.rsplit('_', 1)
-  return f'{sampler}, {int(num_steps)} steps'
+  sampler, _, num_steps = path.stem.rpartition('_')
+  if not num_steps.isdigit():
+    return path.stem.replace('_', ' ')
+  return f'{sampler}, {int(num_steps)} step{"s" * (int(num_steps) > 1)}'
 
 
 def _picture(path):

@@ -1,5 +1,6 @@
 """Samples as files: a .npz, or a folder of PNGs."""
 
+import os
 import pathlib
 import re
 import tempfile
@@ -35,6 +36,10 @@ def parse_seeds(text):
   return np.concatenate(seeds)
 
 
+def _is_npz(out):
+  return out.suffix.lower() == '.npz'
+
+
 def check_writable(out):
   """Makes the folder that `out` needs.
 
@@ -42,12 +47,12 @@ def check_writable(out):
     UserError: it cannot be made or written.
   """
   out = pathlib.Path(out)
-  folder = out.parent if out.suffix == '.npz' else out
+  folder = out.parent if _is_npz(out) else out
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       pass
-    if out.suffix == '.npz' and out.is_dir():
+    if _is_npz(out) and out.is_dir():
       raise IsADirectoryError(f'{out} is a folder')
   except OSError as error:
     raise UserError(f'--out cannot be written: {error}') from error
@@ -80,9 +85,12 @@ def write_samples(path, *, seeds, out, num_steps=None, batch_size=512):
     progress.show,
   )
   out = pathlib.Path(out)
-  if out.suffix == '.npz':
+  if _is_npz(out):
     labels = labels_of(seeds, card['num_classes']).astype(np.int32)
-    np.savez(out, arr_0=images, arr_1=labels)
+    new = out.with_name(f'{out.name}.new')
+    with new.open('wb') as file:  # a file that is there is not lost half-way
+      np.savez(file, arr_0=images, arr_1=labels)
+    os.replace(new, out)
     return
   for seed, image in zip(seeds, images, strict=True):
     plots.to_image(image).save(out / f'{seed:06}.png')

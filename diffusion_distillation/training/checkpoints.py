@@ -92,10 +92,11 @@ class CheckpointFolder:
     }
     if template.ema_params is not None:
       training['params'] = template.params
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(training=ocp.args.StandardRestore(training)),
-    )['training']
+    with _reading(self.path / str(step)):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(training=ocp.args.StandardRestore(training)),
+      )['training']
     averaged = template.ema_params is not None
     state = template.replace(
       step=restored['step'],

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 
+from diffusion_distillation.errors import UserError
+
 
 def write_text(path, text):
   """Writes a file whole or not at all."""
@@ -14,12 +16,22 @@ def write_text(path, text):
 
 
 def read_jsonl(path):
-  """Returns the JSON lines of a file, without a last one that is torn."""
+  """Returns the JSON lines of a file, without a last one that is torn.
+
+  Raises:
+    UserError: a line before that is none.
+  """
   path = pathlib.Path(path)
   if not path.exists():
     return []
   whole, _, _ = path.read_text().rpartition('\n')
-  return [json.loads(line) for line in whole.splitlines()]
+  try:
+    entries = [json.loads(line) for line in whole.splitlines()]
+    return [dict(entry) for entry in entries]
+  except (ValueError, TypeError) as error:
+    raise UserError(
+      f'{path} is damaged ({error}); remove the line, or the file'
+    ) from error
 
 
 def write_jsonl(path, entries):

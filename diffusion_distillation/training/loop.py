@@ -90,16 +90,34 @@ def run(stage, state):
     overdue = time.monotonic() - saved >= stage.train.checkpoint_every_secs
     if last or (overdue and not pending):
       host_state = replicas.unreplicate(state)
-      training = {
-        'updates': step,
-        'num_updates': num_updates,
-        'seconds': seconds + time.monotonic() - started,
-        'final_loss': loss,
-        'compilations': replicas.compilations[stage.step_name],
-      }
-      stage.checkpoints.save(host_state, {**stage.card, 'training': training})
+      _save(stage, host_state, seconds + time.monotonic() - started, loss)
       saved = time.monotonic()
   return host_state.weights
+
+
+def _save(stage, state, seconds, loss):
+  """Saves a state of host arrays, and its card.
+
+  Raises:
+    UserError: its weights are not finite. The loss is computed before the
+      update, so it cannot tell of the last one.
+  """
+  step = int(state.step)
+  weights = jax.tree.leaves((state.params, state.ema_params))
+  if not all(np.isfinite(leaf).all() for leaf in weights):
+    raise UserError(
+      f'{stage.name}: weights are not finite after update {step}; the last '
+      f'good checkpoint is {stage.checkpoints.newest()}; lower '
+      'train.learning_rate in a new --workdir'
+    )
+  training = {
+    'updates': step,
+    'num_updates': int(state.num_updates),
+    'seconds': seconds,
+    'final_loss': loss,
+    'compilations': replicas.compilations[stage.step_name],
+  }
+  stage.checkpoints.save(state, {**stage.card, 'training': training})
 
 
 def _crosses(before, after, interval):
@@ -118,7 +136,7 @@ def _log(stage, step, pending, progress):
       f'{stage.name}: loss {values["loss"][np.argmin(finite)]} and gradient '
       f'norm {values["grad_norm"][np.argmin(finite)]} at update {bad}; the '
       f'last good checkpoint is {stage.checkpoints.newest()}; lower '
-      'train.learning_rate or train.grad_clip'
+      'train.learning_rate or train.grad_clip in a new --workdir'
     )
   means = {name: float(np.mean(value)) for name, value in values.items()}
   stage.log.write(stage.name, step, means)

@@ -158,12 +158,19 @@ def find_teacher(path, config, denoiser):
   if path is None:
     return None
   teacher = checkpoints.load(path, denoiser.param_shapes())
+  training = teacher.card['training']
+  if training['updates'] < training['num_updates']:
+    raise UserError(
+      f'the teacher {teacher.path} has had {training["updates"]} of '
+      f'{training["num_updates"]} updates; finish its training first'
+    )
   model = config.model.to_dict()
+  trained = teacher.card['config']['model']
   # What the shapes of the weights do not tell.
   theirs = {
     'mean_type': teacher.card['mean_type'],
     'num_classes': teacher.card['num_classes'],
-    'train_logsnr_schedule': teacher.card['logsnr_schedule'],
+    'train_logsnr_schedule': trained['train_logsnr_schedule'],
     **teacher.card['args'],
   }
   ours = {

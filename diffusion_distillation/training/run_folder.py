@@ -53,7 +53,11 @@ def open_run_folder(workdir, config, *, teacher=None, create=False):
         )
     elif not create:
       raise UserError(f'{workdir} holds no run; --mode=train makes one')
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.is_dir() and any(
+      # What a run that was killed at its very beginning leaves behind.
+      file.name != 'config.json.new'
+      for file in workdir.iterdir()
+    ):
       raise UserError(
         f'{workdir} is not empty and holds no run; choose another --workdir'
       )

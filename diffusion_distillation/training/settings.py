@@ -115,6 +115,8 @@ def check(config):
     denoiser.param_shapes()
   except (ValueError, TypeError) as error:
     raise UserError(f'config: {error}') from error
+  except (KeyError, AttributeError) as error:
+    raise UserError(f'config: it lacks the key {error}') from error
   return dataset, denoiser
 
 
@@ -125,18 +127,18 @@ _BOUNDS = {
   'seed': (0, 2**32 - 1),
   'train.batch_size': (1, None),
   'train.num_updates': (1, 2**31 - 1),
-  'train.learning_rate': (0, None),
+  'train.learning_rate': (0, 1e6),
   'train.learning_rate_warmup_steps': (0, 2**31 - 1),
   'train.learning_rate_anneal_steps': (1, 2**31 - 1),
-  'train.weight_decay': (0, None),
-  'train.ema_decay': (0, 1),
-  'train.grad_clip': (0, None),
+  'train.weight_decay': (0, 1e6),
+  'train.ema_decay': (0, 1 - 1e-9),
+  'train.grad_clip': (1e-9, None),
   'train.substeps': (1, None),
   'train.log_loss_every_steps': (1, None),
   'train.checkpoint_every_secs': (0, None),
   'train.eval_every_steps': (1, None),
-  'model.args.ch': (4, None),
-  'model.args.emb_ch': (1, None),
+  'model.args.ch': (4, 2**16),
+  'model.args.emb_ch': (1, 2**16),
   'model.args.num_res_blocks': (1, None),
   'model.args.num_heads': (1, None),
   'model.args.head_dim': (1, None),
@@ -145,7 +147,7 @@ _BOUNDS = {
   'model.eval_sampling_num_steps': (1, _LARGEST),
   'distillation.start_num_steps': (2, _LARGEST),
   'distillation.end_num_steps': (1, _LARGEST),
-  'eval.num_samples': (4, 2**32),
+  'eval.num_samples': (4, 10_000_000),
   'eval.batch_size': (1, None),
 }
 

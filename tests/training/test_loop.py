@@ -34,6 +34,7 @@ def toy_step(state, batch, key):
   w = 0.9 * state.params['w'] + jnp.mean(batch['x']) + jax.random.normal(key)
   w = jax.lax.pmean(w, 'batch')
   loss = jnp.where(jnp.any(batch['x'] == 666), jnp.nan, w)
+  w = jnp.where(jnp.any(batch['x'] == 667), jnp.inf, w)
   metrics = {'loss': loss, 'grad_norm': w, 'learning_rate': w}
   return state.replace(step=state.step + 1, params={'w': w}), metrics
 
@@ -43,7 +44,7 @@ def compiled():
   return replicas.compile_step(toy_step, in_axes=(0, 0, None))
 
 
-def make_stage(compiled, folder, log, *, stop_at=None, bad_at=None):
+def make_stage(compiled, folder, log, *, stop_at=None, bad_at=None, bad=666):
   train = tiny_config().train
   train.update(log_loss_every_steps=2, checkpoint_every_secs=0)
 
@@ -51,7 +52,7 @@ def make_stage(compiled, folder, log, *, stop_at=None, bad_at=None):
     for i in itertools.count(start):
       if i == stop_at:
         raise KilledError
-      x = np.full(4, 666 if i == bad_at else i, np.float32)
+      x = np.full(4, bad if i == bad_at else i, np.float32)
       yield {'x': x}
 
   return loop.Stage(
@@ -186,3 +187,10 @@ def test_updates_per_call_divide_all_updates(monkeypatch):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert replicas.updates_per_call(train, 600) == 10
   assert replicas.updates_per_call(train, 604) == 2
+
+
+def test_weights_that_are_not_finite_are_not_saved(compiled, tmp_path):
+  # The last update's loss is still fine.
+  with pytest.raises(UserError, match='weights are not finite after update 7'):
+    run(compiled, tmp_path, bad_at=6, bad=667)
+  assert checkpoints.find(tmp_path).name == '6'

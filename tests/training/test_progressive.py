@@ -132,6 +132,9 @@ def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
   found = progressive.find_teacher(path, config, denoiser)
   assert found == str(path / 'checkpoints' / '4')
   assert progressive.find_teacher(None, config, denoiser) is None
+  # Sampled in another way it is the same teacher.
+  config.model.eval_logsnr_schedule.logsnr_max = 10.0
+  assert progressive.find_teacher(path, config, denoiser) == found
   for section, key, value in (
     (config.model, 'mean_type', 'x'),
     (config.model.args, 'logsnr_input_type', 'linear'),

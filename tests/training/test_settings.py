@@ -82,11 +82,14 @@ def test_the_teacher_differs_where_its_section_says(config):
     ('train.optimizer', 'lion', 'known: adam'),
     ('train.learning_rate_anneal_type', 'cosine', 'known: constant'),
     ('train.batch_size', 6, 'split over 4 devices; use 4'),
-    ('train.learning_rate', float('nan'), 'at least 0'),
+    ('train.learning_rate', float('nan'), '0 to 1000000.0'),
     ('train.log_loss_every_steps', 0, 'at least 1'),
     ('teacher.train.num_updates', 0, '1 to'),
     ('teacher.train.optimizer', 'lion', 'known: adam'),
     ('seed', -1, '0 to 4294967295'),
+    ('train.ema_decay', 1.0, 'ema_decay'),
+    ('train.learning_rate', float('inf'), 'learning_rate'),
+    ('model.eval_logsnr_schedule.logsnr_min', -float('inf'), 'finite'),
     ('seed', 2**32, '0 to 4294967295'),
     ('distillation.start_num_steps', 2**40, '2 to 1048576'),
     ('model.args.ch_mult', (0,), 'ch_mult'),
@@ -116,3 +119,10 @@ def test_a_config_that_makes_sense_gives_its_data_and_denoiser(config):
   assert dataset.num_classes == 10
   assert denoiser.image_shape == (8, 8, 1)
   assert jax.device_count() == 4
+
+
+def test_a_config_without_a_section_is_refused(config):
+  with config.unlocked():
+    del config.train
+  with pytest.raises(UserError, match='lacks the key'):
+    check(config)
