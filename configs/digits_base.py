@@ -29,7 +29,7 @@ def get_config():
   config.model.eval_sampling_num_steps = 64
 
   config.train.update(
-    num_updates=2000,
+    num_updates=2500,
     batch_size=64,
     learning_rate=1e-3,
     learning_rate_warmup_steps=100,

@@ -34,8 +34,8 @@ def toy_step(state, batch, key):
   w = 0.9 * state.params['w'] + jnp.mean(batch['x']) + jax.random.normal(key)
   w = jax.lax.pmean(w, 'batch')
   loss = jnp.where(jnp.any(batch['x'] == 666), jnp.nan, w)
-  w = jnp.where(jnp.any(batch['x'] == 667), jnp.inf, w)
   metrics = {'loss': loss, 'grad_norm': w, 'learning_rate': w}
+  w = jnp.where(jnp.any(batch['x'] == 667), jnp.inf, w)
   return state.replace(step=state.step + 1, params={'w': w}), metrics
 
 
