@@ -8,32 +8,36 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-MODES = ('train', 'sample', 'evaluate', 'report', 'plan')
+from configs.original import ConfigFile
+
+MODES = ('train', 'sample', 'evaluate', 'report', 'plan', 'export')
+
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The settings; --config.KEY=VALUE changes one.'
 )
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Run folder; the same command again resumes.'
-)
+flags.FLAGS['config'].parser = ConfigFile(name='config')
 _MODE = flags.DEFINE_enum(
   'mode', 'train', MODES, 'What to do; train does all that the config says.'
 )
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'Checkpoint folder, to sample or evaluate.'
+_OPTIONS = (
+  _CONFIG,
+  flags.DEFINE_string(
+    'workdir', None, 'Run folder; the same command again resumes.'
+  ),
+  flags.DEFINE_string(
+    'checkpoint', None, 'Checkpoint to sample, evaluate or export.'
+  ),
+  flags.DEFINE_integer(
+    'num_steps',
+    None,
+    "Sampling steps; the checkpoint's own by default.",
+    1,
+    2**20,
+  ),
+  flags.DEFINE_string('seeds', '0-63', 'One image each: 0-63 or 1,5,9.'),
+  flags.DEFINE_string('out', None, 'The file, or folder of PNGs, to write.'),
 )
-_NUM_STEPS = flags.DEFINE_integer(
-  'num_steps',
-  None,
-  "Sampling steps; the checkpoint's own by default.",
-  1,
-  2**20,
-)
-_SEEDS = flags.DEFINE_string('seeds', '0-63', 'One image each: 0-63 or 1,5,9.')
-_OUT = flags.DEFINE_string(
-  'out', None, 'Where samples go: FILE.npz, or a folder of PNGs.'
-)
-
 
 # What a wrong flag raises, and a config file that does not run.
 _WRONG_FLAG = (flags.Error, LookupError, AttributeError, ValueError)
@@ -48,17 +52,8 @@ def main(argv):
 
   logging.set_verbosity(logging.WARNING)
   try:
-    if _MODE.value == 'sample':
-      modes.sample(
-        _CHECKPOINT.value, _SEEDS.value, _OUT.value, _NUM_STEPS.value
-      )
-    elif _MODE.value == 'evaluate' and _CHECKPOINT.value:
-      modes.evaluate_checkpoint(_CHECKPOINT.value, _NUM_STEPS.value)
-    elif _MODE.value == 'plan':
-      modes.plan(_CONFIG.value)
-    else:
-      mode = getattr(modes, _MODE.value)
-      mode(_CONFIG.value, _WORKDIR.value)
+    options = {option.name: option.value for option in _OPTIONS}
+    modes.run(_MODE.value, options)
   except (UserError, OSError) as error:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt:

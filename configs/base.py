@@ -165,3 +165,15 @@ def to_distill(config):
     50_000, field_type=object
   )
   return config
+
+
+def paper_updates(start_num_steps):
+  """Returns the paper's updates of each round, by the student's steps.
+
+  50,000, and 100,000 to two and to one step (section 5.2).
+  """
+  students = [2**i for i in range(start_num_steps.bit_length() - 1)]
+  return {
+    str(num_steps): 50_000 if num_steps > 2 else 100_000
+    for num_steps in students
+  }

@@ -1,6 +1,7 @@
 """What main.py can be asked to do: one function for each mode."""
 
 import functools
+import inspect
 import json
 import sys
 
@@ -17,7 +18,7 @@ from diffusion_distillation.evaluation.sample_files import (
   parse_seeds,
   write_samples,
 )
-from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training import checkpoints, weight_files
 from diffusion_distillation.training import plan as plans
 from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.log import RunLog
@@ -30,6 +31,18 @@ from diffusion_distillation.training.run_folder import (
   teacher_of,
 )
 from diffusion_distillation.training.settings import check
+
+
+def run(mode, options):
+  """Does what a mode does.
+
+  Args:
+    mode: name of a function below.
+    options: mapping with the values of its arguments; the rest is not used.
+  """
+  function = globals()[mode]
+  wanted = inspect.signature(function).parameters
+  function(**{name: options[name] for name in wanted})
 
 
 def train(config, workdir):
@@ -64,8 +77,11 @@ def train(config, workdir):
   _show_report(config, dataset, workdir)
 
 
-def evaluate(config, workdir):
-  """Measures all rounds of a finished run anew."""
+def evaluate(config, workdir, checkpoint, num_steps):
+  """Measures all rounds of a finished run anew, or one checkpoint."""
+  if checkpoint:
+    _evaluate_checkpoint(checkpoint, num_steps, config)
+    return
   dataset, workdir = _finished(config, workdir)
   evaluate_run(config, dataset, workdir, anew=True)
   _show_report(config, dataset, workdir)
@@ -83,20 +99,30 @@ def plan(config):
   print(plans.plan(config, denoiser))
 
 
-def sample(checkpoint, seeds, out, num_steps):
+def sample(checkpoint, seeds, out, num_steps, config):
   """Draws samples of a checkpoint into `out`."""
   path = _given(checkpoint, '--checkpoint=PATH')
   seeds, out = parse_seeds(seeds), _given(out, '--out=FILE.npz or --out=FOLDER')
-  _warn_of_steps(path, num_steps)
-  write_samples(path, seeds=seeds, out=out, num_steps=num_steps)
+  checkpoint = _load(path, config)
+  _warn_of_steps(checkpoint, num_steps)
+  write_samples(checkpoint, seeds=seeds, out=out, num_steps=num_steps)
   print(f'wrote {len(seeds)} samples to {out}')
 
 
-def evaluate_checkpoint(path, num_steps):
+def export(checkpoint, out, config):
+  """Writes the weights of a checkpoint to one file."""
+  path = _given(checkpoint, '--checkpoint=PATH')
+  out = _given(out, "--out=FILE.safetensors, or FILE in the original's format")
+  checkpoint = _load(path, config)
+  weight_files.write(checkpoint, out)
+  print(f'wrote the weights of {checkpoint.path} to {out}')
+
+
+def _evaluate_checkpoint(path, num_steps, config):
   """Prints the figures of one checkpoint, by its own sampler, as JSON."""
-  checkpoint = checkpoints.load(path)
+  checkpoint = _load(path, config)
   card = checkpoint.card
-  _warn_of_steps(path, num_steps)
+  _warn_of_steps(checkpoint, num_steps)
   settings = card['config']['eval']
   dataset = load_dataset(card['dataset']['name'], card['dataset']['args'])
   evaluator = Evaluator(dataset, settings['num_samples'])
@@ -106,6 +132,14 @@ def evaluate_checkpoint(path, num_steps):
   )
   figures = {'num_steps': num_steps, **evaluator.measure(images)}
   print(json.dumps({'metric': evaluator.description, **figures}, indent=2))
+
+
+def _load(path, config):
+  """Returns the Checkpoint at a path; `config` describes the original's."""
+  if config is None or not weight_files.needs_config(path):
+    return checkpoints.load(path)
+  _, denoiser = check(config)
+  return checkpoints.load(path, denoiser.param_shapes(), config)
 
 
 def _given(value, flag):
@@ -121,12 +155,12 @@ def _finished(config, workdir):
   return dataset, open_run_folder(workdir, config)
 
 
-def _warn_of_steps(path, num_steps):
-  card = checkpoints.read_card(path)
-  if num_steps not in (None, card['num_steps']):
+def _warn_of_steps(checkpoint, num_steps):
+  made_for = checkpoint.card['num_steps']
+  if num_steps not in (None, made_for):
     print(
-      f'warning: this checkpoint was made for {card["num_steps"]} sampling '
-      f'steps, not {num_steps}',
+      f'warning: this checkpoint was made for {made_for} sampling steps, not '
+      f'{num_steps}',
       file=sys.stderr,
     )
 

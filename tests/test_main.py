@@ -317,7 +317,7 @@ WRONG = {
   'no flag': (['train'], "'train' is no flag"),
   'unknown mode': (['--mode=distill'], 'train'),
   'no such config': (['--config=configs/nothing.py'], 'nothing.py'),
-  'head': (['--config.model.mean_type=epsilon'], 'known: x, eps, v, both'),
+  'head': (['--config.model.mean_type=score'], 'known: x, eps, v, both'),
   'weighting': (
     ['--config.model.mean_loss_weight_type=snr1'],
     'known: constant',

@@ -12,20 +12,23 @@ WEIGHTS = {
   'snr_trunc': lambda logsnr: jnp.maximum(1, jnp.exp(logsnr)),
   'v_mse': lambda logsnr: 1 + jnp.exp(logsnr),  # SNR + 1: the v loss
 }
+ALIASES = {'truncated_snr': 'snr_trunc', 'snr_plus_one': 'v_mse'}
 
 
 def weight(name, logsnr):
   """Returns the weight of the x-MSE at each noise level, like logsnr.
 
   Args:
-    name: 'constant', 'snr', 'snr_trunc' (truncated SNR) or 'v_mse' (SNR + 1).
+    name: 'constant', 'snr', 'snr_trunc' (truncated SNR) or 'v_mse' (SNR + 1);
+      or one of ALIASES.
     logsnr: (B,) float32.
 
   Raises:
     ValueError: the name is unknown.
   """
+  name = ALIASES.get(name, name)
   if name not in WEIGHTS:
-    known = ', '.join(WEIGHTS)
+    known = ', '.join([*WEIGHTS, *ALIASES])
     raise ValueError(f'unknown loss weighting {name!r}; known: {known}')
   return WEIGHTS[name](logsnr)
 

@@ -27,20 +27,29 @@ def _both(output, z, alpha, sigma):
 
 
 HEADS = {'x': _x, 'eps': _eps, 'v': _v, 'both': _both}
+# What diffusers calls them.
+ALIASES = {'sample': 'x', 'epsilon': 'eps', 'v_prediction': 'v'}
 
 
-def _head(mean_type):
-  if mean_type not in HEADS:
-    known = ', '.join(HEADS)
+def canonical(mean_type):
+  """Returns the name among HEADS that a mean_type, or its alias, means.
+
+  Raises:
+    ValueError: there is none.
+  """
+  name = ALIASES.get(mean_type, mean_type)
+  if name not in HEADS:
+    known = ', '.join([*HEADS, *ALIASES])
     raise ValueError(f'unknown mean_type {mean_type!r}; known: {known}')
-  return HEADS[mean_type]
+  return name
 
 
 def x_hat(mean_type, output, z, logsnr):
   """Returns the prediction of the clean images, (B, H, W, C) float32.
 
   Args:
-    mean_type: 'x', 'eps', 'v', or 'both' (x and eps, stacked as channels).
+    mean_type: 'x', 'eps', 'v', or 'both' (x and eps, stacked as channels); or
+      one of ALIASES.
     output: (B, H, W, C) network output; (B, H, W, 2 C) for 'both'.
     z: (B, H, W, C) noisy images.
     logsnr: (B,) noise level of z.
@@ -49,10 +58,10 @@ def x_hat(mean_type, output, z, logsnr):
     ValueError: the mean_type is unknown.
   """
   alpha, sigma = alpha_sigma(expand(logsnr, z))
-  return _head(mean_type)(output, z, alpha, sigma)
+  return HEADS[canonical(mean_type)](output, z, alpha, sigma)
 
 
 def output_channels(mean_type, image_channels):
   """Returns how many channels the network must put out for this head."""
-  _head(mean_type)
-  return 2 * image_channels if mean_type == 'both' else image_channels
+  both = canonical(mean_type) == 'both'
+  return 2 * image_channels if both else image_channels

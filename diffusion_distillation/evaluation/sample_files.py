@@ -10,7 +10,6 @@ import numpy as np
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.generate import Generator, labels_of
-from diffusion_distillation.training import checkpoints
 from diffusion_distillation.training.log import Progress
 
 _MOST = 10_000_000
@@ -58,11 +57,11 @@ def check_writable(out):
     raise UserError(f'--out cannot be written: {error}') from error
 
 
-def write_samples(path, *, seeds, out, num_steps=None, batch_size=512):
+def write_samples(checkpoint, *, seeds, out, num_steps=None, batch_size=512):
   """Draws samples of a checkpoint and writes them.
 
   Args:
-    path: of the checkpoint.
+    checkpoint: a Checkpoint.
     seeds: (N,) ints; one image each.
     out: FILE.npz gets `arr_0`, uint8 (N, H, W, C), and `arr_1`, the classes (0
       where there are none); else a folder, of SEED.png and grid.png.
@@ -70,9 +69,8 @@ def write_samples(path, *, seeds, out, num_steps=None, batch_size=512):
     batch_size: images drawn at once.
 
   Raises:
-    UserError: the checkpoint, or `out`, is not one.
+    UserError: `out` cannot be written.
   """
-  checkpoint = checkpoints.load(path)
   card = checkpoint.card
   check_writable(out)
   generator = Generator(card, batch_size)

@@ -1,8 +1,11 @@
 """Cards: what a checkpoint says of its weights, so that none is a riddle."""
 
+from diffusion_distillation.core.parameterization import canonical
+from diffusion_distillation.errors import UserError
 from diffusion_distillation.training.run_folder import versions
 
-# What every card says; `training` is added when a checkpoint is saved.
+# What every card says; `training` is added when a checkpoint is saved, and is
+# None of weights that were not trained here.
 KEYS = (
   'num_steps',
   'sampler',
@@ -34,7 +37,7 @@ def card_of(config, dataset, num_steps=None, parent=None):
   return {
     'num_steps': num_steps,
     'sampler': config.sampler if parent is None else 'ddim',
-    'mean_type': model['mean_type'],
+    'mean_type': canonical(model['mean_type']),
     'args': model['args'],
     'logsnr_schedule': model['eval_logsnr_schedule'],
     'clip': model['eval_clip_denoised'],
@@ -46,3 +49,23 @@ def card_of(config, dataset, num_steps=None, parent=None):
     'config': config.to_dict(),
     'versions': versions(),
   }
+
+
+def teacher_steps(config):
+  """Returns the sampling steps that a config's teacher is meant for."""
+  if config.distillation is None:
+    return config.model.eval_sampling_num_steps
+  return config.distillation.start_num_steps
+
+
+def check_keys(card, path):
+  """Returns a card that says all it must.
+
+  Raises:
+    UserError: it does not.
+  """
+  said = card if isinstance(card, dict) else {}
+  missing = [key for key in KEYS if key not in said]
+  if missing:
+    raise UserError(f'the card of {path} has no {missing[0]}: not ours')
+  return card

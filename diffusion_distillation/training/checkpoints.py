@@ -12,10 +12,21 @@ import pathlib
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import cards
+from diffusion_distillation.training import cards, files, weight_files
+from diffusion_distillation.training.google_checkpoints import (
+  load_google_checkpoint,
+)
+
+__all__ = [
+  'Checkpoint',
+  'CheckpointFolder',
+  'find',
+  'load',
+  'load_google_checkpoint',
+  'read_card',
+]
 
 _KEEP = 2  # the newest ones of each training
 
@@ -26,7 +37,7 @@ class Checkpoint:
 
   weights: dict
   card: dict
-  path: pathlib.Path
+  path: pathlib.Path | str
 
 
 class CheckpointFolder:
@@ -92,7 +103,7 @@ class CheckpointFolder:
     }
     if template.ema_params is not None:
       training['params'] = template.params
-    with _reading(self.path / str(step)):
+    with files.reading(self.path / str(step)):
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(training=ocp.args.StandardRestore(training)),
@@ -108,15 +119,17 @@ class CheckpointFolder:
 
 
 def find(path):
-  """Returns the step folder that a path means.
+  """Returns the step folder, or the file, that a path means.
 
   Args:
     path: a step folder, or a folder (or its parent) that holds step folders; of
-      these, the newest is meant.
+      these, the newest is meant. Or a file: see `weight_files`.
 
   Raises:
     UserError: there is none.
   """
+  if weight_files.is_file(path):
+    return path
   path = pathlib.Path(path).absolute()
   if not path.exists():
     raise UserError(f'no checkpoint at {path}: there is no such folder')
@@ -132,38 +145,50 @@ def find(path):
   raise UserError(f'{path} holds no checkpoint of this program{hint}')
 
 
-def read_card(path):
+def read_card(path, config=None):
   """Returns the card of the checkpoint at `path` (see `find`), a dict.
+
+  Args:
+    path: a folder or a file.
+    config: says what a file of the original holds.
 
   Raises:
     UserError: there is none, or it cannot be read, or is another program's.
   """
+  if weight_files.is_file(path):
+    return weight_files.read(path, config)[1]
   folder = find(path)
-  with _reading(folder), _handler(ocp.JsonCheckpointHandler) as handler:
+  with files.reading(folder), _handler(ocp.JsonCheckpointHandler) as handler:
     card = handler.restore(folder / 'card')
-  missing = [key for key in cards.KEYS if key not in card]
-  if missing:
-    raise UserError(f'the card of {folder} has no {missing[0]}: not ours')
-  return card
+  return cards.check_keys(card, folder)
 
 
-def load(path, expected=None):
+def load(path, expected=None, config=None):
   """Returns the Checkpoint at `path` (see `find`).
 
   Args:
-    path: a folder.
+    path: a folder or a file.
     expected: tree of arrays or ShapeDtypeStructs that the weights must match;
       None takes them as they are.
+    config: says what a file of the original holds.
 
   Raises:
     UserError: there is none, it is not ours, or its weights do not match.
   """
+  if weight_files.is_file(path):
+    weights, card = weight_files.read(path, config)
+    if expected is not None:
+      weight_files.check_match(path, weights, expected)
+    return Checkpoint(weights, card, path)
   folder = find(path)
   card = read_card(folder)
-  with _reading(folder), _handler(ocp.StandardCheckpointHandler) as handler:
+  with (
+    files.reading(folder),
+    _handler(ocp.StandardCheckpointHandler) as handler,
+  ):
     saved = handler.metadata(folder / 'weights').tree
     if expected is not None:
-      _check_match(folder, saved, expected)
+      weight_files.check_match(folder, saved, expected)
     # NumPy targets make a checkpoint portable between numbers of devices.
     target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
     weights = handler.restore(
@@ -179,38 +204,3 @@ def _handler(handler_type):
     yield handler
   finally:
     handler.close()
-
-
-@contextlib.contextmanager
-def _reading(folder):
-  """Tells errors of reading as one line; orbax raises a bare Exception."""
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:
-    reason = str(error).strip().split('\n')[0][:200]
-    raise UserError(
-      f'{folder} cannot be read, it is damaged or not ours: {reason}'
-    ) from error
-
-
-def _check_match(folder, saved, expected):
-  """Raises UserError that names the first leaf in which the trees differ.
-
-  Comparing metadata first is not only friendlier: orbax answers a wrong shape
-  with thousands of lines.
-  """
-  saved = traverse_util.flatten_dict(saved, sep='/')
-  expected = traverse_util.flatten_dict(expected, sep='/')
-  for name in sorted(saved.keys() | expected.keys()):
-    shapes = [
-      tuple(tree[name].shape) if name in tree else 'absent'
-      for tree in (saved, expected)
-    ]
-    if shapes[0] != shapes[1]:
-      raise UserError(
-        f'{folder} does not fit the network of the config: {name} is '
-        f'{shapes[0]} there and {shapes[1]} here; use the model.args it was '
-        'trained with'
-      )

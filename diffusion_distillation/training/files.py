@@ -1,5 +1,6 @@
 """Small files of a run folder, safe against being killed while writing."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,10 +10,33 @@ from diffusion_distillation.errors import UserError
 
 def write_text(path, text):
   """Writes a file whole or not at all."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path, data):
+  """Writes a file whole or not at all."""
   path = pathlib.Path(path)
   new = path.with_name(f'{path.name}.new')
-  new.write_text(text)
+  new.write_bytes(data)
   os.replace(new, path)
+
+
+@contextlib.contextmanager
+def reading(path):
+  """Tells whatever goes wrong while a checkpoint is read as one UserError.
+
+  What a damaged one makes its reader raise is not to be foreseen: of orbax, it
+  is often a bare Exception.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    reason = ' '.join(str(error).strip().split('\n')[0].split())[:200]
+    raise UserError(
+      f'{path} cannot be read, it is damaged or not ours: {reason}'
+    ) from error
 
 
 def read_jsonl(path):

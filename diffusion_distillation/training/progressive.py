@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_distillation.core.parameterization import canonical
 from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.errors import UserError
@@ -54,7 +55,8 @@ class Trainer:
       weights = self.train_teacher(teacher_config(self.config))
       self.distill(weights, str(self.workdir / 'teacher'))
     else:
-      weights = checkpoints.load(self.teacher).weights
+      teacher = checkpoints.load(self.teacher, config=self.config)
+      weights = teacher.weights
       self.distill(weights, self.teacher)
 
   def train_teacher(self, config):
@@ -157,12 +159,19 @@ def find_teacher(path, config, denoiser):
   """
   if path is None:
     return None
-  teacher = checkpoints.load(path, denoiser.param_shapes())
+  teacher = checkpoints.load(path, denoiser.param_shapes(), config)
   training = teacher.card['training']
-  if training['updates'] < training['num_updates']:
+  if training and training['updates'] < training['num_updates']:
     raise UserError(
       f'the teacher {teacher.path} has had {training["updates"]} of '
       f'{training["num_updates"]} updates; finish its training first'
+    )
+  num_steps = teacher.card['num_steps']
+  start = config.distillation.start_num_steps
+  if teacher.card['parent'] is not None and num_steps != start:
+    raise UserError(
+      f'the teacher {teacher.path} was distilled to {num_steps} steps and '
+      f'knows no others; set distillation.start_num_steps={num_steps}'
     )
   model = config.model.to_dict()
   trained = teacher.card['config']['model']
@@ -174,7 +183,7 @@ def find_teacher(path, config, denoiser):
     **teacher.card['args'],
   }
   ours = {
-    'mean_type': model['mean_type'],
+    'mean_type': canonical(model['mean_type']),
     'num_classes': denoiser.network.num_classes,
     'train_logsnr_schedule': model['train_logsnr_schedule'],
     **model['args'],

@@ -93,7 +93,7 @@ def check(config):
     UserError: it does not; the line names the key.
   """
   try:
-    for part in {id(c): c for c in (config, teacher_config(config))}.values():
+    for part in _trainings(config):
       _check_numbers(part)
       make_optimizer(part.train)
       losses.weight(part.model.mean_loss_weight_type, 0.0)
@@ -101,13 +101,15 @@ def check(config):
       schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
       gamma_of(part.model.logvar_type)
       _check_batch(part.train.batch_size)
+      if part.distillation is not None:
+        rounds(part.distillation)
+      elif part.train.num_updates is None:
+        raise ValueError(
+          'train.num_updates, the length of training, is not set'
+        )
     if config.sampler not in METHODS:
       known = ', '.join(METHODS)
       raise ValueError(f'unknown sampler {config.sampler!r}; known: {known}')
-    if config.distillation is not None:
-      rounds(config.distillation)
-    if teacher_config(config).train.num_updates is None:
-      raise ValueError('train.num_updates, the length of training, is not set')
     dataset = load_dataset(config.dataset.name, config.dataset.args)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
@@ -118,6 +120,20 @@ def check(config):
   except (KeyError, AttributeError) as error:
     raise UserError(f'config: it lacks the key {error}') from error
   return dataset, denoiser
+
+
+def _trainings(config):
+  """Returns the configs of all that is trained: teacher, students, or both."""
+  if config.distillation is None:
+    return [config]
+  if config.distillation.teacher_checkpoint_path is not None:
+    return [config]
+  if config.teacher is None:
+    raise ValueError(
+      'distillation.teacher_checkpoint_path is not set, and there is no '
+      'section teacher that says how to train one'
+    )
+  return [config, teacher_config(config)]
 
 
 _LARGEST = 2**20  # steps; beyond, float32 cannot tell their times apart

@@ -44,3 +44,14 @@ def test_each_weighting_is_the_loss_it_is_named_after():
 def test_unknown_weighting_lists_the_known_ones():
   with pytest.raises(ValueError, match='constant, snr, snr_trunc, v_mse'):
     losses.weight('snr+1', jnp.zeros(2))
+
+
+def test_the_names_of_other_tools_mean_the_same():
+  logsnr = jnp.linspace(-3, 3, 7)
+  for alias, name in (
+    ('truncated_snr', 'snr_trunc'),
+    ('snr_plus_one', 'v_mse'),
+  ):
+    np.testing.assert_array_equal(
+      losses.weight(alias, logsnr), losses.weight(name, logsnr)
+    )

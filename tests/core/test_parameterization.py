@@ -71,8 +71,29 @@ def test_output_channels():
 @pytest.mark.parametrize('function', ['x_hat', 'output_channels'])
 def test_unknown_head_lists_the_known_ones(function):
   args = {
-    'x_hat': ('epsilon', jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1)),
-    'output_channels': ('epsilon', 3),
+    'x_hat': ('score', jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1)),
+    'output_channels': ('score', 3),
   }
   with pytest.raises(ValueError, match='x, eps, v, both'):
     getattr(parameterization, function)(*args[function])
+
+
+@pytest.mark.parametrize(
+  ('alias', 'name'),
+  [
+    ('sample', 'x'),
+    ('epsilon', 'eps'),
+    ('v_prediction', 'v'),
+    ('both', 'both'),
+  ],
+)
+def test_the_names_of_other_tools_mean_the_same(alias, name):
+  z, logsnr = jnp.full((2, 1, 1, 2), 0.3), jnp.array([-1.0, 2.0])
+  output = jnp.arange(8.0).reshape(2, 1, 1, 4)
+  output = output if name == 'both' else output[..., :2]
+  np.testing.assert_array_equal(
+    parameterization.x_hat(alias, output, z, logsnr),
+    parameterization.x_hat(name, output, z, logsnr),
+  )
+  assert parameterization.canonical(alias) == name
+  assert parameterization.output_channels(alias, 2) == output.shape[-1]

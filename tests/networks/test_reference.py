@@ -11,6 +11,7 @@ import pytest
 
 from diffusion_distillation.core import losses, process, schedules, targets
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.networks.unet import UNet
 from diffusion_distillation.samplers import sample
 from diffusion_distillation.samplers.ancestral import gamma_of
 from tests.make_params import make_params
@@ -94,6 +95,23 @@ def test_network(case):
       train=False,
     )
     np.testing.assert_allclose(out, numbers[key], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_paper_s_network_of_cifar10():
+  settings = json.loads((DATA / 'cifar10_full.json').read_text())
+  numbers = np.load(DATA / 'cifar10_full.npz')
+  network = UNet(**settings['unet'])
+  inputs = numbers['x'], numbers['logsnr'], np.zeros(1, np.int32)
+  apply, init = (
+    functools.partial(function, train=False)
+    for function in (network.apply, network.init)
+  )
+  shapes = jax.eval_shape(init, jax.random.key(0), *inputs)['params']
+  assert len(jax.tree.leaves(shapes)) == settings['leaves']
+  assert sum(s.size for s in jax.tree.leaves(shapes)) == settings['params']
+  out = jax.jit(apply)({'params': make_params(shapes)}, *inputs)
+  np.testing.assert_allclose(out, numbers['out'], atol=1e-5)
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -69,7 +69,7 @@ def test_the_teacher_differs_where_its_section_says(config):
 @pytest.mark.parametrize(
   ('key', 'value', 'message'),
   [
-    ('model.mean_type', 'epsilon', 'known: x, eps, v, both'),
+    ('model.mean_type', 'score', 'known: x, eps, v, both'),
     ('model.mean_loss_weight_type', 'snr+1', 'known: constant'),
     ('model.train_logsnr_schedule.name', 'linear', 'known: cosine'),
     ('model.eval_logsnr_schedule.logsnr_min', 30.0, 'below'),
