@@ -75,11 +75,12 @@ def _find_in_pickles(content):
   data, start = {}, file.tell()
   for key in keys:
     (size,) = struct.unpack_from('<q', content, start)
-    check(size == storages[key].size, f'storage {key} has two sizes')
+    same = key in storages and size == storages[key].size
+    check(same, f'storage {key} is of no tensor, or of another size')
     end = start + 8 + size * storages[key].dtype.itemsize
     data[key] = memoryview(content)[start + 8 : end]
     start = end
-  check(start == len(content), f'{len(content)} bytes of {start}')
+  check(start == len(content), f'it has {len(content)} bytes of {start}')
   return {
     name: Array(t.shape, functools.partial(_view, t, data[t.storage.key]))
     for name, t in tensors.items()
@@ -89,6 +90,10 @@ def _find_in_pickles(content):
 def _view(tensor, data):
   """Returns the array of a tensor, of the bytes of its storage."""
   elements = np.frombuffer(data, tensor.storage.dtype)
+  check(
+    len(elements) == tensor.storage.size,
+    f'storage {tensor.storage.key} has another size',
+  )
   steps = zip(tensor.shape, tensor.strides, strict=True)
   last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
   check(

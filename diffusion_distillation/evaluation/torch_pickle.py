@@ -12,6 +12,7 @@ import numpy as np
 
 _DICT = 'collections OrderedDict'
 _TENSOR = 'torch._utils _rebuild_tensor_v2'
+_PARAMETER = 'torch._utils _rebuild_parameter'
 _DTYPES = {
   'torch HalfStorage': '<f2',
   'torch FloatStorage': '<f4',
@@ -79,7 +80,7 @@ def load(file):
       case 'BINGET' | 'LONG_BINGET':
         stack.append(memo[argument])
       case 'GLOBAL':
-        known = argument in (_DICT, _TENSOR, *_DTYPES)
+        known = argument in (_DICT, _TENSOR, _PARAMETER, *_DTYPES)
         check(known, f'it calls for {argument}; that was not run')
         stack.append(argument)
       case 'REDUCE':
@@ -105,6 +106,8 @@ def _rebuild(name, arguments):
   """Returns what torch.save means by a call of `name`."""
   if name == _DICT:
     return {}
+  if name == _PARAMETER:
+    return arguments[0]
   check(name == _TENSOR, f'it calls {name}; that was not run')
   storage, offset, shape, strides, *_ = arguments
   check(isinstance(storage, Storage), 'a tensor has no storage')

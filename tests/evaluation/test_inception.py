@@ -24,12 +24,18 @@ def network(tmp_path_factory):
 def test_activations_agree_with_torch_fidelity_s(network, case):
   reference = np.load(REFERENCE)
   got = network(reference[f'{case}_images'])
-  # The reference is float64, of activations of about 1; 94 convolutions of
-  # float32 leave about 1e-6 of them.
-  for name, array in got._asdict().items():
-    want = reference[f'{case}_{name}']
+  # The numbers are of float64; `rounding` is how far off them torch-fidelity
+  # itself is in float32: at most 3.6e-5 of activations of about 1. What is off
+  # a logit is off a probability, in proportion.
+  tolerances = {
+    'features': {'rtol': 0, 'atol': 4 * reference[f'{case}_features_rounding']},
+    'spatial': {'rtol': 0, 'atol': 4 * reference[f'{case}_spatial_rounding']},
+    'probabilities': {'rtol': 1e-4},
+  }
+  for name, tolerance in tolerances.items():
+    array, want = getattr(got, name), reference[f'{case}_{name}']
     assert array.dtype == np.float32 and array.shape == want.shape
-    np.testing.assert_allclose(array, want, rtol=1e-4, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(array, want, err_msg=name, **tolerance)
 
 
 def test_images_do_not_depend_on_their_batch(network):
