@@ -23,17 +23,15 @@ _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, 'Checkpoint folder, to sample or evaluate.'
 )
 _NUM_STEPS = flags.DEFINE_integer(
-  'num_steps',
-  None,
-  "Sampling steps; the checkpoint's own by default.",
-  1,
-  2**20,
+  'num_steps', None, "Sampling steps; by default the checkpoint's.", 1, 2**20
 )
 _SEEDS = flags.DEFINE_string('seeds', '0-63', 'One image each: 0-63 or 1,5,9.')
 _OUT = flags.DEFINE_string(
   'out', None, 'Where samples go: FILE.npz, or a folder of PNGs.'
 )
-
+_IMAGES = flags.DEFINE_string(
+  'images', None, 'What to evaluate: FILE.npz, FILE.zip, or a folder.'
+)
 
 # What a wrong flag raises, and a config file that does not run.
 _WRONG_FLAG = (flags.Error, LookupError, AttributeError, ValueError)
@@ -53,7 +51,11 @@ def main(argv):
         _CHECKPOINT.value, _SEEDS.value, _OUT.value, _NUM_STEPS.value
       )
     elif _MODE.value == 'evaluate' and _CHECKPOINT.value:
-      modes.evaluate_checkpoint(_CHECKPOINT.value, _NUM_STEPS.value)
+      modes.evaluate_checkpoint(
+        _CHECKPOINT.value, _NUM_STEPS.value, _CONFIG.value
+      )
+    elif _MODE.value == 'evaluate' and _IMAGES.value:
+      modes.evaluate_images(_IMAGES.value, _CONFIG.value)
     elif _MODE.value == 'plan':
       modes.plan(_CONFIG.value)
     else:

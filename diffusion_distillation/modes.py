@@ -4,14 +4,20 @@ import functools
 import json
 import sys
 
+import numpy as np
+from ml_collections import ConfigDict
+
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
-  Evaluator,
+  draw_grids,
   evaluate_run,
 )
+from diffusion_distillation.evaluation.evaluator import Evaluator
+from diffusion_distillation.evaluation.features import NO_WEIGHTS, open_features
 from diffusion_distillation.evaluation.generate import Generator
+from diffusion_distillation.evaluation.image_files import ImageFiles
 from diffusion_distillation.evaluation.report import write_report
 from diffusion_distillation.evaluation.sample_files import (
   parse_seeds,
@@ -20,7 +26,7 @@ from diffusion_distillation.evaluation.sample_files import (
 from diffusion_distillation.training import checkpoints
 from diffusion_distillation.training import plan as plans
 from diffusion_distillation.training.cards import card_of
-from diffusion_distillation.training.log import RunLog
+from diffusion_distillation.training.log import Progress, RunLog
 from diffusion_distillation.training.progressive import (
   Trainer,
   find_teacher,
@@ -35,7 +41,9 @@ from diffusion_distillation.training.settings import check
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
-  evaluator = Evaluator(dataset, config.eval.num_samples)
+  evaluator = _evaluator(config, dataset)
+  if evaluator is None:
+    print(f'notice: no FID will be measured: {NO_WEIGHTS}', file=sys.stderr)
   workdir = _given(workdir, '--workdir=DIR')
   teacher = teacher_of(workdir)
   if teacher is None and config.distillation is not None:
@@ -49,32 +57,33 @@ def train(config, workdir):
     return Generator(card_of(config, dataset), config.eval.batch_size)
 
   def evaluate(weights, card, name):
+    num_images = config.eval.num_samples
+    if evaluator is None:
+      num_images = min(num_images, plots.GRID_IMAGES)
     images = generator().images(
-      weights, evaluator.seeds, card['num_steps'], card['sampler']
+      weights, np.arange(num_images), card['num_steps'], card['sampler']
     )
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
-    return evaluator.measure(images)
+    return {} if evaluator is None else evaluator.measure([images])
 
   log = RunLog(workdir)
   try:
     Trainer(config, dataset, workdir, teacher, log, evaluate).run()
   finally:
     log.close()
-  evaluate_run(config, dataset, workdir)
-  _show_report(config, dataset, workdir)
+  _finish(config, dataset, workdir, evaluator)
 
 
 def evaluate(config, workdir):
-  """Measures all rounds of a finished run anew."""
+  """Measures what is not measured yet of a finished run."""
   dataset, workdir = _finished(config, workdir)
-  evaluate_run(config, dataset, workdir, anew=True)
-  _show_report(config, dataset, workdir)
+  _finish(config, dataset, workdir, _needed_evaluator(config, dataset))
 
 
 def report(config, workdir):
   """Writes the report of a finished run, from what was measured."""
   dataset, workdir = _finished(config, workdir)
-  _show_report(config, dataset, workdir)
+  _show_report(write_report(config, dataset, workdir), workdir)
 
 
 def plan(config):
@@ -92,20 +101,66 @@ def sample(checkpoint, seeds, out, num_steps):
   print(f'wrote {len(seeds)} samples to {out}')
 
 
-def evaluate_checkpoint(path, num_steps):
-  """Prints the figures of one checkpoint, by its own sampler, as JSON."""
-  checkpoint = checkpoints.load(path)
-  card = checkpoint.card
+def evaluate_checkpoint(path, num_steps, config):
+  """Prints the figures of one checkpoint, by its own sampler, as JSON.
+
+  How to measure it, the config says, if one is given, or else the card.
+  """
+  card = checkpoints.read_card(path)
+  if config is None:
+    config = ConfigDict(card['config'])
+  if 'eval' not in config or 'dataset' not in config:
+    raise UserError(
+      f'{path} does not say how it is measured; give --config=configs/NAME.py'
+    )
   _warn_of_steps(path, num_steps)
-  settings = card['config']['eval']
-  dataset = load_dataset(card['dataset']['name'], card['dataset']['args'])
-  evaluator = Evaluator(dataset, settings['num_samples'])
+  dataset = load_dataset(config.dataset.name, config.dataset.args)
+  if list(dataset.image_shape) != list(card['image_shape']):
+    raise UserError(
+      f'{path} draws images of {card["image_shape"]}, the config has a data '
+      f'set of {list(dataset.image_shape)}'
+    )
+  evaluator = _needed_evaluator(config, dataset)
   num_steps = card['num_steps'] if num_steps is None else num_steps
-  images = Generator(card, settings['batch_size']).images(
-    checkpoint.weights, evaluator.seeds, num_steps, card['sampler']
+  num_samples = config.eval.num_samples
+  images = Generator(card, config.eval.batch_size).images(
+    checkpoints.load(path).weights,
+    np.arange(num_samples),
+    num_steps,
+    card['sampler'],
+    Progress('evaluate', num_samples, 'images').show,
   )
-  figures = {'num_steps': num_steps, **evaluator.measure(images)}
-  print(json.dumps({'metric': evaluator.description, **figures}, indent=2))
+  figures = {'num_steps': num_steps, **evaluator.measure([images])}
+  print(
+    json.dumps({'metric': evaluator.protocol(num_samples), **figures}, indent=2)
+  )
+
+
+def evaluate_images(path, config):
+  """Prints the figures of any images, as JSON."""
+  config = _given(config, '--config=configs/NAME.py')
+  dataset = load_dataset(config.dataset.name, config.dataset.args)
+  evaluator = _needed_evaluator(config, dataset)
+  images = ImageFiles(path, dataset.image_shape)
+  protocol = evaluator.protocol(images.num_images, f'all of {path}')
+  figures = evaluator.measure(images)
+  print(json.dumps({'metric': protocol, **figures}, indent=2))
+
+
+def _evaluator(config, dataset):
+  """Returns the Evaluator that a config describes; None: it has no weights."""
+  settings = config.eval
+  network = open_features(config.dataset.name, settings.get('inception_path'))
+  if network is None:
+    return None
+  return Evaluator(network, dataset, config.dataset.args, settings)
+
+
+def _needed_evaluator(config, dataset):
+  evaluator = _evaluator(config, dataset)
+  if evaluator is None:
+    raise UserError(NO_WEIGHTS)
+  return evaluator
 
 
 def _given(value, flag):
@@ -131,13 +186,28 @@ def _warn_of_steps(path, num_steps):
     )
 
 
-def _show_report(config, dataset, workdir):
-  folder = write_report(config, dataset, workdir)
-  written = json.loads((folder / 'report.json').read_text())
-  print(f'{"sampler":<12}{"steps":>6}{"Frechet distance":>18}{"score":>8}')
-  for row in written['rows']:
-    print(
-      f'{row["sampler"]:<12}{row["num_steps"]:>6}'
-      f'{row["frechet_distance"]:>18.3f}{row["classifier_score"]:>8.2f}'
-    )
-  print(f'report: {folder / "index.html"}')
+def _finish(config, dataset, workdir, evaluator):
+  """Measures a finished run, or draws its samples, and reports."""
+  if evaluator is None:
+    draw_grids(config, workdir)
+    protocol = None
+  else:
+    evaluate_run(config, workdir, evaluator)
+    protocol = evaluator.protocol(config.eval.num_samples)
+  _show_report(write_report(config, dataset, workdir, protocol), workdir)
+
+
+def _show_report(report, workdir):
+  if report['metric'] is not None:
+    label = report['metric']['label']
+    print(f'{"sampler":<24}{"steps":>6}{label:>18}{"precision":>11}')
+    for row in report['rows']:
+      distance, precision = (
+        f'{row[key]:.3f}' if key in row else ''
+        for key in ('frechet_distance', 'precision')
+      )
+      print(
+        f'{row["sampler"]:<24}{row["num_steps"]:>6}'
+        f'{distance:>18}{precision:>11}'
+      )
+  print(f'report: {workdir / "report" / "index.html"}')

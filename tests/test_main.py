@@ -56,6 +56,7 @@ def run(*args):
       'num_steps',
       'seeds',
       'out',
+      'images',
     ):
       delattr(flags.FLAGS, name)
   flags.FLAGS.unparse_flags()

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 
+import numpy as np
+
 from diffusion_distillation.errors import UserError
 
 
@@ -12,6 +14,16 @@ def write_text(path, text):
   path = pathlib.Path(path)
   new = path.with_name(f'{path.name}.new')
   new.write_text(text)
+  os.replace(new, path)
+
+
+def write_npz(path, arrays):
+  """Writes a dict of arrays as a .npz, whole or not at all."""
+  path = pathlib.Path(path)
+  # Other processes may write the same file of a cache.
+  new = path.with_name(f'{path.name}.{os.getpid()}.new')
+  with new.open('wb') as file:
+    np.savez(file, **arrays)
   os.replace(new, path)
 
 

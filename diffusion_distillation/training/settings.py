@@ -101,9 +101,7 @@ def check(config):
       schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
       gamma_of(part.model.logvar_type)
       _check_batch(part.train.batch_size)
-    if config.sampler not in METHODS:
-      known = ', '.join(METHODS)
-      raise ValueError(f'unknown sampler {config.sampler!r}; known: {known}')
+    _check_samplers(config)
     if config.distillation is not None:
       rounds(config.distillation)
     if teacher_config(config).train.num_updates is None:
@@ -166,6 +164,23 @@ def _check_numbers(config):
     if not (value >= least and (most is None or value <= most)):
       limit = f'at least {least}' if most is None else f'{least} to {most}'
       raise ValueError(f'{key} must be {limit}, got {value}')
+
+
+def _check_samplers(config):
+  settings = config.eval
+  for method in (
+    config.sampler,
+    *settings.samplers,
+    *settings.student_samplers,
+  ):
+    if method not in METHODS:
+      known = ', '.join(METHODS)
+      raise ValueError(f'unknown sampler {method!r}; known: {known}')
+  for num_steps in settings.num_steps:
+    if not isinstance(num_steps, int) or not 1 <= num_steps <= _LARGEST:
+      raise ValueError(
+        f'eval.num_steps must be ints of 1 to {_LARGEST}, got {num_steps!r}'
+      )
 
 
 def _check_batch(batch_size):
