@@ -43,7 +43,7 @@ def train(config, workdir):
   dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
   evaluator = _evaluator(config, dataset)
   if evaluator is None:
-    print(f'notice: no FID will be measured: {NO_WEIGHTS}', file=sys.stderr)
+    print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
   workdir = _given(workdir, '--workdir=DIR')
   teacher = teacher_of(workdir)
   if teacher is None and config.distillation is not None:

@@ -18,7 +18,7 @@ from diffusion_distillation.training.log import Progress
 
 # Features of that many images are kept, for precision, recall and KID.
 MOST_FEATURES = 50_000
-_BATCH = 500
+_BATCH = 512
 # Arguments of data sets that change labels, places or training, not images.
 _NOT_OF_IMAGES = ('class_conditional', 'data_dir', 'random_flip')
 

@@ -7,12 +7,9 @@ import numpy as np
 from scipy.special import softmax
 
 from diffusion_distillation.evaluation.inception import Activations, Inception
+from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
 
-NO_WEIGHTS = (
-  'FID needs the weights of Inception: fetch '
-  'pt_inception-2015-12-05-6726825d.pth (the release "fid_weights" of '
-  'pytorch-fid) and give --config.eval.inception_path=PATH'
-)
+NO_WEIGHTS = f'FID takes the weights of Inception: {HOW_TO_GET}'
 # name of the data set -> (name of the features, file of weights)
 _CLASSIFIERS = {'digits': ('digits-mlp-relu64', 'digits_classifier.npz')}
 

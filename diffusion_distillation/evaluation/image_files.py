@@ -11,7 +11,7 @@ from PIL import Image
 from diffusion_distillation.errors import UserError
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
-_BATCH = 500
+_BATCH = 512
 # Pictures of many samples, which --mode=sample writes beside them.
 _GRID = 'grid.png'
 _LEAST = 4  # images, for precision and recall

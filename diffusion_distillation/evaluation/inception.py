@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
 
 
 class Activations(NamedTuple):
@@ -25,8 +26,4 @@ class Inception:
   """Reads the weights of the network."""
 
   def __init__(self, path):
-    raise UserError(
-      f'no Inception weights at {path}: fetch '
-      'pt_inception-2015-12-05-6726825d.pth of the release fid_weights of '
-      'pytorch-fid and give it as --config.eval.inception_path=PATH'
-    )
+    raise UserError(f'no weights of Inception at {path}: {HOW_TO_GET}')
