@@ -14,8 +14,9 @@ from diffusion_distillation.evaluation.evaluate import (
   draw_grids,
   evaluate_run,
 )
-from diffusion_distillation.evaluation.evaluator import Evaluator
-from diffusion_distillation.evaluation.features import NO_WEIGHTS, open_features
+from diffusion_distillation.evaluation.evaluator import open_evaluator
+from diffusion_distillation.evaluation.feature_sets import batches_of
+from diffusion_distillation.evaluation.features import NO_WEIGHTS
 from diffusion_distillation.evaluation.generate import Generator
 from diffusion_distillation.evaluation.image_files import ImageFiles
 from diffusion_distillation.evaluation.report import write_report
@@ -41,7 +42,7 @@ from diffusion_distillation.training.settings import check
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
-  evaluator = _evaluator(config, dataset)
+  evaluator = open_evaluator(config, dataset, needed=False)
   if evaluator is None:
     print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
   workdir = _given(workdir, '--workdir=DIR')
@@ -64,7 +65,7 @@ def train(config, workdir):
       weights, np.arange(num_images), card['num_steps'], card['sampler']
     )
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
-    return {} if evaluator is None else evaluator.measure([images])
+    return {} if evaluator is None else evaluator.measure(batches_of(images))
 
   log = RunLog(workdir)
   try:
@@ -77,7 +78,7 @@ def train(config, workdir):
 def evaluate(config, workdir):
   """Measures what is not measured yet of a finished run."""
   dataset, workdir = _finished(config, workdir)
-  _finish(config, dataset, workdir, _needed_evaluator(config, dataset))
+  _finish(config, dataset, workdir, open_evaluator(config, dataset))
 
 
 def report(config, workdir):
@@ -107,20 +108,22 @@ def evaluate_checkpoint(path, num_steps, config):
   How to measure it, the config says, if one is given, or else the card.
   """
   card = checkpoints.read_card(path)
-  if config is None:
+  _warn_of_steps(path, num_steps)
+  if config is not None:
+    dataset, _ = check(config)
+  elif 'eval' in (card['config'] or {}):
     config = ConfigDict(card['config'])
-  if 'eval' not in config or 'dataset' not in config:
+    dataset = load_dataset(config.dataset.name, config.dataset.args)
+  else:
     raise UserError(
       f'{path} does not say how it is measured; give --config=configs/NAME.py'
     )
-  _warn_of_steps(path, num_steps)
-  dataset = load_dataset(config.dataset.name, config.dataset.args)
   if list(dataset.image_shape) != list(card['image_shape']):
     raise UserError(
       f'{path} draws images of {card["image_shape"]}, the config has a data '
       f'set of {list(dataset.image_shape)}'
     )
-  evaluator = _needed_evaluator(config, dataset)
+  evaluator = open_evaluator(config, dataset)
   num_steps = card['num_steps'] if num_steps is None else num_steps
   num_samples = config.eval.num_samples
   images = Generator(card, config.eval.batch_size).images(
@@ -130,7 +133,7 @@ def evaluate_checkpoint(path, num_steps, config):
     card['sampler'],
     Progress('evaluate', num_samples, 'images').show,
   )
-  figures = {'num_steps': num_steps, **evaluator.measure([images])}
+  figures = {'num_steps': num_steps, **evaluator.measure(batches_of(images))}
   print(
     json.dumps({'metric': evaluator.protocol(num_samples), **figures}, indent=2)
   )
@@ -138,29 +141,12 @@ def evaluate_checkpoint(path, num_steps, config):
 
 def evaluate_images(path, config):
   """Prints the figures of any images, as JSON."""
-  config = _given(config, '--config=configs/NAME.py')
-  dataset = load_dataset(config.dataset.name, config.dataset.args)
-  evaluator = _needed_evaluator(config, dataset)
+  dataset, _ = check(_given(config, '--config=configs/NAME.py'))
+  evaluator = open_evaluator(config, dataset)
   images = ImageFiles(path, dataset.image_shape)
   protocol = evaluator.protocol(images.num_images, f'all of {path}')
   figures = evaluator.measure(images)
   print(json.dumps({'metric': protocol, **figures}, indent=2))
-
-
-def _evaluator(config, dataset):
-  """Returns the Evaluator that a config describes; None: it has no weights."""
-  settings = config.eval
-  network = open_features(config.dataset.name, settings.get('inception_path'))
-  if network is None:
-    return None
-  return Evaluator(network, dataset, config.dataset.args, settings)
-
-
-def _needed_evaluator(config, dataset):
-  evaluator = _evaluator(config, dataset)
-  if evaluator is None:
-    raise UserError(NO_WEIGHTS)
-  return evaluator
 
 
 def _given(value, flag):

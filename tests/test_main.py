@@ -359,6 +359,18 @@ def test_any_images_are_measured_as_samples_are(workdir, tmp_path, capsys):
   assert code == 'error: --images=/nowhere: there is no such file or folder'
 
 
+def test_a_card_that_does_not_say_how_it_is_measured(workdir, monkeypatch):
+  card = checkpoints.read_card(workdir / 'student_00002')
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  foreign = {**card, 'config': None}
+  monkeypatch.setattr(checkpoints, 'read_card', lambda path: foreign)
+  code = run('--mode=evaluate', checkpoint)
+  assert 'give --config=configs/NAME.py' in code and '\n' not in code
+  foreign['image_shape'] = [32, 32, 3]
+  code = run(*TINY, '--mode=evaluate', checkpoint)
+  assert 'draws images of [32, 32, 3]' in code and '\n' not in code
+
+
 def test_wrong_weights_or_references_end_a_run_at_its_start(
   tmp_path, monkeypatch
 ):

@@ -8,9 +8,34 @@ import numpy as np
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import feature_sets, metrics
-from diffusion_distillation.evaluation.features import Classifier
+from diffusion_distillation.evaluation.features import (
+  NO_WEIGHTS,
+  Classifier,
+  open_features,
+)
 
 SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1'
+
+
+def open_evaluator(config, dataset, needed=True):
+  """Returns the Evaluator that a config describes.
+
+  Args:
+    config: of a run, or of a card.
+    dataset: its Dataset.
+    needed: whether it is an error that there are no weights of Inception; else
+      the result then is None.
+
+  Raises:
+    UserError: they, the data or the reference are not there, or are not right.
+  """
+  settings = config.eval
+  network = open_features(config.dataset.name, settings.get('inception_path'))
+  if network is not None:
+    return Evaluator(network, dataset, config.dataset.args, settings)
+  if needed:
+    raise UserError(NO_WEIGHTS)
+  return None
 
 
 class Evaluator:
@@ -42,21 +67,19 @@ class Evaluator:
       args=dataset_args,
       cache_dir=settings.get('cache_dir'),
     )
-    self._reference_path = settings.get('reference_path')
+    self._path, self._file = settings.get('reference_path'), None
+    if self._path is not None:
+      self._file = _read_reference(self._path, network, dataset)
+      return
     try:
-      if self._reference_path is None:
-        len(dataset.train)
-      else:
-        len(self._reference.mu)
-    except ValueError as error:  # of data that are not there
+      len(dataset.train)
+    except ValueError as error:  # it is not there
       raise UserError(str(error)) from error
 
   @functools.cached_property
   def _reference(self):
-    """The FeatureSet of the training images, or of the file."""
-    if self._reference_path is None:
-      return self._of_split('train')
-    return _read_reference(self._reference_path, self._network, self._dataset)
+    """The FeatureSet of the file, or of the training images."""
+    return self._of_split('train') if self._file is None else self._file
 
   @functools.cached_property
   def _radii(self):
@@ -70,7 +93,7 @@ class Evaluator:
   @functools.cached_property
   def _has_heldout(self):
     # A reference from a file is not to need the data.
-    if self._reference_path is not None or self._dataset.heldout is None:
+    if self._file is not None or self._dataset.heldout is None:
       return False
     return len(self._dataset.heldout) > 1
 
@@ -83,15 +106,15 @@ class Evaluator:
     """
     name, small = self._dataset.name, isinstance(self._network, Classifier)
     checksum = None
-    if self._reference_path is None:
+    if self._file is None:
       reference = f'{name} train, {len(self._dataset.train)} images'
     else:
-      path = pathlib.Path(self._reference_path).expanduser()
+      path = pathlib.Path(self._path).expanduser()
       checksum = hashlib.sha256(path.read_bytes()).hexdigest()
       reference = path.name
-      if self._reference.mu_s is None:
+      if self._file.mu_s is None:
         reference += ', without sFID'
-      if self._reference.features is None:
+      if self._file.features is None:
         reference += ', without precision, recall and KID'
     heldout = None
     if self._has_heldout:

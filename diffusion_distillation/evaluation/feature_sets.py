@@ -79,6 +79,12 @@ def collect(network, batches, kept=None):
   )
 
 
+def batches_of(members):
+  """Yields the members of a sequence, or array, in batches."""
+  for first in range(0, len(members), _BATCH):
+    yield members[first : first + _BATCH]
+
+
 def of_split(network, dataset, split, *, args, cache_dir=None):
   """Returns the FeatureSet of a data set's split; a cache keeps it.
 
@@ -141,10 +147,9 @@ def _batches(examples, what):
 
   # Threads, since decoding a large image takes as long as the network.
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    for first in range(0, len(examples), _BATCH):
-      last = min(first + _BATCH, len(examples))
-      yield np.stack(list(pool.map(image, range(first, last))))
-      progress.show(last)
+    for indices in batches_of(range(len(examples))):
+      yield np.stack(list(pool.map(image, indices)))
+      progress.show(indices[-1] + 1)
 
 
 def read(path):

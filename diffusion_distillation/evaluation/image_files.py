@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation.feature_sets import batches_of
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg')
-_BATCH = 512
 # Pictures of many samples, which --mode=sample writes beside them.
 _GRID = 'grid.png'
 _LEAST = 4  # images, for precision and recall
@@ -57,13 +57,12 @@ class ImageFiles:
     Raises:
       UserError: an image cannot be read, or has another shape; it is named.
     """
-    for first in range(0, self.num_images, _BATCH):
-      rows = slice(first, first + _BATCH)
-      if self._array is not None:
-        yield self._array[rows]
-      else:
-        with self._opener() as read:
-          yield np.stack([self._decode(n, read) for n in self._names[rows]])
+    if self._array is not None:
+      yield from batches_of(self._array)
+      return
+    with self._opener() as read:
+      for names in batches_of(self._names):
+        yield np.stack([self._decode(name, read) for name in names])
 
   def _find(self):
     if self._path.is_dir():
