@@ -94,6 +94,7 @@ def plot_fid_vs_steps(report, path):
   axes.set_yscale('log')
   axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%d'))
   axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axes.yaxis.set_minor_formatter(ticker.LogFormatter())  # where one is needed
   axes.set_xlabel('Sampling steps')
   axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
   axes.set_title(
@@ -101,7 +102,7 @@ def plot_fid_vs_steps(report, path):
     fontsize=10,
   )
   axes.grid(alpha=0.3, which='both')
-  axes.legend(frameon=False)
+  axes.legend(frameon=False, fontsize=8)
   figure.tight_layout()
   figure.savefig(path)
   pyplot.close(figure)
