@@ -29,14 +29,13 @@ _OPTIONS = (
     'checkpoint', None, 'Checkpoint to sample, evaluate or export.'
   ),
   flags.DEFINE_integer(
-    'num_steps',
-    None,
-    "Sampling steps; the checkpoint's own by default.",
-    1,
-    2**20,
+    'num_steps', None, "Sampling steps; by default the checkpoint's.", 1, 2**20
   ),
   flags.DEFINE_string('seeds', '0-63', 'One image each: 0-63 or 1,5,9.'),
   flags.DEFINE_string('out', None, 'The file, or folder of PNGs, to write.'),
+  flags.DEFINE_string(
+    'images', None, 'What to evaluate: FILE.npz, FILE.zip, or a folder.'
+  ),
 )
 
 # What a wrong flag raises, and a config file that does not run.

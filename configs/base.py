@@ -23,11 +23,7 @@ def get_config():
   config.model = _model()
   config.train = _train()
 
-  config.eval = ConfigDict()
-  # Generated images per figure.
-  config.eval.num_samples = 50_000
-  # Images drawn at once, over all devices; it does not change them.
-  config.eval.batch_size = 512
+  config.eval = _eval()
 
   # A distill config has sections here: see `to_distill`.
   config.distillation = None
@@ -121,6 +117,30 @@ def _train():
   # Updates between two evaluations while training; absent: none.
   train.eval_every_steps = config_dict.placeholder(int)
   return train
+
+
+def _eval():
+  """Returns the section `eval`; it may change after a run."""
+  settings = ConfigDict()
+  # Generated images per figure.
+  settings.num_samples = 50_000
+  # Images drawn at once, over all devices; it does not change them.
+  settings.batch_size = 512
+  # Samplers of the teacher that are measured beside the students.
+  settings.samplers = ('ddim', 'ancestral')
+  # Samplers that the students are measured with.
+  settings.student_samplers = ('ddim',)
+  # Step counts of `samplers`; empty: those of the students and the teacher.
+  settings.num_steps = ()
+  # File of Inception's weights, .pth or .npz; absent: no FID is measured.
+  settings.inception_path = config_dict.placeholder(str)
+  # A .npz of `mu` and `sigma` to compare with; absent: the training images.
+  settings.reference_path = config_dict.placeholder(str)
+  # Folder that keeps the training images' statistics; absent: none is kept.
+  settings.cache_dir = config_dict.FieldReference(
+    '~/.cache/diffusion_distillation', field_type=str
+  )
+  return settings
 
 
 def to_distill(config):

@@ -5,15 +5,23 @@ import inspect
 import json
 import sys
 
+import numpy as np
+from ml_collections import ConfigDict
+
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
-  Evaluator,
+  draw_grids,
+  evaluate_checkpoint,
   evaluate_run,
 )
+from diffusion_distillation.evaluation.evaluator import open_evaluator
+from diffusion_distillation.evaluation.feature_sets import batches_of
+from diffusion_distillation.evaluation.features import NO_WEIGHTS
 from diffusion_distillation.evaluation.generate import Generator
-from diffusion_distillation.evaluation.report import write_report
+from diffusion_distillation.evaluation.image_files import ImageFiles
+from diffusion_distillation.evaluation.report import summary, write_report
 from diffusion_distillation.evaluation.sample_files import (
   parse_seeds,
   write_samples,
@@ -48,7 +56,9 @@ def run(mode, options):
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
-  evaluator = Evaluator(dataset, config.eval.num_samples)
+  evaluator = open_evaluator(config, dataset, needed=False)
+  if evaluator is None:
+    print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
   workdir = _given(workdir, '--workdir=DIR')
   teacher = teacher_of(workdir)
   if teacher is None and config.distillation is not None:
@@ -62,35 +72,43 @@ def train(config, workdir):
     return Generator(card_of(config, dataset), config.eval.batch_size)
 
   def evaluate(weights, card, name):
+    num_images = config.eval.num_samples
+    if evaluator is None:
+      num_images = min(num_images, plots.GRID_IMAGES)
     images = generator().images(
-      weights, evaluator.seeds, card['num_steps'], card['sampler']
+      weights, np.arange(num_images), card['num_steps'], card['sampler']
     )
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
-    return evaluator.measure(images)
+    return {} if evaluator is None else evaluator.measure(batches_of(images))
 
   log = RunLog(workdir)
   try:
     Trainer(config, dataset, workdir, teacher, log, evaluate).run()
   finally:
     log.close()
-  evaluate_run(config, dataset, workdir)
-  _show_report(config, dataset, workdir)
+  _finish(config, dataset, workdir, evaluator)
 
 
-def evaluate(config, workdir, checkpoint, num_steps):
-  """Measures all rounds of a finished run anew, or one checkpoint."""
-  if checkpoint:
-    _evaluate_checkpoint(checkpoint, num_steps, config)
+def evaluate(config, workdir, checkpoint, images, num_steps):
+  """Measures what is not measured yet of a finished run.
+
+  Or one checkpoint, or any images, and prints their figures as JSON.
+  """
+  if checkpoint or images:
+    if checkpoint:
+      figures = _evaluate_checkpoint(checkpoint, config, num_steps)
+    else:
+      figures = _evaluate_images(images, config)
+    print(json.dumps(figures, indent=2))
     return
   dataset, workdir = _finished(config, workdir)
-  evaluate_run(config, dataset, workdir, anew=True)
-  _show_report(config, dataset, workdir)
+  _finish(config, dataset, workdir, open_evaluator(config, dataset))
 
 
 def report(config, workdir):
   """Writes the report of a finished run, from what was measured."""
   dataset, workdir = _finished(config, workdir)
-  _show_report(config, dataset, workdir)
+  _show_report(write_report(config, dataset, workdir), workdir)
 
 
 def plan(config):
@@ -118,20 +136,40 @@ def export(checkpoint, out, config):
   print(f'wrote the weights of {checkpoint.path} to {out}')
 
 
-def _evaluate_checkpoint(path, num_steps, config):
-  """Prints the figures of one checkpoint, by its own sampler, as JSON."""
+def _evaluate_checkpoint(path, config, num_steps):
+  """Returns the figures of one checkpoint, by its own sampler.
+
+  How to measure it, the config says, if one is given, or else the card.
+  """
   checkpoint = _load(path, config)
   card = checkpoint.card
   _warn_of_steps(checkpoint, num_steps)
-  settings = card['config']['eval']
-  dataset = load_dataset(card['dataset']['name'], card['dataset']['args'])
-  evaluator = Evaluator(dataset, settings['num_samples'])
+  if config is not None:
+    dataset, _ = check(config)
+  elif 'eval' in (card['config'] or {}):
+    config = ConfigDict(card['config'])
+    dataset = load_dataset(config.dataset.name, config.dataset.args)
+  else:
+    raise UserError(
+      f'{path} does not say how it is measured; give --config=configs/NAME.py'
+    )
+  if list(dataset.image_shape) != list(card['image_shape']):
+    raise UserError(
+      f'{path} draws images of {card["image_shape"]}, the config has a data '
+      f'set of {list(dataset.image_shape)}'
+    )
+  evaluator = open_evaluator(config, dataset)
   num_steps = card['num_steps'] if num_steps is None else num_steps
-  images = Generator(card, settings['batch_size']).images(
-    checkpoint.weights, evaluator.seeds, num_steps, card['sampler']
-  )
-  figures = {'num_steps': num_steps, **evaluator.measure(images)}
-  print(json.dumps({'metric': evaluator.description, **figures}, indent=2))
+  return evaluate_checkpoint(config, checkpoint, num_steps, evaluator)
+
+
+def _evaluate_images(path, config):
+  """Returns the figures of any images."""
+  dataset, _ = check(_given(config, '--config=configs/NAME.py'))
+  evaluator = open_evaluator(config, dataset)
+  images = ImageFiles(path, dataset.image_shape)
+  protocol = evaluator.protocol(images.num_images, f'all of {path}')
+  return {'metric': protocol, **evaluator.measure(images)}
 
 
 def _load(path, config):
@@ -165,13 +203,16 @@ def _warn_of_steps(checkpoint, num_steps):
     )
 
 
-def _show_report(config, dataset, workdir):
-  folder = write_report(config, dataset, workdir)
-  written = json.loads((folder / 'report.json').read_text())
-  print(f'{"sampler":<12}{"steps":>6}{"Frechet distance":>18}{"score":>8}')
-  for row in written['rows']:
-    print(
-      f'{row["sampler"]:<12}{row["num_steps"]:>6}'
-      f'{row["frechet_distance"]:>18.3f}{row["classifier_score"]:>8.2f}'
-    )
-  print(f'report: {folder / "index.html"}')
+def _finish(config, dataset, workdir, evaluator):
+  """Measures a finished run, or draws its samples, and reports."""
+  if evaluator is None:
+    draw_grids(config, workdir)
+    protocol = None
+  else:
+    evaluate_run(config, workdir, evaluator)
+    protocol = evaluator.protocol(config.eval.num_samples)
+  _show_report(write_report(config, dataset, workdir, protocol), workdir)
+
+
+def _show_report(report, workdir):
+  print(f'{summary(report)}report: {workdir / "report" / "index.html"}')

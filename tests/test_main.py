@@ -15,7 +15,9 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from diffusion_distillation.evaluation import features, shards
 from diffusion_distillation.training import checkpoints
+from tests.evaluation.stand_in import Projections
 
 ROOT = pathlib.Path(__file__).parents[1]
 MAIN = str(ROOT / 'main.py')
@@ -56,6 +58,7 @@ def run(*args):
       'num_steps',
       'seeds',
       'out',
+      'images',
     ):
       delattr(flags.FLAGS, name)
   flags.FLAGS.unparse_flags()
@@ -253,6 +256,134 @@ def test_evaluate_and_report_again(workdir, capsys):
   )
 
 
+@pytest.fixture
+def no_classifier(monkeypatch):
+  """Digits are measured by Inception, as all other data sets are."""
+  monkeypatch.setattr(features, '_CLASSIFIERS', {})
+  monkeypatch.setattr(features, 'Inception', Projections)
+
+
+def test_a_run_without_weights_is_measured_later(
+  workdir, tmp_path, capsys, no_classifier
+):
+  copy = tmp_path / 'digits'
+  shutil.copytree(workdir, copy)
+  (copy / 'evaluations.jsonl').unlink()
+  shutil.rmtree(copy / 'samples')
+  here = f'--workdir={copy}'
+  assert run(*TINY, here) is None
+  told = capsys.readouterr().err
+  assert told.count('FID will not be measured') == 1
+  assert '--config.eval.inception_path=PATH' in told
+  report = json.loads((copy / 'report' / 'report.json').read_text())
+  assert report['metric'] is None and len(report['rows']) == 8
+  for row in report['rows']:
+    assert set(row) == {'sampler', 'num_steps'}
+    grid = f'{row["sampler"]}_{row["num_steps"]:05}.png'
+    want = np.asarray(Image.open(workdir / 'samples' / grid)).astype(int)
+    got = np.asarray(Image.open(copy / 'samples' / grid)).astype(int)
+    assert np.abs(want - got).max() <= 1
+  assert not (copy / 'report' / 'fid_vs_steps.png').exists()
+
+  checkpoint = f'--checkpoint={copy / "student_00002"}'
+  for args in ([*TINY, here], [checkpoint], [*TINY, f'--images={tmp_path}']):
+    code = run(*args, '--mode=evaluate')
+    assert 'inception_path=PATH' in code and '\n' not in code
+
+  weights = [
+    f'--config.eval.inception_path={tmp_path / "inception.pth"}',
+    f'--config.eval.cache_dir={tmp_path / "cache"}',
+  ]
+  assert run(*TINY, here, '--mode=evaluate', *weights) is None
+  report = json.loads((copy / 'report' / 'report.json').read_text())
+  assert report['metric']['label'] == 'FID' and report['floor'] > 0
+  for row in report['rows']:
+    assert row.keys() > {'frechet_distance', 'sfid', 'inception_score', 'kid'}
+  assert (copy / 'report' / 'fid_vs_steps.png').exists()
+  assert not (copy / 'evaluation').exists()
+  capsys.readouterr()
+  assert run(*TINY, checkpoint, '--mode=evaluate', *weights) is None
+  figures = json.loads(capsys.readouterr().out)
+  assert figures['kid'] == pytest.approx(report['rows'][0]['kid'], rel=1e-3)
+
+
+def test_a_kill_within_a_row_costs_a_batch(workdir, tmp_path, monkeypatch):
+  copy, drawn = tmp_path / 'digits', []
+  shutil.copytree(workdir, copy)
+  (copy / 'evaluations.jsonl').unlink()
+  save = shards.files.write_npz
+
+  def write_until_killed(path, arrays):
+    if len(drawn) == 3:
+      raise KilledError
+    drawn.append(f'{path.parent.name}/{path.name}')
+    save(path, arrays)
+
+  evaluate = [*TINY, f'--workdir={copy}', '--mode=evaluate']
+  monkeypatch.setattr(shards.files, 'write_npz', write_until_killed)
+  with pytest.raises(KilledError):
+    run(*evaluate)
+  monkeypatch.setattr(
+    shards.files,
+    'write_npz',
+    lambda path, arrays: (drawn.append(path.name), save(path, arrays)),
+  )
+  assert run(*evaluate) is None
+  # 8 rows of 2 batches, each of them drawn once.
+  assert len(drawn) == 16 and drawn[2] == 'distilled_00001/00000000.npz'
+  assert drawn[3] == '00000008.npz'
+  lines = [
+    [json.loads(line) for line in (path / 'evaluations.jsonl').open()]
+    for path in (workdir, copy)
+  ]
+  for want, got in zip(*lines, strict=True):
+    assert {**got, 'seconds': 0} == {**want, 'seconds': 0}
+
+
+def test_any_images_are_measured_as_samples_are(workdir, tmp_path, capsys):
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  for out in ('samples.npz', 'folder'):
+    args = [checkpoint, '--seeds=0-15', f'--out={tmp_path / out}']
+    assert run('--mode=sample', *args) is None
+  rows = json.loads((workdir / 'report' / 'report.json').read_text())['rows']
+  for out in ('samples.npz', 'folder'):
+    capsys.readouterr()
+    images = f'--images={tmp_path / out}'
+    assert run(*TINY, images, '--mode=evaluate') is None
+    figures = json.loads(capsys.readouterr().out)
+    assert figures['metric']['num_samples'] == 16
+    assert figures['frechet_distance'] == pytest.approx(
+      rows[0]['frechet_distance'], rel=1e-3
+    )
+  code = run(*TINY, '--images=/nowhere', '--mode=evaluate')
+  assert code == 'error: --images=/nowhere: there is no such file or folder'
+
+
+def test_a_card_that_does_not_say_how_it_is_measured(workdir, monkeypatch):
+  card = checkpoints.read_card(workdir / 'student_00002')
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  foreign = {**card, 'config': None}
+  monkeypatch.setattr(checkpoints, 'read_card', lambda path: foreign)
+  code = run('--mode=evaluate', checkpoint)
+  assert 'give --config=configs/NAME.py' in code and '\n' not in code
+  foreign['image_shape'] = [32, 32, 3]
+  code = run(*TINY, '--mode=evaluate', checkpoint)
+  assert 'draws images of [32, 32, 3]' in code and '\n' not in code
+
+
+def test_wrong_weights_or_references_end_a_run_at_its_start(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(features, '_CLASSIFIERS', {})
+  workdir = f'--workdir={tmp_path / "run"}'
+  code = run(*TINY, workdir, '--config.eval.inception_path=/nowhere')
+  assert '/nowhere' in code and '\n' not in code
+  monkeypatch.undo()
+  code = run(*TINY, workdir, '--config.eval.reference_path=/nowhere.npz')
+  assert code == 'error: no statistics at /nowhere.npz: there is no such file'
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_student_can_be_the_teacher(workdir, tmp_path):
   path = tmp_path / 'further'
   teacher = workdir / 'student_00002'
@@ -331,6 +462,10 @@ WRONG = {
   'no teacher': (
     ['--config.distillation.teacher_checkpoint_path=/nowhere'],
     'no checkpoint at /nowhere',
+  ),
+  'evaluated sampler': (
+    ["--config.eval.samplers=('ddim','ddpm')"],
+    'known: ddim, ancestral',
   ),
   'no workdir': (['--workdir='], '--workdir'),
   'unwritable workdir': (['--workdir=/dev/null/run'], '--workdir'),

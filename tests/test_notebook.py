@@ -32,8 +32,8 @@ def test_the_notebook_runs_top_to_bottom(tmp_path, monkeypatch, capsys):
     exec(compile(source, f'cell {number}', 'exec'), scope)
   # The curve, three grids, a student's images, and the original's.
   assert len(shown) == 6
-  teacher, student = capsys.readouterr().out.split('teacher ')[1].split(
-    ', student '
+  teacher, student = (
+    capsys.readouterr().out.split('teacher ')[1].split(', student ')
   )
   assert float(teacher) == pytest.approx(float(student.split()[0]), abs=2e-6)
   assert os.path.exists(tmp_path / 'run' / 'report' / 'index.html')

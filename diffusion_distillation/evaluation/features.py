@@ -1,12 +1,35 @@
 """Networks that turn images into features and class probabilities."""
 
+import hashlib
 import pathlib
 
 import numpy as np
 from scipy.special import softmax
 
+from diffusion_distillation.evaluation.inception import Activations, Inception
+from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
+
+NO_WEIGHTS = f'FID takes the weights of Inception: {HOW_TO_GET}'
 # name of the data set -> (name of the features, file of weights)
 _CLASSIFIERS = {'digits': ('digits-mlp-relu64', 'digits_classifier.npz')}
+
+
+def open_features(dataset_name, inception_path):
+  """Returns the network in whose features a data set is measured, or None.
+
+  It maps images, uint8 (N, H, W, C), to Activations, and has a name and a
+  checksum: for digits their own classifier, for all else Inception.
+
+  Args:
+    dataset_name: of the data set.
+    inception_path: of Inception's weights; None: there are none.
+
+  Raises:
+    UserError: the weights cannot be read.
+  """
+  if dataset_name in _CLASSIFIERS:
+    return Classifier(dataset_name)
+  return None if inception_path is None else Inception(inception_path)
 
 
 class Classifier:
@@ -14,6 +37,7 @@ class Classifier:
 
   Attributes:
     name: what the features are called in a report.
+    checksum: SHA-256 of the weights' file, in hexadecimal.
   """
 
   def __init__(self, dataset_name):
@@ -28,11 +52,13 @@ class Classifier:
         f'no classifier to evaluate data set {dataset_name!r}; known: {known}'
       )
     self.name, file_name = _CLASSIFIERS[dataset_name]
-    with np.load(pathlib.Path(__file__).with_name(file_name)) as weights:
+    path = pathlib.Path(__file__).with_name(file_name)
+    self.checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    with np.load(path) as weights:
       self._weights = dict(weights)
 
   def __call__(self, images):
-    """Returns features (N, 64) and class probabilities (N, 10), float64.
+    """Returns Activations: features (N, 64), probabilities (N, 10), float64.
 
     Args:
       images: (N, H, W, C) uint8.
@@ -44,4 +70,4 @@ class Classifier:
     h = np.maximum(h @ w['kernel_0'] + w['bias_0'], 0)
     features = np.maximum(h @ w['kernel_1'] + w['bias_1'], 0)
     logits = features @ w['kernel_2'] + w['bias_2']
-    return features, softmax(logits, axis=-1)
+    return Activations(features, None, softmax(logits, axis=-1))

@@ -32,13 +32,15 @@ class Generator:
 
     Args:
       card: says network, schedule, clipping, logvar_type and classes.
-      batch_size: images drawn at once; it does not change them.
+      batch_size: images drawn at once; it does not change them, and is rounded
+        up to a multiple of the devices.
     """
     model = {'mean_type': card['mean_type'], 'args': card['args']}
     self._denoiser = build_denoiser(
       model, card['image_shape'], card['num_classes']
     )
-    self._card, self._batch_size = card, batch_size
+    self._card = card
+    self.batch_size = _whole(batch_size)
     self._samplers = {
       method: replicas.compile_sampler(functools.partial(self._draw, method))
       for method in METHODS
@@ -51,27 +53,36 @@ class Generator:
       weights: of the network.
       seeds: (N,) ints, 0 to 2^32 - 1.
       num_steps: sampling steps.
-      method: 'ddim' or 'ancestral'.
+      method: of samplers.METHODS.
       progress: called with the number of images drawn so far.
     """
-    devices = jax.local_device_count()
-    size = -(-min(self._batch_size, len(seeds)) // devices) * devices
-    params = replicas.replicate(weights)
-    drawn = []
-    for first in range(0, len(seeds), size):
-      some = np.resize(seeds[first : first + size], size)  # the last is padded
-      some = some.astype(np.uint32).reshape(devices, -1)
-      x = self._samplers[method](params, some, jnp.int32(num_steps))
-      drawn.append(np.asarray(x).reshape(size, *self._denoiser.image_shape))
+    draw, drawn = self.drawer(weights, method, len(seeds)), []
+    for first in range(0, len(seeds), self.batch_size):
+      drawn.append(draw(seeds[first : first + self.batch_size], num_steps))
       if progress:
-        progress(min(first + size, len(seeds)))
-    return np.concatenate(drawn)[: len(seeds)]
+        progress(first + len(drawn[-1]))
+    return np.concatenate(drawn)
 
-  def warm_up(self, weights, method, num_images):
-    """Compiles the sampler for batches of that many images, or full ones."""
-    self.images(
-      weights, np.arange(min(num_images, self._batch_size)), 1, method
-    )
+  def drawer(self, weights, method, num_images):
+    """Returns a function (seeds (B,), num_steps) -> uint8 images (B, H, W, C).
+
+    Args:
+      weights: of the network.
+      method: of samplers.METHODS.
+      num_images: that will be drawn in all. B is at most that, and at most
+        `batch_size`; smaller batches are padded, so that all are one program.
+    """
+    size = min(self.batch_size, _whole(num_images))
+    params = replicas.replicate(weights)
+
+    def draw(seeds, num_steps):
+      some = np.resize(seeds, size).astype(np.uint32)
+      some = some.reshape(jax.local_device_count(), -1)
+      x = self._samplers[method](params, some, jnp.int32(num_steps))
+      x = np.asarray(x).reshape(size, *self._denoiser.image_shape)
+      return x[: len(seeds)]
+
+    return draw
 
   def _draw(self, method, params, seeds, num_steps):
     """Returns this replica's images of seeds (B,), uint8."""
@@ -95,6 +106,12 @@ class Generator:
       **extra,
     )
     return to_uint8(x)
+
+
+def _whole(batch_size):
+  """Returns the size of a batch that splits evenly over the devices."""
+  devices = jax.local_device_count()
+  return -(-batch_size // devices) * devices
 
 
 def to_uint8(x):

@@ -1,20 +1,43 @@
 """Distances between sets of features, in float64."""
 
 import numpy as np
-from scipy.spatial import distance
+
+_NEIGHBOURS = 3  # k of precision and recall
 
 
-def statistics(features):
-  """Returns mean (D,) and covariance (D, D) of features (N, D).
+class Moments:
+  """Mean and covariance of features that come in batches, in float64."""
 
-  Raises:
-    ValueError: there are fewer than two.
-  """
-  if len(features) < 2:
-    raise ValueError(
-      f'a covariance takes 2 images or more, got {len(features)}'
-    )
-  return np.mean(features, axis=0), np.cov(features, rowvar=False)
+  def __init__(self):
+    self._count, self._mean, self._scatter = 0, 0.0, 0.0
+
+  def add(self, features):
+    """Takes in a batch of features, (N, D).
+
+    Batches are merged about their own means (Chan et al. 1979), since sums of
+    squares would cancel where the mean is large.
+    """
+    features = np.asarray(features, np.float64)
+    mean = np.mean(features, axis=0)
+    centred = features - mean
+    total = self._count + len(features)
+    delta = mean - self._mean
+    weight = self._count * len(features) / total
+    self._scatter += centred.T @ centred + weight * np.outer(delta, delta)
+    self._mean = self._mean + delta * (len(features) / total)
+    self._count = total
+
+  def result(self):
+    """Returns mean (D,) and unbiased covariance (D, D).
+
+    Raises:
+      ValueError: there were fewer than two.
+    """
+    if self._count < 2:
+      raise ValueError(
+        f'a covariance takes 2 images or more, got {self._count}'
+      )
+    return self._mean, self._scatter / (self._count - 1)
 
 
 def frechet_distance(mean_1, cov_1, mean_2, cov_2):
@@ -58,46 +81,121 @@ def classifier_score(probabilities):
   return float(np.exp(np.mean(np.sum(probabilities * np.log(ratio), axis=1))))
 
 
-def precision_recall(real, generated, num_neighbours=3):
-  """Returns precision and recall (Kynkaanniemi et al. 2019).
+def inception_score(probabilities, splits=10):
+  """Returns the mean and standard deviation of the splits' classifier_score.
 
-  Precision is the share of generated features that lie within the k-nearest-
-  neighbour ball of some real one; recall the reverse.
+  The splits are consecutive and, but for one image, of one size, as in Salimans
+  et al. (2016); fewer images than splits are as many splits.
+
+  Args:
+    probabilities: (N, K) class probabilities.
+    splits: how many.
+  """
+  parts = np.array_split(probabilities, min(splits, len(probabilities)))
+  scores = [classifier_score(part) for part in parts]
+  return float(np.mean(scores)), float(np.std(scores))
+
+
+def kid(real, generated, subsets=100, most=1000):
+  """Returns the kernel Inception distance (Binkowski et al. 2018).
+
+  The unbiased estimate of MMD^2 with the kernel (x y / D + 1)^3, averaged over
+  100 pairs of random subsets of 1,000 features, as StyleGAN and torch-fidelity
+  do; where there are fewer features, of as many as the smaller set has.
 
   Args:
     real: (N, D) features.
     generated: (M, D) features.
-    num_neighbours: k, not counting the point itself.
+    subsets: how many pairs.
+    most: features of a subset, at most.
 
   Raises:
-    ValueError: a set has no more than num_neighbours members.
+    ValueError: a set has fewer than two.
   """
-  if min(len(real), len(generated)) <= num_neighbours:
-    raise ValueError(
-      f'precision and recall need more than {num_neighbours} images in each '
-      f'set, got {len(real)} and {len(generated)}'
+  size = min(len(real), len(generated), most)
+  if size < 2:
+    raise ValueError('KID needs 2 images or more in each set')
+  rng = np.random.default_rng(0)
+  estimates = []
+  for _ in range(subsets):
+    x, y = (
+      features[rng.choice(len(features), size, replace=False)]
+      for features in (real, generated)
     )
-  radii_real = _radii(real, num_neighbours)
-  radii_generated = _radii(generated, num_neighbours)
+    estimates.append(_mmd(x.astype(np.float64), y.astype(np.float64)))
+  return float(np.mean(estimates))
+
+
+def _mmd(x, y):
+  """Returns the unbiased MMD^2 of x and y, (n, D) (Gretton et al. 2012)."""
+  n, d = x.shape
+  within = sum(
+    np.sum(kernel) - np.trace(kernel)
+    for kernel in ((z @ z.T / d + 1) ** 3 for z in (x, y))
+  )
+  return within / (n * (n - 1)) - 2 * np.mean((x @ y.T / d + 1) ** 3)
+
+
+def precision_recall(real, generated, real_radii=None):
+  """Returns precision and recall (Kynkaanniemi et al. 2019).
+
+  Precision is the share of generated features that lie within the ball of some
+  real one, which reaches to its third nearest neighbour; recall the reverse.
+
+  Args:
+    real: (N, D) features.
+    generated: (M, D) features.
+    real_radii: `radii(real)`, for whoever has them already.
+
+  Raises:
+    ValueError: a set has no more than 3 members.
+  """
+  if real_radii is None:
+    real_radii = radii(real)
+  generated_radii = radii(generated)
+  real, generated = (x.astype(np.float64) for x in (real, generated))
   # Row by row in blocks: all distances of 50,000 images would take 20 GB.
   covered = np.zeros(len(generated), bool)
   covers = np.zeros(len(real), bool)
   for rows in _blocks(len(real)):
-    across = distance.cdist(real[rows], generated)
-    covered |= np.any(across <= radii_real[rows, None], axis=0)
-    covers[rows] = np.any(across <= radii_generated, axis=1)
+    across = _square_distances(real[rows], generated)
+    covered |= np.any(across <= real_radii[rows, None], axis=0)
+    covers[rows] = np.any(across <= generated_radii, axis=1)
   return float(np.mean(covered)), float(np.mean(covers))
 
 
-def _radii(features, num_neighbours):
-  """Returns each feature's distance to its k-th nearest neighbour, (N,)."""
-  radii = np.empty(len(features))
+def radii(features):
+  """Returns each feature's squared distance to its third neighbour, (N,).
+
+  Args:
+    features: (N, D).
+
+  Raises:
+    ValueError: there are no more than 3.
+  """
+  if len(features) <= _NEIGHBOURS:
+    raise ValueError(
+      f'precision and recall need more than {_NEIGHBOURS} images in each set, '
+      f'got {len(features)}'
+    )
+  features = features.astype(np.float64)
+  found = np.empty(len(features))
   for rows in _blocks(len(features)):
-    distances = distance.cdist(features[rows], features)
-    nearest = np.partition(distances, num_neighbours, axis=1)
-    radii[rows] = nearest[:, num_neighbours]
-  return radii
+    distances = _square_distances(features[rows], features)
+    # The nearest of all is the feature itself.
+    nearest = np.partition(distances, _NEIGHBOURS, axis=1)
+    found[rows] = nearest[:, _NEIGHBOURS]
+  return found
 
 
-def _blocks(length, size=1000):
+def _square_distances(x, y):
+  """Returns |x_i - y_j|^2, (N, M); a product is 10 times as fast as cdist."""
+  squares = x @ y.T
+  squares *= -2
+  squares += np.sum(x**2, axis=1)[:, None]
+  squares += np.sum(y**2, axis=1)
+  return np.maximum(squares, 0, out=squares)
+
+
+def _blocks(length, size=500):
   return [slice(i, min(i + size, length)) for i in range(0, length, size)]

@@ -1,5 +1,6 @@
 """Pictures: sample grids, and quality against sampling steps."""
 
+import os
 import pathlib
 
 import matplotlib
@@ -10,7 +11,10 @@ matplotlib.use('Agg')
 
 from matplotlib import pyplot, ticker
 
+from diffusion_distillation.evaluation import paper
+
 _COLUMNS, _ROWS = 20, 5
+GRID_IMAGES = _COLUMNS * _ROWS
 _STYLES = {
   'distilled': ('Distilled (this run)', 'C3', 'o-'),
   'ddim': ('DDIM, not distilled', 'C0', 's--'),
@@ -54,10 +58,12 @@ def to_image(array):
 
 
 def save_grid(images, path):
-  """Writes the `grid` of images as a PNG, and its folder where needed."""
+  """Writes the `grid` of images as a PNG, whole, and its folder if needed."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  to_image(grid(images)).save(path)
+  new = path.with_name(f'{path.name}.new')
+  to_image(grid(images)).save(new, format='png')
+  os.replace(new, path)
 
 
 def plot_fid_vs_steps(report, path):
@@ -68,33 +74,41 @@ def plot_fid_vs_steps(report, path):
     path: of the PNG.
   """
   figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
-  for sampler, (label, color, style) in _STYLES.items():
-    rows = [row for row in report['rows'] if row['sampler'] == sampler]
-    rows = sorted(rows, key=lambda row: row['num_steps'])
-    if rows:
-      axes.plot(
-        [row['num_steps'] for row in rows],
-        [row['frechet_distance'] for row in rows],
-        style,
-        color=color,
-        label=label,
-      )
-  axes.axhline(
-    report['floor'], color='0.6', lw=1, label=report['metric']['heldout']
-  )
+  metric, rows = report['metric'], report['rows']
+  published = paper.figures(metric)
+  for i, sampler in enumerate(dict.fromkeys(row['sampler'] for row in rows)):
+    label = sampler.replace('_', ' ')
+    label, color, style = _STYLES.get(sampler, (label, f'C{i + 4}', 'd-.'))
+    curve = {
+      row['num_steps']: row['frechet_distance']
+      for row in rows
+      if row['sampler'] == sampler and 'frechet_distance' in row
+    }
+    _plot(axes, curve, style, color=color, label=label)
+    if sampler in published:
+      label = f'{sampler}, in the paper'
+      _plot(axes, published[sampler], '-', color=color, label=label, lw=0.6)
+  if report['floor'] is not None:
+    axes.axhline(report['floor'], color='0.6', lw=1, label=metric['heldout'])
   axes.set_xscale('log', base=2)
   axes.set_yscale('log')
   axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%d'))
   axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axes.yaxis.set_minor_formatter(ticker.LogFormatter())  # where one is needed
   axes.set_xlabel('Sampling steps')
-  axes.set_ylabel(f'Frechet distance ({report["metric"]["features"]})')
+  axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
   axes.set_title(
-    f'{report["metric"]["num_samples"]} samples against '
-    f'{report["metric"]["reference"]}',
+    f'{metric["num_samples"]} samples against {metric["reference"]}',
     fontsize=10,
   )
   axes.grid(alpha=0.3, which='both')
-  axes.legend(frameon=False)
+  axes.legend(frameon=False, fontsize=8)
   figure.tight_layout()
   figure.savefig(path)
   pyplot.close(figure)
+
+
+def _plot(axes, curve, style, **look):
+  """Draws a mapping from steps to a figure."""
+  if curve:
+    axes.plot(*zip(*sorted(curve.items()), strict=True), style, **look)

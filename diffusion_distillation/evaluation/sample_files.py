@@ -1,6 +1,5 @@
 """Samples as files: a .npz, or a folder of PNGs."""
 
-import os
 import pathlib
 import re
 import tempfile
@@ -10,6 +9,7 @@ import numpy as np
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.generate import Generator, labels_of
+from diffusion_distillation.training import files
 from diffusion_distillation.training.log import Progress
 
 _MOST = 10_000_000
@@ -85,10 +85,7 @@ def write_samples(checkpoint, *, seeds, out, num_steps=None, batch_size=512):
   out = pathlib.Path(out)
   if _is_npz(out):
     labels = labels_of(seeds, card['num_classes']).astype(np.int32)
-    new = out.with_name(f'{out.name}.new')
-    with new.open('wb') as file:  # a file that is there is not lost half-way
-      np.savez(file, arr_0=images, arr_1=labels)
-    os.replace(new, out)
+    files.write_npz(out, {'arr_0': images, 'arr_1': labels})
     return
   for seed, image in zip(seeds, images, strict=True):
     plots.to_image(image).save(out / f'{seed:06}.png')

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 
+import numpy as np
+
 from diffusion_distillation.errors import UserError
 
 
@@ -37,6 +39,16 @@ def reading(path):
     raise UserError(
       f'{path} cannot be read, it is damaged or not ours: {reason}'
     ) from error
+
+
+def write_npz(path, arrays):
+  """Writes a dict of arrays as a .npz, whole or not at all."""
+  path = pathlib.Path(path)
+  # Other processes may write the same file of a cache.
+  new = path.with_name(f'{path.name}.{os.getpid()}.new')
+  with new.open('wb') as file:
+    np.savez(file, **arrays)
+  os.replace(new, path)
 
 
 def read_jsonl(path):

@@ -30,6 +30,8 @@ def teacher_of(workdir):
 def open_run_folder(workdir, config, *, teacher=None, create=False):
   """Returns the run folder's absolute path, once it is this config's.
 
+  The section `eval` identifies no run: it may be measured in other ways, later.
+
   Args:
     workdir: path; with `create`, a new folder is made and config.json written.
     config: the resolved config.
@@ -45,7 +47,9 @@ def open_run_folder(workdir, config, *, teacher=None, create=False):
   ours = json.loads(json.dumps(config.to_dict()))
   try:
     if path.exists():
-      different = _differences(_read(path)['config'], ours)
+      # How a run is measured does not make it another run.
+      theirs = {**_read(path)['config'], 'eval': ours['eval']}
+      different = _differences(theirs, ours)
       if different:
         raise UserError(
           f'{workdir} holds a run of another config ({"; ".join(different)}); '

@@ -107,9 +107,7 @@ def check(config):
         raise ValueError(
           'train.num_updates, the length of training, is not set'
         )
-    if config.sampler not in METHODS:
-      known = ', '.join(METHODS)
-      raise ValueError(f'unknown sampler {config.sampler!r}; known: {known}')
+    _check_samplers(config)
     dataset = load_dataset(config.dataset.name, config.dataset.args)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
@@ -182,6 +180,23 @@ def _check_numbers(config):
     if not (value >= least and (most is None or value <= most)):
       limit = f'at least {least}' if most is None else f'{least} to {most}'
       raise ValueError(f'{key} must be {limit}, got {value}')
+
+
+def _check_samplers(config):
+  settings = config.eval
+  for method in (
+    config.sampler,
+    *settings.samplers,
+    *settings.student_samplers,
+  ):
+    if method not in METHODS:
+      known = ', '.join(METHODS)
+      raise ValueError(f'unknown sampler {method!r}; known: {known}')
+  for num_steps in settings.num_steps:
+    if not isinstance(num_steps, int) or not 1 <= num_steps <= _LARGEST:
+      raise ValueError(
+        f'eval.num_steps must be ints of 1 to {_LARGEST}, got {num_steps!r}'
+      )
 
 
 def _check_batch(batch_size):

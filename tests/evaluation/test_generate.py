@@ -3,8 +3,11 @@ import numpy as np
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.evaluation import plots
-from diffusion_distillation.evaluation.features import Classifier
+from diffusion_distillation.evaluation import features, plots
+from diffusion_distillation.evaluation.features import (
+  Classifier,
+  open_features,
+)
 from diffusion_distillation.evaluation.generate import Generator, to_uint8
 from diffusion_distillation.evaluation.sample_files import (
   check_writable,
@@ -134,11 +137,14 @@ def test_the_classifier_knows_held_out_digits():
   dataset = digits.load(class_conditional=True)
   images = np.stack([example['image'] for example in dataset.heldout])
   labels = [example['label'] for example in dataset.heldout]
-  features, probabilities = Classifier('digits')(images)
-  assert features.shape == (297, 64)
+  found, spatial, probabilities = Classifier('digits')(images)
+  assert spatial is None
+  assert found.shape == (297, 64)
   assert np.mean(probabilities.argmax(1) == labels) > 0.97
 
 
-def test_a_data_set_without_classifier_is_refused():
-  with pytest.raises(ValueError, match='known: digits'):
-    Classifier('cifar10')
+def test_a_data_set_without_classifier_is_measured_by_inception(monkeypatch):
+  assert open_features('cifar10', None) is None
+  monkeypatch.setattr(features, 'Inception', lambda path: ('inception', path))
+  assert open_features('cifar10', 'a.pth') == ('inception', 'a.pth')
+  assert open_features('digits', 'a.pth').name == 'digits-mlp-relu64'

@@ -1,8 +1,17 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import linalg
 
 from diffusion_distillation.evaluation import metrics
+
+
+def statistics(*batches):
+  moments = metrics.Moments()
+  for batch in batches:
+    moments.add(batch)
+  return moments.result()
 
 
 def test_frechet_distance_of_gaussians_in_closed_form():
@@ -17,8 +26,8 @@ def test_frechet_distance_of_gaussians_in_closed_form():
 
 def test_frechet_distance_is_0_of_itself_and_symmetric():
   rng = np.random.RandomState(0)
-  a = metrics.statistics(rng.standard_normal((50, 6)))
-  b = metrics.statistics(rng.standard_normal((50, 6)) + 1)
+  a = statistics(rng.standard_normal((50, 6)))
+  b = statistics(rng.standard_normal((50, 6)) + 1)
   assert abs(metrics.frechet_distance(*a, *a)) < 1e-10
   np.testing.assert_allclose(
     metrics.frechet_distance(*a, *b), metrics.frechet_distance(*b, *a)
@@ -29,20 +38,36 @@ def test_frechet_distance_is_0_of_itself_and_symmetric():
 def test_frechet_distance_agrees_with_scipy_s_matrix_root(samples):
   rng = np.random.RandomState(1)
   mix = rng.standard_normal((12, 12))
-  mean_1, cov_1 = metrics.statistics(rng.standard_normal((samples, 12)) @ mix)
-  mean_2, cov_2 = metrics.statistics(rng.standard_normal((samples, 12)) + 0.3)
+  mean_1, cov_1 = statistics(rng.standard_normal((samples, 12)) @ mix)
+  mean_2, cov_2 = statistics(rng.standard_normal((samples, 12)) + 0.3)
   root = linalg.sqrtm(cov_1 @ cov_2).real
   want = np.sum((mean_1 - mean_2) ** 2) + np.trace(cov_1 + cov_2 - 2 * root)
   got = metrics.frechet_distance(mean_1, cov_1, mean_2, cov_2)
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_statistics_are_mean_and_unbiased_covariance():
-  mean, cov = metrics.statistics(np.array([[0.0, 1.0], [2.0, 1.0]]))
+def test_moments_are_mean_and_unbiased_covariance():
+  mean, cov = statistics(np.array([[0.0, 1.0], [2.0, 1.0]]))
   np.testing.assert_allclose(mean, [1, 1])
   np.testing.assert_allclose(cov, [[2, 0], [0, 0]])
   with pytest.raises(ValueError, match='2 images or more'):
-    metrics.statistics(np.zeros((1, 2)))
+    statistics(np.zeros((1, 2)))
+
+
+def test_moments_of_batches_are_those_of_all_even_far_from_0():
+  rng = np.random.RandomState(0)
+  features = rng.standard_normal((500, 5)) @ rng.standard_normal((5, 5)) + 1e6
+  mean, cov = statistics(features[:1], features[1:90], features[90:])
+  np.testing.assert_allclose(mean, features.mean(0), rtol=1e-14)
+  # A sum of squares, 1e12, would leave no more than 4 digits.
+  np.testing.assert_allclose(cov, np.cov(features.T), rtol=1e-8)
+
+
+def test_moments_of_float32_are_computed_in_float64():
+  features = np.full((3000, 1), 0.1, np.float32)
+  mean, cov = statistics(features[:1000], features[1000:])
+  np.testing.assert_allclose(mean, np.float64(np.float32(0.1)), rtol=1e-15)
+  np.testing.assert_allclose(cov, 0, atol=1e-28)
 
 
 def test_classifier_score_is_1_for_constant_and_k_for_one_hot():
@@ -72,3 +97,80 @@ def test_precision_and_recall_of_sets_with_a_known_answer():
 def test_too_few_images_for_neighbours_are_refused():
   with pytest.raises(ValueError, match='more than 3'):
     metrics.precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
+
+
+def test_precision_and_recall_of_float32_features_and_known_radii():
+  rng = np.random.RandomState(0)
+  real, generated = rng.standard_normal((2, 700, 3)).astype(np.float32)
+  got = metrics.precision_recall(real, generated, metrics.radii(real))
+  assert got == metrics.precision_recall(real, generated)
+  # By definition, one by one.
+  to_real = np.linalg.norm(generated[:, None] - real[None], axis=-1)
+  among = np.linalg.norm(real[:, None] - real[None], axis=-1)
+  radii = np.sort(among, axis=1)[:, 3]
+  np.testing.assert_allclose(metrics.radii(real), radii**2, rtol=1e-4)
+  assert got[0] == np.mean(np.any(to_real <= radii, axis=1))
+
+
+def test_inception_score_is_the_mean_over_consecutive_splits():
+  one_hot, alike = np.eye(4).repeat(3, axis=0), np.full((12, 4), 0.25)
+  shuffled = one_hot[np.arange(12) * 5 % 12]
+  # A score of 4 in one half, of 1 in the other.
+  both = np.concatenate([shuffled, alike])
+  mean, deviation = metrics.inception_score(both, splits=2)
+  assert mean == pytest.approx(2.5) and deviation == pytest.approx(1.5)
+  assert metrics.inception_score(np.full((30, 4), 0.25)) == pytest.approx(
+    (1, 0)
+  )
+  assert metrics.inception_score(np.tile(np.eye(5), (20, 1))) == pytest.approx(
+    (5, 0)
+  )
+  # Of one image each: nothing to tell it from.
+  assert metrics.inception_score(np.eye(3)) == pytest.approx((1, 0))
+
+
+def kernel(x, y):
+  return (np.dot(x, y) / len(x) + 1) ** 3
+
+
+def test_kid_of_tiny_sets_is_the_sum_over_pairs():
+  x, y = np.random.RandomState(0).standard_normal((2, 4, 3))
+  pairs = list(itertools.permutations(range(4), 2))
+  want = np.mean([kernel(x[i], x[j]) + kernel(y[i], y[j]) for i, j in pairs])
+  want -= 2 * np.mean([kernel(a, b) for a in x for b in y])
+  np.testing.assert_allclose(metrics.kid(x, y), want, rtol=1e-12)
+
+
+def test_kid_of_two_points_in_closed_form():
+  # k(0, 0) = k(0, 3) = 1 and k(3, 3) = (9 + 1)^3: 1 + 1000 - 2.
+  zeros, threes = np.zeros((5, 1)), np.full((7, 1), 3.0)
+  assert metrics.kid(zeros, threes) == pytest.approx(999)
+
+
+def test_kid_is_0_in_expectation_for_the_same_distribution():
+  # Every outcome of two pairs of coins, each as likely as any other.
+  coins = [
+    np.array(c, float)[:, None] for c in itertools.product([0, 2], repeat=2)
+  ]
+  values = [metrics.kid(x, y) for x in coins for y in coins]
+  assert np.mean(values) == pytest.approx(0, abs=1e-12)
+  assert max(values) > 1  # and it is not that all of them are 0
+
+
+def test_kid_of_subsets_estimates_that_of_all():
+  rng = np.random.RandomState(0)
+  x, y = rng.standard_normal((300, 4)), rng.standard_normal((400, 4)) + 0.5
+
+  # In closed form, by the sums over all pairs.
+  def total(a, b):
+    return np.sum((a @ b.T / 4 + 1) ** 3)
+
+  def own(a):
+    diagonal = np.sum((np.sum(a**2, axis=1) / 4 + 1) ** 3)
+    return (total(a, a) - diagonal) / (len(a) * (len(a) - 1))
+
+  want = own(x) + own(y) - 2 * total(x, y) / (300 * 400)
+  assert metrics.kid(x, y, most=100) == pytest.approx(want, rel=0.1)
+  assert metrics.kid(x, y, most=100) == metrics.kid(x, y, most=100)
+  with pytest.raises(ValueError, match='2 images or more'):
+    metrics.kid(x[:1], y)

@@ -99,6 +99,10 @@ def test_the_teacher_differs_where_its_section_says(config):
     ('dataset.name', 'mnist', 'known: digits'),
     ('distillation.start_num_steps', 6, 'power-of-two'),
     ('eval.num_samples', 2, '4 to'),
+    ('eval.samplers', ('ddpm',), 'known: ddim, ancestral'),
+    ('eval.student_samplers', ('ddim', 'ddpm'), 'known: ddim, ancestral'),
+    ('eval.num_steps', (4, 0), 'eval.num_steps must be ints of 1 to'),
+    ('eval.num_steps', (2.5,), 'eval.num_steps must be ints of 1 to'),
   ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(

@@ -1,0 +1,125 @@
+"""The rows of a report: what is to be measured, and what is measured."""
+
+import dataclasses
+import pathlib
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import checkpoints, files
+from diffusion_distillation.training.run_folder import teacher_of
+from diffusion_distillation.training.settings import rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One network, sampled by one method in one number of steps.
+
+  Attributes:
+    sampler: what it is called: 'distilled' is a student by DDIM,
+      'distilled_METHOD' one by another method, 'METHOD' the teacher.
+    method: of samplers.METHODS.
+    num_steps: sampling steps.
+    updates: that the network was trained with; None: not known.
+    path: of its checkpoint.
+  """
+
+  sampler: str
+  method: str
+  num_steps: int
+  updates: int | None
+  path: pathlib.Path | str
+
+  @property
+  def name(self):
+    """The name of its files."""
+    return f'{self.sampler}_{self.num_steps:05}'
+
+  @property
+  def identity(self):
+    """What tells it from others in the run folder, as JSON values."""
+    return {
+      'sampler': self.sampler,
+      'num_steps': self.num_steps,
+      'updates': self.updates,
+    }
+
+  def grid(self, workdir):
+    """Returns the path of its picture."""
+    return workdir / 'samples' / f'{self.name}.png'
+
+
+def plan_rows(config, workdir):
+  """Returns the Rows of a run.
+
+  Every student at its steps, by `eval.student_samplers`, and the teacher by
+  `eval.samplers`: at `eval.num_steps`, or else at the students' steps and those
+  it is distilled from.
+
+  Args:
+    config: of the run.
+    workdir: its folder, absolute, all its trainings finished.
+
+  Raises:
+    UserError: one is not.
+  """
+  if config.distillation is None:
+    steps, students = [config.model.eval_sampling_num_steps], []
+  else:
+    students = rounds(config.distillation)
+    steps = [config.distillation.start_num_steps]
+    steps += [this.num_steps for this in students]
+  teacher = teacher_of(workdir) or workdir / 'teacher'
+  rows = []
+  for method in config.eval.student_samplers:
+    sampler = 'distilled' if method == 'ddim' else f'distilled_{method}'
+    rows += [
+      (sampler, method, this.num_steps, workdir / this.name)
+      for this in students
+    ]
+  for method in config.eval.samplers:
+    for num_steps in config.eval.num_steps or steps:
+      rows.append((method, method, num_steps, teacher))
+  updates = {path: _finished_updates(path, config) for *_, path in rows}
+  return [Row(*row, updates[path], path) for *row, path in rows]
+
+
+def _finished_updates(path, config):
+  """Returns how many updates weights have had; None of those from elsewhere."""
+  training = checkpoints.read_card(path, config)['training']
+  if training is None:
+    return None
+  if training['updates'] < training['num_updates']:
+    raise UserError(
+      f'{path} has had {training["updates"]} of {training["num_updates"]} '
+      'updates; --mode=train finishes it'
+    )
+  return training['updates']
+
+
+class Measured:
+  """The measured rows of a run, in a file, so that none is measured twice.
+
+  Each line is a row's identity, its figures, and under `metric` the protocol
+  that they were measured by.
+  """
+
+  def __init__(self, workdir):
+    self._path = pathlib.Path(workdir) / 'evaluations.jsonl'
+
+  def find(self, row, protocol):
+    """Returns the newest line of a Row by that protocol, or None."""
+    wanted = {**row.identity, 'metric': protocol}
+    for line in reversed(files.read_jsonl(self._path)):
+      if wanted.items() <= line.items():
+        return line
+    return None
+
+  def newest_protocol(self):
+    """Returns the protocol of the newest line, or None."""
+    lines = files.read_jsonl(self._path)
+    return lines[-1].get('metric') if lines else None
+
+  def add(self, row, protocol, figures):
+    """Adds a Row's figures."""
+    files.append_jsonl(
+      self._path, {**row.identity, **figures, 'metric': protocol}
+    )
