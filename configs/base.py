@@ -11,7 +11,8 @@ def get_config():
 
   # Seed of everything random: parameters, data order, noise. int >= 0.
   config.seed = 0
-  # How the teacher is sampled by default: 'ddim' or 'ancestral'.
+  # How the teacher is sampled by default: 'ddim', 'ancestral', or another
+  # name in diffusion_distillation/samplers/methods.py.
   config.sampler = 'ddim'
 
   config.dataset = ConfigDict()

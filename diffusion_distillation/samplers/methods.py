@@ -1,0 +1,41 @@
+"""The table of samplers: what each does, costs, and how fast it converges."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from diffusion_distillation.samplers.ancestral import ancestral
+from diffusion_distillation.samplers.ddim import ddim
+from diffusion_distillation.samplers.euler import euler
+from diffusion_distillation.samplers.euler_t import euler_t
+from diffusion_distillation.samplers.heun import heun
+from diffusion_distillation.samplers.rk4 import rk4
+from diffusion_distillation.samplers.stochastic import stochastic
+
+
+class Method(NamedTuple):
+  """A sampler as data."""
+
+  # (z_t, x_hat, step) -> z_s, where x_hat is the prediction at z_t.
+  advance: Callable
+  # Of convergence in 1 / num_steps: to the probability flow or, where noise is
+  # drawn, to the distribution of the data.
+  order: int
+  # Of the network, in each step but the last.
+  evaluations: int = 1
+  draws_noise: bool = False
+
+  def num_evaluations(self, num_steps):
+    """Returns how often a sample of that many steps asks the network."""
+    return self.evaluations * (num_steps - 1) + 1
+
+
+METHODS = {
+  'ddim': Method(ddim, order=1),
+  'ancestral': Method(ancestral, order=1, draws_noise=True),
+  'stochastic': Method(stochastic, order=1, draws_noise=True),
+  # Integrators of the probability-flow ODE, to compare DDIM with.
+  'euler_t': Method(euler_t, order=1),
+  'euler': Method(euler, order=1),
+  'heun': Method(heun, order=2, evaluations=2),
+  'rk4': Method(rk4, order=4, evaluations=4),
+}
