@@ -12,9 +12,7 @@ def ancestral(z_t, x_hat, step, *, gamma=1.0):
     step: the Step to take.
     gamma: in [0, 1], from small (0) to large (1) variance.
   """
-  mean, std = process.posterior(
-    z_t, x_hat, step.logsnr_t, step.logsnr_s, gamma
-  )
+  mean, std = process.posterior(z_t, x_hat, step.logsnr_t, step.logsnr_s, gamma)
   return mean + std * step.noise
 
 

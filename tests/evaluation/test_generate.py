@@ -27,7 +27,7 @@ def card():
   }
 
 
-@pytest.mark.parametrize('method', ['ddim', 'ancestral'])
+@pytest.mark.parametrize('method', ['ddim', 'ancestral', 'stochastic'])
 def test_an_image_depends_on_its_seed_alone(card, params, method):
   seeds = np.arange(13)
   whole = Generator(card, 16).images(params, seeds, 3, method)
