@@ -1,4 +1,4 @@
-"""Pictures: sample grids, and quality against sampling steps."""
+"""Pictures: sample grids, and quality against what sampling costs."""
 
 import pathlib
 
@@ -10,12 +10,16 @@ matplotlib.use('Agg')
 
 from matplotlib import pyplot, ticker
 
+from diffusion_distillation.samplers import METHODS
+
 _COLUMNS, _ROWS = 20, 5
 _STYLES = {
   'distilled': ('Distilled (this run)', 'C3', 'o-'),
   'ddim': ('DDIM, not distilled', 'C0', 's--'),
   'ancestral': ('Ancestral, not distilled', 'C2', '^:'),
 }
+# With ten colors, every sampler there may be gets a look of its own.
+_MARKERS = 'sovD^X*'
 
 
 def grid(images, columns=_COLUMNS, rows=_ROWS):
@@ -93,6 +97,50 @@ def plot_fid_vs_steps(report, path):
     f'{report["metric"]["reference"]}',
     fontsize=10,
   )
+  axes.grid(alpha=0.3, which='both')
+  axes.legend(frameon=False)
+  figure.tight_layout()
+  figure.savefig(path)
+  pyplot.close(figure)
+
+
+def plot_fid_vs_evaluations(rows, path, *, ylabel='Frechet distance'):
+  """Writes the curve of each integrator: quality against its cost, log-log.
+
+  Steps of a method of higher order ask the network more often, so the number of
+  network evaluations is what makes them comparable (paper, appendix C).
+
+  Args:
+    rows: dicts with `sampler`, `num_steps` and, where it was measured,
+      `frechet_distance`; those of the methods that draw no noise are drawn.
+    path: of the PNG.
+    ylabel: what the distance is measured in.
+  """
+  figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
+  flows = [name for name in METHODS if not METHODS[name].draws_noise]
+  for i, name in enumerate(flows):
+    method = METHODS[name]
+    points = sorted(
+      (method.num_evaluations(row['num_steps']), row['frechet_distance'])
+      for row in rows
+      if row['sampler'] == name and 'frechet_distance' in row
+    )
+    if points:
+      axes.plot(
+        *zip(*points, strict=True),
+        f'{_MARKERS[i % len(_MARKERS)]}-',
+        color=f'C{i}',
+        markersize=5,
+        lw=1.3,
+        label=f'{name} (order {method.order})',
+      )
+  axes.set_xscale('log', base=2)
+  axes.set_yscale('log')
+  axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%d'))
+  axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axes.set_xlabel('Network evaluations per image')
+  axes.set_ylabel(ylabel)
+  axes.set_title('Integrators of the probability-flow ODE', fontsize=10)
   axes.grid(alpha=0.3, which='both')
   axes.legend(frameon=False)
   figure.tight_layout()

@@ -17,8 +17,10 @@ class Method(NamedTuple):
 
   # (z_t, x_hat, step) -> z_s, where x_hat is the prediction at z_t.
   advance: Callable
-  # Of convergence in 1 / num_steps: to the probability flow or, where noise is
-  # drawn, to the distribution of the data.
+  # Of convergence in 1 / num_steps: to the probability flow between two noise
+  # levels or, where noise is drawn, to the data's distribution. At the ends of
+  # the way one step spans many units of log-SNR, however short it is in t, so
+  # that an order above 1 in log-SNR does not hold for the way as a whole.
   order: int
   # Of the network, in each step but the last.
   evaluations: int = 1

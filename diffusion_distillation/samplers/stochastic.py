@@ -14,8 +14,10 @@ def stochastic(z_t, x_hat, step):
   t = 2/N the deterministic step ends at data, u = 0, and at t = 1/N, as with
   any method, x_hat is what is returned.
 
-  A student of N / 2 steps is what makes DDIM steps of that length well, though
-  it is asked at odd multiples of 1/N, too, where it was not trained.
+  The student for N steps of it is the one distilled to N / 2, which makes DDIM
+  steps of that length, though at odd multiples of 1/N it was never trained. On
+  digits the Frechet distance falls from 1.3 by DDIM in 4 steps to 1.16 in 8 of
+  this; in 4 of this, of a length that it was not made for, it is 3.
   """
   z_u = process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_u)
   return process.diffuse_from(z_u, step.logsnr_u, step.logsnr_s, step.noise)

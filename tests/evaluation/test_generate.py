@@ -128,6 +128,34 @@ def test_a_grid_shows_every_image_in_its_place():
   np.testing.assert_array_equal(centres, [[10, 11, 12, 13], [14, 15, 96, 96]])
 
 
+def test_integrators_are_plotted_against_what_they_cost(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(plots.pyplot, 'close', figures.append)
+  rows = [
+    {'sampler': name, 'num_steps': n, 'frechet_distance': 10 / n}
+    for name in ('ddim', 'euler', 'heun', 'rk4', 'ancestral', 'distilled')
+    for n in (4, 1, 2)
+  ]
+  rows.append({'sampler': 'ddim', 'num_steps': 8})  # not measured
+  plots.plot_fid_vs_evaluations(rows, tmp_path / 'curve.png')
+  monkeypatch.undo()
+  plots.pyplot.close('all')
+  lines = figures[0].axes[0].lines
+  # Steps of Heun ask the network twice and of RK4 four times, the last once.
+  costs = {
+    line.get_label().split()[0]: list(line.get_xdata()) for line in lines
+  }
+  assert costs == {
+    'ddim': [1, 2, 4],
+    'euler': [1, 2, 4],
+    'heun': [1, 3, 7],
+    'rk4': [1, 5, 13],
+  }
+  assert all(list(line.get_ydata()) == [10, 5, 2.5] for line in lines)
+  assert len({(line.get_color(), line.get_marker()) for line in lines}) == 4
+  assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
+
+
 def test_the_classifier_knows_held_out_digits():
   from diffusion_distillation.data import digits
 
