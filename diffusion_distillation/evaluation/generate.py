@@ -51,7 +51,7 @@ class Generator:
       weights: of the network.
       seeds: (N,) ints, 0 to 2^32 - 1.
       num_steps: sampling steps.
-      method: a name in METHODS.
+      method: of samplers.METHODS.
       progress: called with the number of images drawn so far.
     """
     devices = jax.local_device_count()
