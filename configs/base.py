@@ -11,7 +11,8 @@ def get_config():
 
   # Seed of everything random: parameters, data order, noise. int >= 0.
   config.seed = 0
-  # How the teacher is sampled by default: 'ddim' or 'ancestral'.
+  # How the teacher is sampled by default: 'ddim', 'ancestral', or another
+  # name in diffusion_distillation/samplers/methods.py.
   config.sampler = 'ddim'
 
   config.dataset = ConfigDict()
@@ -132,6 +133,8 @@ def _eval():
   settings.student_samplers = ('ddim',)
   # Step counts of `samplers`; empty: those of the students and the teacher.
   settings.num_steps = ()
+  # What has more sampling steps is not measured; absent: all is.
+  settings.max_num_steps = config_dict.placeholder(int)
   # File of Inception's weights, .pth or .npz; absent: no FID is measured.
   settings.inception_path = config_dict.placeholder(str)
   # A .npz of `mu` and `sigma` to compare with; absent: the training images.

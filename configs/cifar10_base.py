@@ -46,4 +46,6 @@ def get_config():
     weight_decay=0.001,
     substeps=10,
   )
+  # Beyond, 50,000 samples cost more than they tell.
+  config.eval.max_num_steps = 1024
   return config

@@ -44,4 +44,6 @@ def get_config():
     learning_rate_warmup_steps=1000,
     substeps=10,
   )
+  # Beyond, 50,000 samples cost more than they tell.
+  config.eval.max_num_steps = 1024
   return config

@@ -1,4 +1,4 @@
-"""The diffusion process: its theory, once, and its four formulas.
+"""The diffusion process: its theory, once, and its formulas.
 
 Time runs from t = 0 (data) to t = 1 (noise), and s < t. The noise level is
 lambda_t = log(alpha_t^2 / sigma_t^2), `logsnr` in the code, and the process
@@ -53,6 +53,34 @@ def diffuse(x, logsnr, eps):
   """Returns z_t = alpha_t x + sigma_t eps, a draw of Eq. (2)."""
   alpha, sigma = alpha_sigma(expand(logsnr, x))
   return alpha * x + sigma * eps
+
+
+def diffuse_from(z_s, logsnr_s, logsnr_t, eps):
+  """Returns z_t, noisier than z_s: a draw of q(z_t | z_s), Eq. (3).
+
+  Args:
+    z_s: (B, ...) noisy images.
+    logsnr_s: (B,) noise level of z_s; +inf is data, and the draw `diffuse`'s.
+    logsnr_t: (B,) noise level to go to, at most logsnr_s.
+    eps: like z_s, standard normal.
+  """
+  logsnr_s, logsnr_t = expand(logsnr_s, z_s), expand(logsnr_t, z_s)
+  alpha_s, _ = alpha_sigma(logsnr_s)
+  alpha_t, sigma_t = alpha_sigma(logsnr_t)
+  sigma_ts = jnp.sqrt(-jnp.expm1(logsnr_t - logsnr_s)) * sigma_t
+  return (alpha_t / alpha_s) * z_s + sigma_ts * eps
+
+
+def probability_flow(z, x_hat, logsnr):
+  """Returns dz / dlogsnr of the probability-flow ODE, Eq. (5).
+
+  Args:
+    z: (B, ...) noisy images.
+    x_hat: like z, the prediction of the clean images.
+    logsnr: (B,) noise level of z, finite.
+  """
+  alpha, _ = alpha_sigma(expand(logsnr, z))
+  return alpha * (x_hat - alpha * z) / 2
 
 
 def ddim_step(z_t, x_hat, logsnr_t, logsnr_s):

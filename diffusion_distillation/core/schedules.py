@@ -16,9 +16,11 @@ def _cosine(logsnr_min, logsnr_max):
   def schedule(t):
     # tan near pi/2 would cost 1e-3 of log-SNR in float32 at t = 1; there the
     # complementary angle is small and exact, and tan(pi/2 - a) = 1 / tan(a).
-    near_data = -2 * jnp.log(jnp.tan(slope * jnp.minimum(t, 0.5) + at_data))
-    near_noise = jnp.tan(slope * (1 - jnp.maximum(t, 0.5)) + at_noise)
-    return jnp.where(t < 0.5, near_data, 2 * jnp.log(near_noise))
+    # where, not minimum and maximum, whose derivatives at t = 1/2 are halved.
+    below = t < 0.5
+    near_data = jnp.tan(slope * jnp.where(below, t, 0.5) + at_data)
+    near_noise = jnp.tan(slope * (1 - jnp.where(below, 0.5, t)) + at_noise)
+    return jnp.where(below, -2 * jnp.log(near_data), 2 * jnp.log(near_noise))
 
   return schedule
 

@@ -17,12 +17,13 @@ def step_logsnr(schedule, index, num_steps):
     index: (B,) int in [0, num_steps).
     num_steps: int, or scalar integer array.
   """
-  logsnr_t = schedule(_fraction(index + 1, num_steps))
-  logsnr_s = schedule(_fraction(index, num_steps))
+  logsnr_t = schedule(fraction(index + 1, num_steps))
+  logsnr_s = schedule(fraction(index, num_steps))
   return logsnr_t, jnp.where(index == 0, jnp.inf, logsnr_s)
 
 
-def _fraction(numerator, denominator):
+def fraction(numerator, denominator):
+  """Returns a time point, the float quotient of two integers or arrays."""
   return jnp.asarray(numerator, float) / jnp.asarray(denominator, float)
 
 
@@ -50,7 +51,7 @@ def distillation_target(denoise, z_t, index, num_steps, schedule):
     (B, H, W, C) float32, between the teacher's two predictions.
   """
   logsnr_t, logsnr_s = step_logsnr(schedule, index, num_steps)
-  logsnr_m = schedule(_fraction(2 * index + 1, 2 * num_steps))
+  logsnr_m = schedule(fraction(2 * index + 1, 2 * num_steps))
 
   x1 = denoise(z_t, logsnr_t)
   z_m = process.ddim_step(z_t, x1, logsnr_t, logsnr_m)

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffusion_distillation.core import schedules
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.samplers import METHODS, STOCHASTIC, sample
+from diffusion_distillation.samplers import METHODS, sample
 from diffusion_distillation.samplers.ancestral import gamma_of
 from diffusion_distillation.training import replicas
 
@@ -93,9 +93,10 @@ class Generator:
     z_1 = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
     labels = labels_of(seeds, self._card['num_classes']).astype(jnp.int32)
     extra = {}
-    if method in STOCHASTIC:
-      gamma = gamma_of(self._card['logvar_type'])
-      extra = {'key': step_keys, 'gamma': gamma}
+    if METHODS[method].draws_noise:
+      extra['key'] = step_keys
+    if method == 'ancestral':
+      extra['gamma'] = gamma_of(self._card['logvar_type'])
     x = sample(
       self._denoiser.bind(params, labels),
       z_1,

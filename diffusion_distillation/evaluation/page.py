@@ -26,13 +26,13 @@ _COLUMNS = (
 )
 
 
-def make_page(config, report, curve, grids):
+def make_page(config, report, curves, grids):
   """Returns the report as one self-contained HTML page.
 
   Args:
     config: of the run.
     report: of `report.make_report`.
-    curve: path of the picture of quality against steps; it may be absent.
+    curves: paths of the pictures of quality against what sampling costs.
     grids: paths of the pictures of samples; some may be absent.
   """
   name = html.escape(config.dataset.name)
@@ -76,7 +76,7 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto; }}
 </style></head><body>
 <h1>{name}</h1>
 {_text(report)}
-{_picture(curve) if curve.exists() else ''}
+{''.join(map(_picture, curves))}
 <h2>Samplers</h2>{table}
 <h2>Training</h2>{times}
 <p>Compilations: {html.escape(json.dumps(report['compilations']))}</p>

@@ -1,17 +1,15 @@
-"""Pictures: sample grids, and quality against sampling steps."""
+"""Pictures: sample grids, and quality against what sampling costs."""
 
 import os
 import pathlib
 
-import matplotlib
 import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
 from PIL import Image
 
-matplotlib.use('Agg')
-
-from matplotlib import pyplot, ticker
-
 from diffusion_distillation.evaluation import paper
+from diffusion_distillation.samplers import METHODS
 
 _COLUMNS, _ROWS = 20, 5
 GRID_IMAGES = _COLUMNS * _ROWS
@@ -20,6 +18,7 @@ _STYLES = {
   'ddim': ('DDIM, not distilled', 'C0', 's--'),
   'ancestral': ('Ancestral, not distilled', 'C2', '^:'),
 }
+_MARKERS = 'sovD^X*'
 
 
 def grid(images, columns=_COLUMNS, rows=_ROWS):
@@ -73,8 +72,8 @@ def plot_fid_vs_steps(report, path):
     report: as `report.json` has it.
     path: of the PNG.
   """
-  figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
   metric, rows = report['metric'], report['rows']
+  figure, axes = _log_axes()
   published = paper.figures(metric)
   for i, sampler in enumerate(dict.fromkeys(row['sampler'] for row in rows)):
     label = sampler.replace('_', ' ')
@@ -90,25 +89,67 @@ def plot_fid_vs_steps(report, path):
       _plot(axes, published[sampler], '-', color=color, label=label, lw=0.6)
   if report['floor'] is not None:
     axes.axhline(report['floor'], color='0.6', lw=1, label=metric['heldout'])
+  axes.set_xlabel('Sampling steps')
+  axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
+  title = f'{metric["num_samples"]} samples against {metric["reference"]}'
+  axes.set_title(title, fontsize=10)
+  _save(figure, axes, path)
+
+
+def plot_fid_vs_evaluations(report, path):
+  """Writes the curve of each integrator: quality against its cost, log-log.
+
+  Steps of a method of higher order ask the network more often, so the number of
+  network evaluations is what makes them comparable (paper, appendix C).
+
+  Args:
+    report: as `report.json` has it; the teacher's rows by methods that draw no
+      noise are drawn.
+    path: of the PNG.
+  """
+  metric = report['metric']
+  figure, axes = _log_axes()
+  for i, name in enumerate(flows(report['rows'])):
+    method = METHODS[name]
+    curve = {
+      method.num_evaluations(row['num_steps']): row['frechet_distance']
+      for row in report['rows']
+      if row['sampler'] == name and 'frechet_distance' in row
+    }
+    style, label = f'{_MARKERS[i]}-', f'{name} (order {method.order})'
+    _plot(axes, curve, style, label=label, markersize=5, lw=1.3)
+  axes.set_xlabel('Network evaluations per image')
+  axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
+  axes.set_title('Integrators of the probability-flow ODE', fontsize=10)
+  _save(figure, axes, path)
+
+
+def flows(rows):
+  """Returns the names of the methods without noise that rows are of."""
+  names = {row['sampler'] for row in rows}
+  return [n for n in METHODS if n in names and not METHODS[n].draws_noise]
+
+
+def _log_axes():
+  # Not pyplot, whose state, and window, would be a notebook's own.
+  figure = Figure(figsize=(7, 4.5), dpi=150)
+  axes = figure.subplots()
   axes.set_xscale('log', base=2)
   axes.set_yscale('log')
   axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%d'))
   axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
   axes.yaxis.set_minor_formatter(ticker.LogFormatter())  # where one is needed
-  axes.set_xlabel('Sampling steps')
-  axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
-  axes.set_title(
-    f'{metric["num_samples"]} samples against {metric["reference"]}',
-    fontsize=10,
-  )
   axes.grid(alpha=0.3, which='both')
-  axes.legend(frameon=False, fontsize=8)
-  figure.tight_layout()
-  figure.savefig(path)
-  pyplot.close(figure)
+  return figure, axes
 
 
 def _plot(axes, curve, style, **look):
-  """Draws a mapping from steps to a figure."""
+  """Draws a mapping from steps, or what they cost, to a figure."""
   if curve:
     axes.plot(*zip(*sorted(curve.items()), strict=True), style, **look)
+
+
+def _save(figure, axes, path):
+  axes.legend(frameon=False, fontsize=8)
+  figure.tight_layout()
+  figure.savefig(path)

@@ -100,7 +100,7 @@ def _trainings(config, workdir):
 
 
 def write_report(config, dataset, workdir, protocol=None):
-  """Writes report.json, fid_vs_steps.png and index.html; returns the report.
+  """Writes report.json, its curves and index.html; returns the report.
 
   Args:
     config: of the run.
@@ -112,20 +112,31 @@ def write_report(config, dataset, workdir, protocol=None):
   folder = workdir / 'report'
   folder.mkdir(exist_ok=True)
   files.write_text(folder / 'report.json', json.dumps(report, indent=2) + '\n')
-  curve = folder / 'fid_vs_steps.png'
-  if report['metric'] is None:
-    curve.unlink(missing_ok=True)
-  else:
-    plots.plot_fid_vs_steps(report, curve)
+  curves = _plot_curves(report, folder)
   real = workdir / 'samples' / 'training_images.png'
   if not real.exists():
     count = min(plots.GRID_IMAGES, len(dataset.train))
     images = [dataset.train[i]['image'] for i in range(count)]
     plots.save_grid(np.stack(images), real)
   grids = [real, *(row.grid(workdir) for row in plan_rows(config, workdir))]
-  text = page.make_page(config, report, curve, grids)
+  text = page.make_page(config, report, curves, grids)
   files.write_text(folder / 'index.html', text)
   return report
+
+
+def _plot_curves(report, folder):
+  """Writes the curves that a report has figures for; returns their paths."""
+  steps = folder / 'fid_vs_steps.png'
+  evaluations = folder / 'fid_vs_evaluations.png'
+  for path in (steps, evaluations):
+    path.unlink(missing_ok=True)
+  if report['metric'] is None:
+    return []
+  plots.plot_fid_vs_steps(report, steps)
+  if len(plots.flows(report['rows'])) < 2:
+    return [steps]
+  plots.plot_fid_vs_evaluations(report, evaluations)
+  return [steps, evaluations]
 
 
 def summary(report):

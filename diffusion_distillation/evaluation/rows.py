@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from diffusion_distillation.errors import UserError
+from diffusion_distillation.samplers import METHODS
 from diffusion_distillation.training import checkpoints, files
 from diffusion_distillation.training.run_folder import teacher_of
 from diffusion_distillation.training.settings import rounds
@@ -52,7 +53,7 @@ def plan_rows(config, workdir):
 
   Every student at its steps, by `eval.student_samplers`, and the teacher by
   `eval.samplers`: at `eval.num_steps`, or else at the students' steps and those
-  it is distilled from.
+  it is distilled from. None has more than `eval.max_num_steps`.
 
   Args:
     config: of the run.
@@ -72,12 +73,19 @@ def plan_rows(config, workdir):
   for method in config.eval.student_samplers:
     sampler = 'distilled' if method == 'ddim' else f'distilled_{method}'
     rows += [
-      (sampler, method, this.num_steps, workdir / this.name)
+      (
+        sampler,
+        method,
+        METHODS[method].span * this.num_steps,
+        workdir / this.name,
+      )
       for this in students
     ]
   for method in config.eval.samplers:
     for num_steps in config.eval.num_steps or steps:
       rows.append((method, method, num_steps, teacher))
+  most = config.eval.max_num_steps
+  rows = [row for row in rows if most is None or row[2] <= most]
   updates = {path: _finished_updates(path, config) for *_, path in rows}
   return [Row(*row, updates[path], path) for *row, path in rows]
 

@@ -1,17 +1,19 @@
 """Ancestral sampling with a log-interpolated variance (paper, Eq. 4)."""
 
-import jax.numpy as jnp
-
 from diffusion_distillation.core import process
 
 
-def ancestral(denoise, z_t, logsnr_t, logsnr_s, noise, *, gamma):
-  """Returns z_s, a draw from the posterior; one network evaluation."""
-  x_hat = denoise(z_t, logsnr_t)
-  mean, std = process.posterior(z_t, x_hat, logsnr_t, logsnr_s, gamma)
-  # At data there is nothing left to draw: the mean is x_hat.
-  to_data = process.expand(jnp.isinf(logsnr_s), z_t)
-  return mean + jnp.where(to_data, 0, std) * noise
+def ancestral(z_t, x_hat, step, *, gamma=1.0):
+  """Returns z_s, a draw from the posterior; order 1 in distribution.
+
+  Args:
+    z_t: (B, ...) noisy images.
+    x_hat: like z_t, their prediction.
+    step: the Step to take.
+    gamma: in [0, 1], from small (0) to large (1) variance.
+  """
+  mean, std = process.posterior(z_t, x_hat, step.logsnr_t, step.logsnr_s, gamma)
+  return mean + std * step.noise
 
 
 def gamma_of(logvar_type):

@@ -3,7 +3,6 @@
 from diffusion_distillation.core import process
 
 
-def ddim(denoise, z_t, logsnr_t, logsnr_s, noise):
-  """Returns z_s; order 1, one network evaluation, no noise."""
-  del noise
-  return process.ddim_step(z_t, denoise(z_t, logsnr_t), logsnr_t, logsnr_s)
+def ddim(z_t, x_hat, step):
+  """Returns z_s: the flow's end for an x_hat that holds still; order 1."""
+  return process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_s)

@@ -163,6 +163,7 @@ _BOUNDS = {
   'distillation.end_num_steps': (1, _LARGEST),
   'eval.num_samples': (4, 10_000_000),
   'eval.batch_size': (1, None),
+  'eval.max_num_steps': (1, _LARGEST),
 }
 
 

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -128,3 +129,51 @@ def test_posterior_draws_keep_the_marginal():
   alpha, sigma = alpha_sigma64(0.5)
   assert abs(z_s.mean() - alpha * -0.4) < 4 * sigma / 400
   assert abs(z_s.std() - sigma) < 4 * sigma / 560
+
+
+@pytest.mark.parametrize(('logsnr_t', 'logsnr_s'), LEVELS)
+def test_diffusing_further_composes(logsnr_t, logsnr_s):
+  # Eq. (2) to s, then Eq. (3) to t, is Eq. (2) to t: mean and variance.
+  x, zero, one = images(1), np.zeros((2, 3, 3, 1)), np.ones((2, 3, 3, 1))
+  t, s = level(logsnr_t), level(logsnr_s)
+  alpha, sigma = alpha_sigma64(logsnr_t)
+  mean = process.diffuse_from(process.diffuse(x, s, zero), s, t, zero)
+  np.testing.assert_allclose(mean, alpha * x, rtol=2e-6)
+  of_first = process.diffuse_from(process.diffuse(0 * x, s, one), s, t, zero)
+  of_second = process.diffuse_from(0 * x, s, t, one)
+  variance = np.square(of_first, dtype=np.float64) + np.square(of_second)
+  np.testing.assert_allclose(variance, sigma**2, rtol=2e-6)
+
+
+def test_diffusing_from_data_is_diffusing():
+  x, eps, t = images(1), images(2), level(-1.0)
+  got = process.diffuse_from(x, level(jnp.inf), t, eps)
+  np.testing.assert_allclose(got, process.diffuse(x, t, eps), rtol=1e-6)
+
+
+def test_diffusing_nowhere_changes_nothing():
+  z, eps, t = images(1), images(2), level(1.5)
+  np.testing.assert_array_equal(process.diffuse_from(z, t, t, eps), z)
+
+
+@pytest.mark.parametrize('phi', [0.3, 1.1, 1.5])
+def test_the_probability_flow_is_v_in_another_variable(phi):
+  # dz/dphi = v (paper, appendix D), and dlogsnr/dphi = -2 / (sin phi cos phi).
+  x, eps = images(1), images(2)
+  z = np.cos(phi) * x + np.sin(phi) * eps
+  v = np.cos(phi) * eps - np.sin(phi) * x
+  logsnr = level(-2 * np.log(np.tan(phi)))
+  got = process.probability_flow(jnp.asarray(z, jnp.float32), x, logsnr)
+  want = -v * np.sin(phi) * np.cos(phi) / 2
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_probability_flow_is_what_short_ddim_steps_follow():
+  # Appendix B: DDIM integrates it; a difference quotient in float64.
+  z, x = np.float64(images(1)), np.float64(images(2))
+  with jax.enable_x64(True):
+    t, h = jnp.full(2, -1.3), 1e-6
+    ahead, back = (process.ddim_step(z, x, t, t + d) for d in (h, -h))
+    quotient = np.asarray((ahead - back) / (2 * h))
+    got = process.probability_flow(z, x, t)
+  np.testing.assert_allclose(got, quotient, atol=1e-8)

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +48,18 @@ def test_cosine_is_antisymmetric_about_the_middle():
   t = jnp.asarray(np.arange(0, 129) / 128, jnp.float32)
   schedule = schedules.get_logsnr_schedule('cosine')
   np.testing.assert_allclose(schedule(t), -schedule(1 - t), atol=2e-6)
+
+
+def test_cosine_has_its_derivative_everywhere():
+  # -2 phi' / (sin phi cos phi), phi linear in t; in the middle, where the
+  # formula changes branch, too.
+  schedule = schedules.get_logsnr_schedule('cosine')
+  t = np.array([0, 1e-3, 0.3, 0.5, 0.7, 1 - 1e-3, 1], np.float32)
+  _, got = jax.jvp(schedule, (jnp.asarray(t),), (jnp.ones(len(t)),))
+  at_data, at_noise = np.arctan(np.exp([-10.0, 10.0]))
+  slope = at_noise - at_data
+  want = -4 * slope / np.sin(2 * (slope * np.float64(t) + at_data))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -30,7 +30,7 @@ def card():
   }
 
 
-@pytest.mark.parametrize('method', ['ddim', 'ancestral'])
+@pytest.mark.parametrize('method', ['ddim', 'ancestral', 'stochastic'])
 def test_an_image_depends_on_its_seed_alone(card, params, method):
   seeds = np.arange(13)
   whole = Generator(card, 16).images(params, seeds, 3, method)
@@ -129,6 +129,39 @@ def test_a_grid_shows_every_image_in_its_place():
   assert page.shape == (2 * 41 + 1, 4 * 41 + 1, 1)
   centres = page[21::41, 21::41, 0]
   np.testing.assert_array_equal(centres, [[10, 11, 12, 13], [14, 15, 96, 96]])
+
+
+def test_integrators_are_plotted_against_what_they_cost(tmp_path, monkeypatch):
+  figures, save = [], plots._save
+
+  def keep(figure, axes, path):
+    figures.append(figure)
+    save(figure, axes, path)
+
+  monkeypatch.setattr(plots, '_save', keep)
+  rows = [
+    {'sampler': name, 'num_steps': n, 'frechet_distance': 10 / n}
+    for name in ('ddim', 'euler', 'heun', 'rk4', 'ancestral', 'distilled')
+    for n in (4, 1, 2)
+  ]
+  rows.append({'sampler': 'ddim', 'num_steps': 8})  # not measured
+  metric = {'label': 'FID', 'features': 'some'}
+  report = {'metric': metric, 'rows': rows}
+  plots.plot_fid_vs_evaluations(report, tmp_path / 'curve.png')
+  lines = figures[0].axes[0].lines
+  # Steps of Heun ask the network twice and of RK4 four times, the last once.
+  costs = {
+    line.get_label().split()[0]: list(line.get_xdata()) for line in lines
+  }
+  assert costs == {
+    'ddim': [1, 2, 4],
+    'euler': [1, 2, 4],
+    'heun': [1, 3, 7],
+    'rk4': [1, 5, 13],
+  }
+  assert all(list(line.get_ydata()) == [10, 5, 2.5] for line in lines)
+  assert len({(line.get_color(), line.get_marker()) for line in lines}) == 4
+  assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_the_classifier_knows_held_out_digits():

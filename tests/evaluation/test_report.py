@@ -76,6 +76,25 @@ def test_rows_of_other_samplers_and_steps(tmp_path):
   assert rows[4].path == tmp_path / 'teacher'
 
 
+def test_no_row_has_more_steps_than_are_asked_for(tmp_path):
+  config = changed(samplers=('ddim',), max_num_steps=2)
+  assert names(config, tmp_path) == [
+    'distilled_00002',
+    'distilled_00001',
+    'ddim_00002',
+    'ddim_00001',
+  ]
+
+
+def test_students_are_sampled_stochastically_in_twice_their_steps(tmp_path):
+  # Its deterministic step is two of the loop's: the student's own.
+  config = changed(samplers=(), student_samplers=('stochastic',))
+  assert names(config, tmp_path) == [
+    'distilled_stochastic_00004',
+    'distilled_stochastic_00002',
+  ]
+
+
 def measure(config, workdir, protocol, distances):
   """Writes figures of the run's first rows."""
   measured = Measured(workdir)
@@ -129,7 +148,7 @@ def test_a_report_without_figures_has_pictures_and_trainings(tmp_path):
   config = tiny_config()
   made = report.make_report(config, tmp_path)
   assert made['metric'] is None and made['floor'] is None
-  text = page.make_page(config, made, tmp_path / 'none.png', [])
+  text = page.make_page(config, made, [], [])
   assert 'Nothing is measured' in text
   assert '<td>2 steps</td><td>3</td><td>0:01:00</td>' in text
   assert '<img' not in text and 'None' not in text.split('<h2>Settings')[0]
@@ -142,7 +161,7 @@ def test_the_page_and_the_curve_show_the_paper_s_figures(tmp_path):
   curve = tmp_path / 'curve.png'
   plots.plot_fid_vs_steps(made, curve)
   Image.open(curve).verify()
-  text = page.make_page(config, made, curve, [])
+  text = page.make_page(config, made, [curve], [])
   assert '<th>FID in the paper</th>' in text and '<td>9.12</td>' in text
   assert 'read off its Figure 4' in text and text.count('<img') == 1
   assert 'distilled_ancestral' in text

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from diffusion_distillation.core import process, schedules
-from diffusion_distillation.samplers import sample
+from diffusion_distillation.samplers import METHODS, sample
 from diffusion_distillation.samplers.ancestral import gamma_of
 
 SCHEDULE = schedules.get_logsnr_schedule('cosine')
+KEY = jax.random.key(0)  # for the methods that draw noise
 C = 0.5  # x ~ N(0, C^2) has an exact denoiser and an exact flow
 
 
@@ -47,7 +48,7 @@ def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
     method='ancestral',
     gamma=gamma,
     clip=False,
-    key=jax.random.key(0),
+    key=KEY,
   )
   assert abs(float(jnp.mean(x))) < 4 * C / 200
   assert abs(float(jnp.std(x)) - C) < 0.02 * C
@@ -55,7 +56,7 @@ def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
 
 def test_ancestral_sampling_draws_noise_between_its_bounds():
   # One step to s > 0 of two: what is left of z is the posterior's noise.
-  kwargs = {'method': 'ancestral', 'clip': False, 'key': jax.random.key(0)}
+  kwargs = {'method': 'ancestral', 'clip': False, 'key': KEY}
   z_1 = noise((1, 100, 100, 1))
 
   def nothing(z, logsnr):
@@ -71,14 +72,49 @@ def test_ancestral_sampling_draws_noise_between_its_bounds():
     np.testing.assert_allclose(drawn.std(), std.item(), rtol=0.03)
 
 
-@pytest.mark.parametrize('method', ['ddim', 'ancestral'])
-@pytest.mark.parametrize('num_steps', [1, 3])
-def test_the_last_step_returns_the_prediction(method, num_steps):
-  # Whatever noise came before: x_hat does not depend on z here.
+@pytest.mark.parametrize('method', METHODS)
+def test_the_last_step_returns_the_prediction(method):
+  # Whatever came before: x_hat does not depend on z here.
   x = jnp.linspace(-1, 1, 16).reshape(4, 2, 2, 1)
-  key = jax.random.key(0) if method == 'ancestral' else None
-  got = run(num_steps, lambda z, logsnr: x, method=method, key=key)
-  np.testing.assert_array_equal(got, x)
+  for num_steps in (1, 3):
+    got = run(num_steps, lambda z, logsnr: x, method=method, key=KEY)
+    np.testing.assert_array_equal(got, x)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_in_one_step_every_method_is_ddim(method):
+  got = run(1, method=method, key=KEY)
+  np.testing.assert_array_equal(got, run(1))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_method_asks_the_network_as_often_as_it_says(method):
+  levels = []
+
+  def recording(z, logsnr):
+    jax.debug.callback(lambda v: levels.append(float(v)), logsnr[0])
+    return gaussian_denoise(z, logsnr)
+
+  run(3, recording, method=method, key=KEY).block_until_ready()
+  jax.effects_barrier()
+  assert len(levels) == METHODS[method].num_evaluations(3)
+  assert np.all(np.isfinite(levels))
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_arrives_at_the_data_in_float32(method):
+  # The whole way, its ends included, where alpha and sigma are near 0.
+  x = run(512, z_1=noise((1, 64, 64, 1)), method=method, key=KEY, clip=False)
+  assert abs(float(jnp.std(x)) - C) < 0.02
+
+
+def test_equal_keys_draw_equal_images_and_others_do_not():
+  for method in ('ancestral', 'stochastic'):
+    first, again, other = (
+      run(4, method=method, key=jax.random.key(seed)) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - other).min()) > 0
 
 
 def test_the_network_is_asked_at_n_over_n_down_to_1_over_n():
@@ -137,7 +173,9 @@ def test_old_style_keys_are_taken():
     ({'method': 'ddpm'}, 'ddim, ancestral'),
     ({'num_steps': 0}, 'at least 1'),
     ({'method': 'ancestral'}, 'pass a key'),
+    ({'method': 'stochastic'}, 'pass a key'),
     ({'gamma': 0.5}, 'gamma'),
+    ({'method': 'stochastic', 'key': KEY, 'gamma': 0.5}, 'gamma'),
   ],
 )
 def test_what_makes_no_sense_is_refused(kwargs, message):

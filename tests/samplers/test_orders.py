@@ -1,0 +1,140 @@
+"""Every sampler converges with the order that its row in METHODS states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate
+
+from diffusion_distillation.core import process, schedules
+from diffusion_distillation.samplers import METHODS
+from diffusion_distillation.samplers.step import Step
+
+SCHEDULE = schedules.get_logsnr_schedule('cosine')
+FLOWS = [name for name, method in METHODS.items() if not method.draws_noise]
+STEPS = np.array([64, 128, 256])
+C = 0.5  # the std of Gaussian data
+MEAN, STD = 0.7, 0.3  # of a mixture of N(MEAN, STD^2) and N(-MEAN, STD^2)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def gaussian(z, logsnr):
+  alpha, sigma = process.alpha_sigma(logsnr)
+  return alpha * C**2 * z / (alpha**2 * C**2 + sigma**2)
+
+
+def mixture(z, logsnr):
+  # The posterior mean of each component, weighted by its responsibility.
+  alpha, sigma = process.alpha_sigma(logsnr)
+  variance = alpha**2 * STD**2 + sigma**2
+  mean = MEAN * jnp.tanh(alpha * MEAN * z / variance)
+  return mean + alpha * STD**2 * (z - alpha * mean) / variance
+
+
+def flow_of(denoise, z):
+  """The flow from t = 3/4 to t = 1/4: closed for a Gaussian, else by scipy."""
+  # alpha = cos(phi) and sigma = sin(phi), phi linear in t (paper, appendix D).
+  ends = np.arctan(np.exp([-10, 10]))
+  phi_t, phi_s = np.interp([0.75, 0.25], [0, 1], ends)
+  if denoise is gaussian:
+    variances = C**2 * np.cos([phi_t, phi_s]) ** 2
+    variances += np.sin([phi_t, phi_s]) ** 2
+    return np.asarray(z) * np.sqrt(variances[1] / variances[0])
+
+  # dz/dphi = cos(phi) eps - sin(phi) x, which our code does not use.
+  def dz_dphi(phi, z):
+    x = denoise(jnp.asarray(z), jnp.full(z.shape, -2 * np.log(np.tan(phi))))
+    eps = (z - np.cos(phi) * x) / np.sin(phi)
+    return np.asarray(np.cos(phi) * eps - np.sin(phi) * x)
+
+  solution = integrate.solve_ivp(
+    dz_dphi, (phi_t, phi_s), np.asarray(z), 'DOP853', rtol=1e-12, atol=1e-13
+  )
+  return solution.y[:, -1]
+
+
+def integrator(name, denoise):
+  """The method's way from t = 3/4 to t = 1/4, where nothing is singular."""
+
+  @jax.jit
+  def integrate_from(z, num_steps):
+    def body(i, z):
+      index = jnp.full(z.shape, 3 * num_steps // 4 - 1 - i)
+      step = Step(denoise, SCHEDULE, index, num_steps)
+      return METHODS[name].advance(z, denoise(z, step.logsnr_t), step)
+
+    return jax.lax.fori_loop(0, num_steps // 2, body, z)
+
+  return integrate_from
+
+
+@pytest.mark.parametrize('denoise', [gaussian, mixture])
+def test_integrators_converge_to_the_flow_with_their_order(denoise):
+  z = jnp.linspace(-2, 2, 8)
+  flow = flow_of(denoise, z)
+  for name in FLOWS:
+    integrate_from = integrator(name, denoise)
+    errors = [np.abs(integrate_from(z, n) - flow).max() for n in STEPS]
+    order = -np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
+    assert abs(order - METHODS[name].order) < 0.1, f'{name}: {order}'
+
+
+@pytest.mark.parametrize(
+  ('name', 'kwargs'),
+  [
+    ('ancestral', {'gamma': 0.0}),
+    ('ancestral', {'gamma': 0.3}),
+    ('ancestral', {'gamma': 1.0}),
+    ('stochastic', {}),
+  ],
+)
+def test_draws_converge_to_the_data_s_variance_with_their_order(name, kwargs):
+  # All is linear: z_s = a z_t + b noise, so the variance follows exactly.
+  steps = 4 * STEPS
+
+  @jax.jit
+  def weights(num_steps):
+    step = Step(gaussian, SCHEDULE, jnp.arange(steps.max()), num_steps)
+    one, zero = jnp.ones(steps.max()), jnp.zeros(steps.max())
+    x_hat = gaussian(one, step.logsnr_t)
+    advance = METHODS[name].advance
+    a = advance(one, x_hat, step._replace(noise=zero), **kwargs)
+    b = advance(zero, zero, step._replace(noise=one), **kwargs)
+    return a, b, x_hat[0]
+
+  errors = []
+  for n in steps:
+    a, b, to_data = map(np.asarray, weights(n))
+    variance = 1.0
+    for i in range(n - 1, 0, -1):
+      variance = a[i] ** 2 * variance + b[i] ** 2
+    errors.append(abs(to_data**2 * variance - C**2))
+  order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+  assert abs(order - METHODS[name].order) < 0.1
+
+
+@pytest.mark.parametrize('index', [1, 2, 7])
+def test_stochastic_steps_keep_the_marginals_of_one_image(index):
+  # With the right x_hat, z_t ~ q(z_t | x) leads to z_s ~ q(z_s | x).
+  x = jnp.array([-0.4])
+  step = Step(lambda z, logsnr: x, SCHEDULE, jnp.array([index]), 8)
+  alpha_t, sigma_t = process.alpha_sigma(step.logsnr_t)
+  alpha_s, sigma_s = process.alpha_sigma(step.logsnr_s)
+  zero, one = jnp.zeros(1), jnp.ones(1)
+  advance = METHODS['stochastic'].advance
+  mean = advance(alpha_t * x, x, step._replace(noise=zero))
+  np.testing.assert_allclose(mean, alpha_s * x, rtol=1e-12)
+  from_z = advance(sigma_t, 0 * x, step._replace(noise=zero))
+  from_noise = advance(zero, 0 * x, step._replace(noise=one))
+  np.testing.assert_allclose(from_z**2 + from_noise**2, sigma_s**2, rtol=1e-12)
+  # It goes twice as far as it has to, and to data where there is no more.
+  beyond = jnp.inf if index == 1 else SCHEDULE(jnp.array([(index - 1) / 8]))
+  ratio = (alpha_s / process.alpha_sigma(beyond)[0]) * (
+    process.alpha_sigma(beyond)[1] / sigma_t
+  )
+  np.testing.assert_allclose(from_z / sigma_t, ratio, rtol=1e-12)
