@@ -35,6 +35,7 @@ from diffusion_distillation.training.settings import check
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   dataset, denoiser = check(_given(config, '--config=configs/NAME.py'))
+  _open_data(dataset)
   evaluator = Evaluator(dataset, config.eval.num_samples)
   workdir = _given(workdir, '--workdir=DIR')
   teacher = teacher_of(workdir)
@@ -99,6 +100,7 @@ def evaluate_checkpoint(path, num_steps):
   _warn_of_steps(path, num_steps)
   settings = card['config']['eval']
   dataset = load_dataset(card['dataset']['name'], card['dataset']['args'])
+  _open_data(dataset)
   evaluator = Evaluator(dataset, settings['num_samples'])
   num_steps = card['num_steps'] if num_steps is None else num_steps
   images = Generator(card, settings['batch_size']).images(
@@ -114,10 +116,23 @@ def _given(value, flag):
   return value
 
 
+def _open_data(dataset):
+  """Opens what a run trains on, before anything is made.
+
+  Raises:
+    UserError: it is not there.
+  """
+  try:
+    len(dataset.train)
+  except ValueError as error:
+    raise UserError(f'data: {error}') from error
+
+
 def _finished(config, workdir):
   """Returns the Dataset and the folder of a run that exists."""
   dataset, _ = check(_given(config, '--config=configs/NAME.py'))
   workdir = _given(workdir, '--workdir=DIR')
+  _open_data(dataset)
   return dataset, open_run_folder(workdir, config)
 
 

@@ -6,7 +6,13 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, digits_base, digits_distill
+from configs import (
+  base,
+  digits_base,
+  digits_distill,
+  folder_base,
+  folder_distill,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'diffusion_distillation'
@@ -71,7 +77,10 @@ def leaves(config):
       yield key
 
 
-@pytest.mark.parametrize('module', [base, digits_base, digits_distill])
+CONFIGS = [base, digits_base, digits_distill, folder_base, folder_distill]
+
+
+@pytest.mark.parametrize('module', CONFIGS)
 def test_every_key_of_a_config_is_read_by_the_package(module):
   words = set()
   for path in FILES:

@@ -326,6 +326,10 @@ WRONG = {
   'sampler': (['--config.sampler=ddpm'], 'known: ddim, ancestral'),
   'optimizer': (['--config.train.optimizer=lion'], 'known: adam'),
   'data set': (['--config.dataset.name=mnist'], 'known: digits'),
+  'no images': (
+    ['--config=configs/folder_distill.py'],
+    '--config.dataset.args.path=',
+  ),
   'steps': (['--config.distillation.start_num_steps=6'], 'power-of-two'),
   'devices': (['--config.train.batch_size=6'], 'split over 4 devices'),
   'no teacher': (

@@ -1,10 +1,11 @@
 """Image files to square uint8 images: decode, crop, resize as TensorFlow does.
 
-A resize is linear and separable: the same weighted sums along the rows and along
-the columns, with weights from the method's definition. `area` averages what a
-target pixel covers; `antialias` is bilinear, with a triangle as wide as a target
-pixel where that is larger. These are `tf.image.resize` with method='area', and
-with method='bilinear' and antialias=True, up to float32 rounding.
+A resize is linear and separable: the same weighted sums along the rows and
+along the columns, with weights from the method's definition. `area` averages
+what a target pixel covers; `antialias` is bilinear, its triangle as wide as a
+target pixel where that is larger. They are `tf.image.resize` with
+method='area', and with method='bilinear' and antialias=True, up to float32
+rounding.
 """
 
 import functools
@@ -32,15 +33,13 @@ def decode(data, name, *, upright=False):
   try:
     with Image.open(io.BytesIO(data)) as image:
       image.load()
-      if upright:
-        image = ImageOps.exif_transpose(image)
-      pixels = np.asarray(_as_rgb(image))
+      rgb = _as_rgb(ImageOps.exif_transpose(image) if upright else image)
   except Exception as error:  # decoders raise anything on damaged bytes
     reason = ' '.join(str(error).split())
     raise ValueError(
       f'{name} cannot be read as an image ({reason}); repair or remove it'
     ) from error
-  return pixels
+  return np.asarray(rgb)
 
 
 def _as_rgb(image):

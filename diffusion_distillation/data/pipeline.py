@@ -47,7 +47,8 @@ def batches(
       f'a batch of {batch_size} cannot be split over {process_count} processes'
     )
   examples = grain.MapDataset.source(dataset.train).seed(seed)
-  examples = examples.shuffle().repeat(None)
+  # As good as endless; repeat(None) is too long to be cut into parts.
+  examples = examples.shuffle().repeat(2**62 // len(dataset.train))
   if dataset.random_flip:
     examples = examples.random_map(_RandomFlip())
   parts = examples.batch(batch_size // process_count)

@@ -26,12 +26,18 @@ def prepare(name, data_dir):
     data_dir: of TensorFlow Datasets; None is its default.
 
   Raises:
-    ValueError: a package or a file is missing; the line says what to do.
+    ValueError: a package or a file is missing, or the folder is prepared in
+      part; the line says what to do.
     OSError: of the network, or of the file system.
   """
   builder = tfds.open_builder(name, data_dir)
   if tfds.is_prepared(name, builder):
     return builder.data_path
+  if (builder.data_path / 'dataset_info.json').exists():
+    raise ValueError(
+      f'{builder.data_path} lacks a split, or a file of one; move it away, and '
+      'run this again'
+    )
   missing = [m for m in _MODULES if importlib.util.find_spec(m) is None]
   if missing:
     raise ValueError(
@@ -74,16 +80,8 @@ def _lmdb_examples(extracted_dir, file_path):
 
 
 def _remove_leftovers(builder, downloads):
-  """Removes what an interrupted run left half made; keeps what is finished.
-
-  Raises:
-    ValueError: the folder of the data set is finished, but not complete.
-  """
+  """Removes what an interrupted run left half made; keeps what is finished."""
   folder = builder.data_path
-  if (folder / 'dataset_info.json').exists():
-    raise ValueError(
-      f'{folder} lacks a split or a file of it; move it away, and run this again'
-    )
   for path in (
     folder,
     *folder.parent.glob('incomplete.*'),

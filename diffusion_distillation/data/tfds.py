@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from google.protobuf import json_format
 
 from diffusion_distillation.data import images
 from diffusion_distillation.data.dataset import ArrayExamples, Dataset
@@ -100,6 +101,7 @@ class _RecordExamples(Sequence):
     return len(self._source)
 
   def __getitem__(self, index):
+    index = range(len(self))[index]  # an IndexError ends an iteration
     record = self._source[index]
     image = images.decode(record['image'], f'{self._what} record {index}')
     label = record['label'] if self._conditional else 0
@@ -123,10 +125,19 @@ def open_builder(name, data_dir):
   Args:
     name: one of SOURCES.
     data_dir: of TensorFlow Datasets; None is its default.
+
+  Raises:
+    ValueError: its description is damaged.
   """
   import tensorflow_datasets as tfds
 
-  return tfds.builder(SOURCES[name][0], data_dir=data_dir)
+  try:
+    return tfds.builder(SOURCES[name][0], data_dir=data_dir)
+  except json_format.ParseError as error:
+    raise ValueError(
+      f'the dataset_info.json of {name} is damaged; remove its folder, and '
+      'prepare it again'
+    ) from error
 
 
 def is_prepared(name, builder):
