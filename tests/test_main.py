@@ -326,10 +326,6 @@ WRONG = {
   'sampler': (['--config.sampler=ddpm'], 'known: ddim, ancestral'),
   'optimizer': (['--config.train.optimizer=lion'], 'known: adam'),
   'data set': (['--config.dataset.name=mnist'], 'known: digits'),
-  'no images': (
-    ['--config=configs/folder_distill.py'],
-    '--config.dataset.args.path=',
-  ),
   'steps': (['--config.distillation.start_num_steps=6'], 'power-of-two'),
   'devices': (['--config.train.batch_size=6'], 'split over 4 devices'),
   'no teacher': (
@@ -350,6 +346,13 @@ def test_wrong_input_gets_one_line_and_writes_nothing(
   assert isinstance(code, str), code  # sys.exit(text): stderr and status 1
   assert code.startswith('error: ') and message in code and '\n' not in code
   assert not workdir.exists()
+
+
+def test_your_own_images_must_be_named_before_anything_is_made(tmp_path):
+  workdir = tmp_path / 'run'
+  code = run('--config=configs/folder_distill.py', f'--workdir={workdir}')
+  assert code.startswith('error: data: which images?') and '\n' not in code
+  assert '--config.dataset.args.path=' in code and not workdir.exists()
 
 
 def test_another_config_s_folder_is_refused_and_untouched(workdir):
