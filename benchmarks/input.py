@@ -59,7 +59,7 @@ def rows():
 
 
 def _row(what, of, images_per_s, how='measured'):
-  return {'': what, 'what': of, 'images/s': images_per_s, 'how': how}
+  return {'input': what, 'what': of, 'images/s': images_per_s, 'how': how}
 
 
 def _in_memory():
