@@ -28,6 +28,9 @@ _OPTIONS = (
   flags.DEFINE_string(
     'checkpoint', None, 'Checkpoint to sample, evaluate or export.'
   ),
+  flags.DEFINE_string(
+    'sampler', None, "How to sample; by default the checkpoint's."
+  ),
   flags.DEFINE_integer(
     'num_steps', None, "Sampling steps; by default the checkpoint's.", 1, 2**20
   ),

@@ -55,6 +55,7 @@ def run(*args):
       'workdir',
       'mode',
       'checkpoint',
+      'sampler',
       'num_steps',
       'seeds',
       'out',
@@ -481,6 +482,13 @@ def test_wrong_input_gets_one_line_and_writes_nothing(
   assert isinstance(code, str), code  # sys.exit(text): stderr and status 1
   assert code.startswith('error: ') and message in code and '\n' not in code
   assert not workdir.exists()
+
+
+def test_your_own_images_must_be_named_before_anything_is_made(tmp_path):
+  workdir = tmp_path / 'run'
+  code = run('--config=configs/folder_distill.py', f'--workdir={workdir}')
+  assert code.startswith('error: config: which images?') and '\n' not in code
+  assert '--config.dataset.args.path=' in code and not workdir.exists()
 
 
 def test_another_config_s_folder_is_refused_and_untouched(workdir):

@@ -1,35 +1,72 @@
 """What a data set is, and the data sets there are."""
 
 import dataclasses
-import importlib
+import functools
 import inspect
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Callable, Sequence
 from typing import Any
+
+Examples = Sequence[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Random-access examples {'image': (H, W, C) uint8, 'label': int}.
+  """Random-access examples {'image': (H, W, C) uint8, 'label': int32}.
+
+  What it is like is known at once; its data are opened on first use, and raise
+  ValueError if they are not there.
 
   Attributes:
     name: of the data set.
-    train: examples to train on.
-    heldout: examples never trained on.
     image_shape: (H, W, C).
     num_classes: 1 where labels are not used.
     random_flip: whether training flips images left to right, at random.
+    open_train: () -> examples to train on.
+    open_heldout: () -> examples never trained on.
   """
 
   name: str
-  train: Sequence[dict[str, Any]]
-  heldout: Sequence[dict[str, Any]]
   image_shape: tuple[int, int, int]
   num_classes: int
   random_flip: bool
+  open_train: Callable[[], Examples]
+  open_heldout: Callable[[], Examples]
+
+  @functools.cached_property
+  def train(self):
+    """The examples to train on."""
+    return self.open_train()
+
+  @functools.cached_property
+  def heldout(self):
+    """The examples never trained on."""
+    return self.open_heldout()
 
 
-# name -> module with load(**dataset.args) -> Dataset; imported when asked for.
-DATASETS = {'digits': 'diffusion_distillation.data.digits'}
+class ArrayExamples(Sequence):
+  """Examples in memory."""
+
+  def __init__(self, images, labels):
+    """Takes images (N, H, W, C) uint8 and labels (N,) int32."""
+    self._images, self._labels = images, labels
+
+  def __len__(self):
+    return len(self._images)
+
+  def __getitem__(self, index):
+    return {'image': self._images[index], 'label': self._labels[index]}
+
+
+# name -> its function (**dataset.args) -> Dataset; imported when asked for.
+DATASETS = {
+  'digits': 'diffusion_distillation.data.digits:load',
+  'cifar10': 'diffusion_distillation.data.tfds:cifar10',
+  'imagenet64': 'diffusion_distillation.data.tfds:imagenet64',
+  'lsun_bedroom128': 'diffusion_distillation.data.tfds:lsun_bedroom128',
+  'lsun_church128': 'diffusion_distillation.data.tfds:lsun_church128',
+  'folder': 'diffusion_distillation.data.folder:load',
+}
 
 
 def loader(name):
@@ -41,7 +78,7 @@ def loader(name):
   if name not in DATASETS:
     known = ', '.join(DATASETS)
     raise ValueError(f'unknown data set {name!r}; known: {known}')
-  return importlib.import_module(DATASETS[name]).load
+  return pkgutil.resolve_name(DATASETS[name])
 
 
 def load_dataset(name, args):

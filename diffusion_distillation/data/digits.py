@@ -3,22 +3,9 @@
 import numpy as np
 from sklearn import datasets
 
-from diffusion_distillation.data.dataset import Dataset
+from diffusion_distillation.data.dataset import ArrayExamples, Dataset
 
 NUM_TRAIN = 1500  # of 1,797; the other 297 are held out
-
-
-class _Examples:
-  """Examples in memory."""
-
-  def __init__(self, images, labels):
-    self._images, self._labels = images, labels
-
-  def __len__(self):
-    return len(self._images)
-
-  def __getitem__(self, index):
-    return {'image': self._images[index], 'label': self._labels[index]}
 
 
 def load(class_conditional=True):
@@ -30,18 +17,23 @@ def load(class_conditional=True):
   Args:
     class_conditional: whether labels are used (10 classes) or not (1).
   """
+  return Dataset(
+    name='digits',
+    image_shape=(8, 8, 1),
+    num_classes=10 if class_conditional else 1,
+    random_flip=False,
+    open_train=lambda: _split(class_conditional)[0],
+    open_heldout=lambda: _split(class_conditional)[1],
+  )
+
+
+def _split(class_conditional):
+  """Returns the examples to train on, and those held out."""
   bunch = datasets.load_digits()
   images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
   labels = bunch.target.astype(np.int32)
   if not class_conditional:
     labels = np.zeros_like(labels)
   order = np.random.RandomState(0).permutation(len(images))
-  train, heldout = order[:NUM_TRAIN], order[NUM_TRAIN:]
-  return Dataset(
-    name='digits',
-    train=_Examples(images[train], labels[train]),
-    heldout=_Examples(images[heldout], labels[heldout]),
-    image_shape=(8, 8, 1),
-    num_classes=10 if class_conditional else 1,
-    random_flip=False,
-  )
+  parts = order[:NUM_TRAIN], order[NUM_TRAIN:]
+  return [ArrayExamples(images[part], labels[part]) for part in parts]

@@ -55,20 +55,21 @@ def evaluate_run(config, workdir, evaluator):
   shutil.rmtree(workdir / 'evaluation', ignore_errors=True)
 
 
-def evaluate_checkpoint(config, checkpoint, num_steps, evaluator):
+def evaluate_checkpoint(config, checkpoint, evaluator, *, method, num_steps):
   """Returns the figures of one checkpoint, and their protocol, as JSON values.
 
   Args:
     config: says how many images, and where they are kept while they are drawn.
     checkpoint: a Checkpoint.
-    num_steps: to sample it with, by its own sampler.
     evaluator: an Evaluator.
+    method: of samplers.METHODS.
+    num_steps: sampling steps.
   """
   card, num_samples = checkpoint.card, config.eval.num_samples
   training = card['training'] or {}
   row = Row(
-    sampler=card['sampler'],
-    method=card['sampler'],
+    sampler=method,
+    method=method,
     num_steps=num_steps,
     updates=training.get('updates'),
     path=checkpoint.path,
@@ -82,7 +83,12 @@ def evaluate_checkpoint(config, checkpoint, num_steps, evaluator):
   figures = evaluator.measure(shards.images())
   shards.remove()
   protocol = evaluator.protocol(num_samples)
-  return {'metric': protocol, 'num_steps': num_steps, **figures}
+  return {
+    'metric': protocol,
+    'sampler': method,
+    'num_steps': num_steps,
+    **figures,
+  }
 
 
 def _digest(checkpoint):

@@ -57,7 +57,7 @@ def check_writable(out):
     raise UserError(f'--out cannot be written: {error}') from error
 
 
-def write_samples(checkpoint, *, seeds, out, num_steps=None, batch_size=512):
+def write_samples(checkpoint, *, seeds, out, method, num_steps, batch_size=512):
   """Draws samples of a checkpoint and writes them.
 
   Args:
@@ -65,7 +65,8 @@ def write_samples(checkpoint, *, seeds, out, num_steps=None, batch_size=512):
     seeds: (N,) ints; one image each.
     out: FILE.npz gets `arr_0`, uint8 (N, H, W, C), and `arr_1`, the classes (0
       where there are none); else a folder, of SEED.png and grid.png.
-    num_steps: sampling steps; None takes the card's.
+    method: of samplers.METHODS.
+    num_steps: sampling steps.
     batch_size: images drawn at once.
 
   Raises:
@@ -78,8 +79,8 @@ def write_samples(checkpoint, *, seeds, out, num_steps=None, batch_size=512):
   images = generator.images(
     checkpoint.weights,
     seeds,
-    card['num_steps'] if num_steps is None else num_steps,
-    card['sampler'],
+    num_steps,
+    method,
     progress.show,
   )
   out = pathlib.Path(out)

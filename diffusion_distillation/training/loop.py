@@ -52,7 +52,7 @@ def run(stage, state):
     state: a TrainState of host arrays, the start.
 
   Raises:
-    UserError: the loss or the gradient is not finite.
+    UserError: the loss or the gradient is not finite, or an image is damaged.
   """
   restored = stage.checkpoints.restore(state)
   seconds, loss = 0.0, None
@@ -72,7 +72,7 @@ def run(stage, state):
   pending = []  # metrics not fetched yet, one entry for each call
   while step < num_updates:
     count = min(per_call, num_updates - step)
-    taken = replicas.shard([next(batches) for _ in range(count)])
+    taken = replicas.shard(_take(batches, count))
     state, metrics = stage.update(state, taken)
     pending.append(metrics)
     if len(pending) > 2:  # stay at most two calls ahead of the devices
@@ -93,6 +93,14 @@ def run(stage, state):
       _save(stage, host_state, seconds + time.monotonic() - started, loss)
       saved = time.monotonic()
   return host_state.weights
+
+
+def _take(batches, count):
+  """Returns the next `count` batches, as a list."""
+  try:
+    return [next(batches) for _ in range(count)]
+  except ValueError as error:
+    raise UserError(f'data: {error}') from error
 
 
 def _save(stage, state, seconds, loss):

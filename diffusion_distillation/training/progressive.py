@@ -135,6 +135,8 @@ class Trainer:
           self.dataset,
           batch_size=config.train.batch_size,
           seed=data_seed,
+          process_index=jax.process_index(),
+          process_count=jax.process_count(),
         ),
         train=config.train,
         checkpoints=checkpoint_folder,

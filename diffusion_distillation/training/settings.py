@@ -86,8 +86,12 @@ def teacher_config(config):
   return teacher.lock()
 
 
-def check(config):
+def check(config, open_data=False):
   """Returns the Dataset and the Denoiser of a config that makes sense.
+
+  Args:
+    config: of a run.
+    open_data: whether the data set must be there.
 
   Raises:
     UserError: it does not; the line names the key.
@@ -113,6 +117,8 @@ def check(config):
       config.model, dataset.image_shape, dataset.num_classes
     )
     denoiser.param_shapes()
+    if open_data:
+      len(dataset.train)
   except (ValueError, TypeError) as error:
     raise UserError(f'config: {error}') from error
   except (KeyError, AttributeError) as error:

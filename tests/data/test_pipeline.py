@@ -21,7 +21,7 @@ class Numbers:
     return {'image': image, 'label': np.int32(index)}
 
 
-NUMBERS = Dataset('numbers', Numbers(), Numbers(), (2, 2, 1), 10, False)
+NUMBERS = Dataset('numbers', (2, 2, 1), 10, False, Numbers, Numbers)
 
 
 def take(count, dataset=NUMBERS, **kwargs):
@@ -78,6 +78,38 @@ def test_it_goes_on_from_any_batch(start):
   for want, got in zip(whole[start:], rest, strict=True):
     np.testing.assert_array_equal(want['image'], got['image'])
     np.testing.assert_array_equal(want['label'], got['label'])
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 6])
+def test_the_parts_of_all_processes_are_what_one_gets(count):
+  flipped = dataclasses.replace(NUMBERS, random_flip=True)
+  kwargs = {'dataset': flipped, 'batch_size': 6, 'start': 2}
+  parts = [
+    take(5, process_index=index, process_count=count, **kwargs)
+    for index in range(count)
+  ]
+  for whole, *blocks in zip(take(5, **kwargs), *parts, strict=True):
+    for key, value in whole.items():
+      np.testing.assert_array_equal(
+        value, np.concatenate([block[key] for block in blocks])
+      )
+
+
+def test_processes_must_share_alike():
+  with pytest.raises(ValueError, match='6 cannot be split over 4 processes'):
+    batches(NUMBERS, batch_size=6, seed=0, process_count=4)
+
+
+def test_data_are_opened_once_when_they_are_used():
+  opened = []
+  dataset = dataclasses.replace(
+    NUMBERS,
+    open_train=lambda: opened.append('train') or Numbers(),
+    open_heldout=lambda: opened.append('heldout') or Numbers(),
+  )
+  assert dataset.image_shape == (2, 2, 1) and opened == []
+  assert dataset.train is dataset.train and opened == ['train']
+  assert len(dataset.heldout) == 10 and opened == ['train', 'heldout']
 
 
 def test_batches_are_uint8_images_and_int32_labels():

@@ -44,14 +44,23 @@ def compiled():
   return replicas.compile_step(toy_step, in_axes=(0, 0, None))
 
 
-def make_stage(compiled, folder, log, *, stop_at=None, bad_at=None, bad=666):
+def make_stage(
+  compiled,
+  folder,
+  log,
+  *,
+  stop_at=None,
+  error=KilledError,
+  bad_at=None,
+  bad=666,
+):
   train = tiny_config().train
   train.update(log_loss_every_steps=2, checkpoint_every_secs=0)
 
   def batches(*, start):
     for i in itertools.count(start):
       if i == stop_at:
-        raise KilledError
+        raise error
       x = np.full(4, bad if i == bad_at else i, np.float32)
       yield {'x': x}
 
@@ -155,6 +164,12 @@ def test_duration():
     '0:01:01',
     '2:02:05',
   ]
+
+
+def test_a_damaged_image_ends_the_training_in_one_line(compiled, tmp_path):
+  error = ValueError('cat.png cannot be read')
+  with pytest.raises(UserError, match=r'^data: cat\.png cannot be read$'):
+    run(compiled, tmp_path, stop_at=3, error=error)
 
 
 def test_a_loss_that_is_never_finite_names_no_checkpoint(compiled, tmp_path):

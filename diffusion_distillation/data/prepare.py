@@ -1,0 +1,117 @@
+"""Downloads a data set and converts it to array_record, once.
+
+python -m diffusion_distillation.data.prepare --dataset=cifar10 [--data_dir=DIR]
+
+It needs `pip install -r requirements-data.txt`; what it writes does not. After
+an interruption the same command goes on: finished downloads are kept.
+"""
+
+import argparse
+import importlib.util
+import io
+import os
+import sys
+
+from diffusion_distillation.data import tfds
+
+_MODULES = ('tensorflow', 'importlib_resources', 'lmdb')
+_IMAGENET_FILES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
+
+
+def prepare(name, data_dir):
+  """Prepares a data set, unless it is; returns the folder it is in.
+
+  Args:
+    name: one of tfds.SOURCES.
+    data_dir: of TensorFlow Datasets; None is its default.
+
+  Raises:
+    ValueError: a package or a file is missing, or the folder is prepared in
+      part; the line says what to do.
+    OSError: of the network, or of the file system.
+  """
+  builder = tfds.open_builder(name, data_dir)
+  if tfds.is_prepared(name, builder):
+    return builder.data_path
+  if (builder.data_path / 'dataset_info.json').exists():
+    raise ValueError(
+      f'{builder.data_path} lacks a split, or a file of one; move it away, and '
+      'run this again'
+    )
+  missing = [m for m in _MODULES if importlib.util.find_spec(m) is None]
+  if missing:
+    raise ValueError(
+      f'this needs {" and ".join(missing)}: '
+      'pip install -r requirements-data.txt'
+    )
+  downloads = builder.data_dir_root / 'downloads'
+  if name == 'imagenet64':
+    _check_imagenet(downloads / 'manual')
+  if name.startswith('lsun'):
+    # TensorFlow Datasets would read it with tensorflow-io, which no current
+    # TensorFlow can load.
+    builder._generate_examples = _lmdb_examples
+  _remove_leftovers(builder, downloads)
+  tfds.download(builder)
+  return builder.data_path
+
+
+def _check_imagenet(folder):
+  missing = [name for name in _IMAGENET_FILES if not (folder / name).exists()]
+  if missing:
+    raise ValueError(
+      f'ImageNet cannot be downloaded without an account: get '
+      f'{" and ".join(missing)} from https://image-net.org, put them into '
+      f'{folder}, and run this again'
+    )
+
+
+def _lmdb_examples(extracted_dir, file_path):
+  """Yields (key, example) of LSUN's database, as TensorFlow Datasets would."""
+  import lmdb
+
+  path = os.path.join(extracted_dir, file_path)
+  with (
+    lmdb.open(path, readonly=True, lock=False) as database,
+    database.begin() as transaction,
+  ):
+    for index, (key, file) in enumerate(transaction.cursor()):
+      yield index, {'id': key.decode(), 'image': io.BytesIO(file)}
+
+
+def _remove_leftovers(builder, downloads):
+  """Removes what an interrupted run left half made; keeps what is finished."""
+  folder = builder.data_path
+  for path in (
+    folder,
+    *folder.parent.glob('incomplete.*'),
+    *downloads.glob('*.tmp.*'),
+    *(downloads / 'extracted').glob('*incomplete*'),
+  ):
+    if path.is_dir():
+      path.rmtree()
+    else:
+      path.unlink(missing_ok=True)
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    prog='python -m diffusion_distillation.data.prepare',
+    description='Downloads a data set and converts it, once.',
+  )
+  parser.add_argument('--dataset', required=True, choices=list(tfds.SOURCES))
+  parser.add_argument(
+    '--data_dir', help='of TensorFlow Datasets; default: ~/tensorflow_datasets'
+  )
+  args = parser.parse_args()
+  try:
+    folder = prepare(args.dataset, args.data_dir)
+  except (ValueError, OSError) as error:
+    sys.exit(f'error: {" ".join(str(error).split())}')
+  except KeyboardInterrupt:
+    sys.exit('stopped; the same command goes on')
+  print(f'{args.dataset} is prepared in {folder}')
+
+
+if __name__ == '__main__':
+  main()

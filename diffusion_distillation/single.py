@@ -1,0 +1,117 @@
+"""What main.py does with one checkpoint, or with any images."""
+
+import sys
+
+from ml_collections import ConfigDict
+
+from diffusion_distillation.data.dataset import load_dataset
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.evaluation import evaluate
+from diffusion_distillation.evaluation.evaluator import open_evaluator
+from diffusion_distillation.evaluation.image_files import ImageFiles
+from diffusion_distillation.evaluation.sample_files import (
+  parse_seeds,
+  write_samples,
+)
+from diffusion_distillation.samplers import METHODS
+from diffusion_distillation.training import checkpoints, weight_files
+from diffusion_distillation.training.settings import check
+
+
+def sample(checkpoint, seeds, out, sampler, num_steps, config):
+  """Draws samples of a checkpoint into `out`."""
+  path = given(checkpoint, '--checkpoint=PATH')
+  seeds, out = parse_seeds(seeds), given(out, '--out=FILE.npz or --out=FOLDER')
+  checkpoint = _load(path, config)
+  method, num_steps = _sampling(checkpoint.card, sampler, num_steps)
+  write_samples(
+    checkpoint, seeds=seeds, out=out, method=method, num_steps=num_steps
+  )
+  print(f'wrote {len(seeds)} samples to {out}')
+
+
+def export(checkpoint, out, config):
+  """Writes the weights of a checkpoint to one file."""
+  path = given(checkpoint, '--checkpoint=PATH')
+  out = given(out, "--out=FILE.safetensors, or FILE in the original's format")
+  checkpoint = _load(path, config)
+  weight_files.write(checkpoint, out)
+  print(f'wrote the weights of {checkpoint.path} to {out}')
+
+
+def evaluate_checkpoint(path, config, sampler, num_steps):
+  """Returns the figures of one checkpoint.
+
+  How to measure it, the config says, if one is given, or else the card.
+  """
+  checkpoint = _load(path, config)
+  card = checkpoint.card
+  method, num_steps = _sampling(card, sampler, num_steps)
+  if config is not None:
+    dataset, _ = check(config)
+  elif 'eval' in (card['config'] or {}):
+    config = ConfigDict(card['config'])
+    dataset = load_dataset(config.dataset.name, config.dataset.args)
+  else:
+    raise UserError(
+      f'{path} does not say how it is measured; give --config=configs/NAME.py'
+    )
+  if list(dataset.image_shape) != list(card['image_shape']):
+    raise UserError(
+      f'{path} draws images of {card["image_shape"]}, the config has a data '
+      f'set of {list(dataset.image_shape)}'
+    )
+  evaluator = open_evaluator(config, dataset)
+  return evaluate.evaluate_checkpoint(
+    config, checkpoint, evaluator, method=method, num_steps=num_steps
+  )
+
+
+def evaluate_images(path, config):
+  """Returns the figures of any images."""
+  dataset, _ = check(given(config, '--config=configs/NAME.py'))
+  evaluator = open_evaluator(config, dataset)
+  images = ImageFiles(path, dataset.image_shape)
+  protocol = evaluator.protocol(images.num_images, f'all of {path}')
+  return {'metric': protocol, **evaluator.measure(images)}
+
+
+def given(value, flag):
+  """Returns a flag's value.
+
+  Raises:
+    UserError: there is none.
+  """
+  if not value:
+    raise UserError(f'this mode needs {flag}')
+  return value
+
+
+def _load(path, config):
+  """Returns the Checkpoint at a path; `config` describes the original's."""
+  if config is None or not weight_files.needs_config(path):
+    return checkpoints.load(path)
+  _, denoiser = check(config)
+  return checkpoints.load(path, denoiser.param_shapes(), config)
+
+
+def _sampling(card, sampler, num_steps):
+  """Returns the method and the number of steps to sample a checkpoint with.
+
+  What is not given, the card says.
+
+  Raises:
+    UserError: there is no such sampler.
+  """
+  sampler = sampler or card['sampler']
+  if sampler not in METHODS:
+    known = ', '.join(METHODS)
+    raise UserError(f'unknown --sampler={sampler}; known: {known}')
+  made_for = METHODS[sampler].span * card['num_steps']
+  if num_steps not in (None, made_for):
+    print(
+      f'warning: by {sampler}, this checkpoint was made for {made_for} '
+      f'sampling steps, not {num_steps}',
+      file=sys.stderr,
+    )
+  return sampler, made_for if num_steps is None else num_steps
