@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from configs import base
@@ -76,6 +76,8 @@ def complete(config):
   if 'num_updates' in whole.train and whole.train.num_updates is None:
     # The original trains until it is stopped.
     _like_ours(whole)
+  if whole.dataset.name in _SIZES and 'data_dir' not in whole.dataset.args:
+    whole.dataset.args.data_dir = config_dict.placeholder(str)  # for flags
   return whole.lock()
 
 

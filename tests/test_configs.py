@@ -95,7 +95,7 @@ def get_config():
         emb_ch=64,
         ch_mult=[1, 1],
         num_res_blocks=1,
-        attn_resolutions=[8],
+        attn_resolutions=[16],
         num_heads=1,
         dropout=0.,
         logsnr_input_type='inv_cos',
@@ -146,6 +146,7 @@ def test_a_config_of_the_original_is_completed(capsys):
   assert config.dataset.args.to_dict() == {
     'class_conditional': False,
     'random_flip': True,
+    'data_dir': None,
   }
   assert config.sampler == 'ancestral'
   assert config.model.args.ch_mult == (1, 1)
@@ -167,7 +168,10 @@ def test_a_teacher_of_the_original_trains_as_long_as_ours():
   }
   done = original.complete(ConfigDict(config))
   assert done.dataset.name == 'lsun_church128'
-  assert done.dataset.args.to_dict() == {'random_flip': False}
+  assert done.dataset.args.to_dict() == {
+    'random_flip': False,
+    'data_dir': None,
+  }
   assert done.train.num_updates == 100_000
 
 

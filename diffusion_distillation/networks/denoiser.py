@@ -1,6 +1,7 @@
 """The seam between networks and mathematics: denoise(z, logsnr) -> x_hat."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -32,7 +33,7 @@ class Denoiser:
 
   def param_shapes(self):
     """Returns the parameters as ShapeDtypeStructs; computes nothing."""
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return _param_shapes(self)
 
   def bind(self, params, labels, dropout_keys=None):
     """Returns denoise(z, logsnr) -> x_hat of these parameters.
@@ -62,6 +63,12 @@ class Denoiser:
       return parameterization.x_hat(self.mean_type, output, z, logsnr)
 
     return denoise
+
+
+@functools.lru_cache(8)
+def _param_shapes(denoiser):
+  # Tracing a large network takes seconds, and many ask.
+  return jax.eval_shape(denoiser.init, jax.random.key(0))
 
 
 def build_denoiser(model, image_shape, num_classes):

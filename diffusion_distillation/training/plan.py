@@ -54,17 +54,18 @@ def plan(config, denoiser):
   ladder = [] if config.distillation is None else rounds(config.distillation)
   if not ladder or config.distillation.teacher_checkpoint_path is None:
     # Forward and backward: three times the forward pass.
-    rows.append(
-      ('teacher', teacher.train.num_updates, teacher.train, 3 * forward)
-    )
+    size = _checkpoint_bytes(denoiser, teacher.train)
+    updates, batch_size = teacher.train.num_updates, teacher.train.batch_size
+    rows.append(('teacher', updates, batch_size, 3 * forward, size))
+  if ladder:
+    size = _checkpoint_bytes(denoiser, config.train)
   for this in ladder:
     # And two forward passes of the teacher.
-    rows.append((this.name, this.num_updates, config.train, 5 * forward))
-  total_updates = sum(updates for _, updates, _, _ in rows)
-  total_images = sum(
-    updates * train.batch_size for _, updates, train, _ in rows
-  )
-  total_flops = sum(u * t.batch_size * flops for _, u, t, flops in rows)
+    batch_size = config.train.batch_size
+    rows.append((this.name, this.num_updates, batch_size, 5 * forward, size))
+  total_updates = sum(updates for _, updates, *_ in rows)
+  total_images = sum(updates * batch for _, updates, batch, *_ in rows)
+  total_flops = sum(u * batch * flops for _, u, batch, flops, _ in rows)
   lines = [
     f'{config.dataset.name}: '
     f'{"x".join(map(str, denoiser.image_shape))} images, '
@@ -74,11 +75,10 @@ def plan(config, denoiser):
     f'{"training":<14}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
     f'{"checkpoint":>14}',
   ]
-  for name, updates, train, flops in rows:
-    size = _checkpoint_bytes(denoiser, train) / 1e6
+  for name, updates, batch, flops, size in rows:
     lines.append(
-      f'{name:<14}{updates:>11,}{updates * train.batch_size:>15,}'
-      f'{flops * train.batch_size:>14.3g}{size:>11,.1f} MB'
+      f'{name:<14}{updates:>11,}{updates * batch:>15,}'
+      f'{flops * batch:>14.3g}{size / 1e6:>11,.1f} MB'
     )
   lines.append(
     f'{"total":<14}{total_updates:>11,}{total_images:>15,}{total_flops:>14.3g}'

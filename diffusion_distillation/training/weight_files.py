@@ -50,7 +50,8 @@ def read(path, config=None):
   card = cards.card_of(
     config, dataset, num_steps or cards.teacher_steps(config), parent
   )
-  return weights, {**card, 'training': None}
+  # As JSON has it: a card is compared with those that were saved.
+  return weights, json.loads(json.dumps({**card, 'training': None}))
 
 
 def write(checkpoint, path):

@@ -1,0 +1,197 @@
+"""main.py on the paper's configs, shrunk by flags alone, and on tiny data."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_distillation.data import tfds
+from diffusion_distillation.evaluation import features
+from diffusion_distillation.evaluation.inception import (
+  Inception,
+  weight_shapes,
+)
+from diffusion_distillation.training import checkpoints
+from tests.make_inception_weights import make_inception_weights
+from tests.make_records import write_records
+from tests.test_configs import FORM
+from tests.test_main import run
+from tests.training.test_weight_files import FILE
+
+# The size of the data and of the network, and how long it trains.
+SHRUNK = [
+  '--config.model.args.ch=8',
+  '--config.model.args.emb_ch=16',
+  '--config.model.args.num_res_blocks=1',
+  '--config.model.args.attn_resolutions=()',
+  '--config.train.batch_size=4',
+  '--config.teacher.train.batch_size=4',
+  '--config.teacher.train.num_updates=2',
+  '--config.distillation.start_num_steps=4',
+  '--config.distillation.steps_per_iter=2',
+]
+DDIM = ['--config.eval.samplers=("ddim",)']
+EVAL = ['--config.eval.num_samples=8', '--config.eval.batch_size=8']
+# Enough levels for few pixels where attention is, which is in the middle.
+NAMES = {
+  'cifar10': ['--config.model.args.ch_mult=(1,)'],
+  'imagenet64': [
+    '--config.model.args.ch_mult=(1,)',
+    '--config.model.args.head_dim=8',
+  ],
+  'lsun_bedroom128': [
+    '--config.model.args.ch_mult=(1,1)',
+    '--config.model.args.head_dim=8',
+  ],
+  'lsun_church128': [
+    '--config.model.args.ch_mult=(1,1)',
+    '--config.model.args.head_dim=8',
+  ],
+}
+
+
+def files(shape):
+  rng = np.random.RandomState(0)
+  for label in range(8):
+    file = io.BytesIO()
+    image = rng.randint(0, 256, shape, np.uint8)
+    Image.fromarray(image).save(file, 'PNG')
+    yield file.getvalue(), label
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('data')
+  for name in NAMES:
+    shape = (32, 32, 3) if name == 'cifar10' else (70, 90, 3)
+    every = list(files(shape))
+    write_records(name, folder, {'train': every, tfds.SOURCES[name][1]: every})
+  return f'--config.dataset.args.data_dir={folder}'
+
+
+def read_report(workdir):
+  return json.loads((workdir / 'report' / 'report.json').read_text())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_each_distill_config_runs_all_of_it(name, tmp_path, data_dir, capsys):
+  workdir = tmp_path / 'run'
+  config = f'--config=configs/{name}_distill.py'
+  args = [config, *SHRUNK, *EVAL, *DDIM, *NAMES[name], data_dir]
+  assert run(*args, f'--workdir={workdir}') is None
+  assert 'pt_inception-2015-12-05-6726825d.pth' in capsys.readouterr().err
+  report = read_report(workdir)
+  assert [r['num_steps'] for r in report['rounds']] == [2, 1]
+  assert report['compilations'] == {'train_step': 1, 'distill_step': 1}
+  for row in ('distilled_00002', 'distilled_00001', 'ddim_00004', 'ddim_00001'):
+    assert (workdir / 'samples' / f'{row}.png').exists()
+  assert (workdir / 'report' / 'index.html').exists()
+
+
+@pytest.fixture
+def inception_path(tmp_path, monkeypatch):
+  """A file of random weights, and a network that takes few images at once."""
+  path = tmp_path / 'inception.npz'
+  np.savez(path, **make_inception_weights(weight_shapes()))
+  monkeypatch.setattr(features, 'Inception', lambda p: Inception(p, 1))
+  return f'--config.eval.inception_path={path}'
+
+
+@pytest.mark.slow
+def test_a_config_of_the_original_distills_its_checkpoint_and_is_measured(
+  tmp_path, data_dir, inception_path
+):
+  path = tmp_path / 'theirs.py'
+  path.write_text(FORM.replace('TEACHER', str(FILE)))
+  workdir = tmp_path / 'run'
+  args = [
+    f'--config={path}',
+    data_dir,
+    inception_path,
+    *EVAL,
+    *DDIM,
+    '--config.eval.num_steps=(1,)',
+    f'--config.eval.cache_dir={tmp_path / "cache"}',
+  ]
+  assert run(*args, f'--workdir={workdir}') is None
+  report = read_report(workdir)
+  assert not (workdir / 'teacher').exists()
+  assert [r['num_steps'] for r in report['rounds']] == [2, 1]
+  card = checkpoints.read_card(workdir / 'student_00002')
+  assert card['parent'] == str(FILE)
+  assert report['metric']['label'] == 'FID'
+  assert [(r['sampler'], r['num_steps']) for r in report['rows']] == [
+    ('distilled', 2),
+    ('distilled', 1),
+    ('ddim', 1),
+  ]
+  for row in report['rows']:
+    for figure in (
+      'frechet_distance',
+      'sfid',
+      'inception_score',
+      'precision',
+      'recall',
+      'kid',
+    ):
+      assert np.isfinite(row[figure]), figure
+  paper = {r['num_steps']: r.get('paper') for r in report['rows']}
+  assert (paper[2], report['rows'][1]['paper']) == (4.51, 9.12)
+
+
+def test_a_checkpoint_of_the_original_is_sampled_and_exported(
+  tmp_path, data_dir
+):
+  path = tmp_path / 'theirs.py'
+  path.write_text(FORM.replace('TEACHER', str(FILE)))
+  student = tmp_path / 'student.safetensors'
+  checkpoint = f'--checkpoint={FILE}'
+  code = run(
+    f'--config={path}', '--mode=export', checkpoint, f'--out={student}'
+  )
+  assert code is None
+  drawn = []
+  for args in (
+    [f'--config={path}', checkpoint],
+    [f'--checkpoint={student}'],  # says itself what it is
+  ):
+    out = tmp_path / 'samples.npz'
+    assert run('--mode=sample', *args, '--seeds=0-3', f'--out={out}') is None
+    drawn.append(np.load(out)['arr_0'])
+  assert drawn[0].shape == (4, 32, 32, 3)
+  np.testing.assert_array_equal(*drawn)
+  assert '--config=' in run('--mode=sample', checkpoint, '--out=x.npz')
+
+
+def test_data_that_are_not_prepared_are_one_line_and_nothing_is_made(tmp_path):
+  workdir = tmp_path / 'run'
+  code = run(
+    '--config=configs/cifar10_distill.py',
+    f'--config.dataset.args.data_dir={tmp_path}',
+    f'--workdir={workdir}',
+  )
+  assert 'diffusion_distillation.data.prepare --dataset=cifar10' in code
+  assert '\n' not in code and not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'millions', 'rounds'),
+  [
+    ('cifar10', '60.0M', 13),
+    ('imagenet64', '295.9M', 10),
+    ('lsun_bedroom128', '139.6M', 10),
+  ],
+)
+def test_plan_needs_no_data(name, millions, rounds, capsys):
+  assert run(f'--config=configs/{name}_distill.py', '--mode=plan') is None
+  out = capsys.readouterr().out
+  assert f'({millions})' in out
+  students = [line for line in out.splitlines() if line.startswith('student')]
+  assert len(students) == rounds
+  assert [line.split()[1] for line in students[-3:]] == [
+    '50,000',
+    '100,000',
+    '100,000',
+  ]
