@@ -84,5 +84,10 @@ def build_denoiser(model, image_shape, num_classes):
   """
   mean_type = model['mean_type']
   out_ch = parameterization.output_channels(mean_type, image_shape[-1])
-  network = UNet(out_ch=out_ch, num_classes=num_classes, **model['args'])
+  # A card has lists for tuples, which would not be hashable.
+  args = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in model['args'].items()
+  }
+  network = UNet(out_ch=out_ch, num_classes=num_classes, **args)
   return Denoiser(network, mean_type, tuple(image_shape))

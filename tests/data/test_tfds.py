@@ -156,7 +156,7 @@ def test_a_run_without_its_data_ends_at_once_and_makes_nothing(
     config.dataset.name = 'cifar10'
     config.dataset.args = {'data_dir': str(tmp_path / 'data')}
   started = time.monotonic()
-  with pytest.raises(UserError, match='data: cifar10 is not prepared'):
+  with pytest.raises(UserError, match='cifar10 is not prepared'):
     modes.train(config, str(tmp_path / 'run'))
   assert time.monotonic() - started < 5
   assert not (tmp_path / 'run').exists()

@@ -38,8 +38,8 @@ def examples(seed, count):
 def colours(num_train=40):
   return Dataset(
     name='cifar10',
-    train=examples(0, num_train),
-    heldout=examples(1, 20),
+    open_train=lambda: examples(0, num_train),
+    open_heldout=lambda: examples(1, 20),
     image_shape=(4, 4, 3),
     num_classes=1,
     random_flip=True,
