@@ -16,4 +16,5 @@ def get_config():
   config.train.learning_rate = 1e-3
   config.distillation.start_num_steps = 64
   config.distillation.steps_per_iter = 800
+  config.eval.student_samplers = ('ddim', 'stochastic')
   return config

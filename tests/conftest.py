@@ -38,7 +38,7 @@ def tiny_config():
   config.train.batch_size = config.teacher.train.batch_size = 16
   config.teacher.train.num_updates = 4
   config.distillation.update(start_num_steps=4, steps_per_iter=3)
-  config.eval.update(num_samples=20, batch_size=8)
+  config.eval.update(num_samples=20, batch_size=8, student_samplers=('ddim',))
   return config.lock()
 
 

@@ -39,6 +39,7 @@ TINY = [
   '--config.distillation.start_num_steps=4',
   '--config.distillation.steps_per_iter=3',
   '--config.eval.num_samples=16',
+  '--config.eval.student_samplers=("ddim",)',
   '--config.eval.batch_size=8',
 ]
 
