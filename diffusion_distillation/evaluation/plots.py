@@ -15,6 +15,7 @@ _COLUMNS, _ROWS = 20, 5
 GRID_IMAGES = _COLUMNS * _ROWS
 _STYLES = {
   'distilled': ('Distilled (this run)', 'C3', 'o-'),
+  'distilled_stochastic': ('Distilled, stochastic sampler', 'C1', 'd-.'),
   'ddim': ('DDIM, not distilled', 'C0', 's--'),
   'ancestral': ('Ancestral, not distilled', 'C2', '^:'),
 }
