@@ -139,7 +139,7 @@ def _eval():
   settings.inception_path = config_dict.placeholder(str)
   # A .npz of `mu` and `sigma` to compare with; absent: the training images.
   settings.reference_path = config_dict.placeholder(str)
-  # Folder that keeps the training images' statistics; absent: none is kept.
+  # Folder that keeps the training images' statistics; empty: none is kept.
   settings.cache_dir = config_dict.FieldReference(
     '~/.cache/diffusion_distillation', field_type=str
   )

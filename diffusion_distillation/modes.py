@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from diffusion_distillation import single
+from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
   draw_grids,
@@ -71,7 +72,9 @@ def train(config, workdir):
       weights, np.arange(num_images), card['num_steps'], card['sampler']
     )
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
-    return {} if evaluator is None else evaluator.measure(batches_of(images))
+    if evaluator is None:
+      return {}
+    return evaluator.measure(batches_of(images), num_images)
 
   log = RunLog(workdir)
   try:
@@ -86,6 +89,8 @@ def evaluate(config, workdir, checkpoint, images, sampler, num_steps):
 
   Or one checkpoint, or any images, and prints their figures as JSON.
   """
+  if checkpoint and images:
+    raise UserError('give --checkpoint or --images, not both')
   if checkpoint or images:
     if checkpoint:
       figures = single.evaluate_checkpoint(
@@ -121,10 +126,10 @@ def _finished(config, workdir):
 def _finish(config, dataset, workdir, evaluator):
   """Measures a finished run, or draws its samples, and reports."""
   if evaluator is None:
-    draw_grids(config, workdir)
+    draw_grids(config, dataset, workdir)
     protocol = None
   else:
-    evaluate_run(config, workdir, evaluator)
+    evaluate_run(config, dataset, workdir, evaluator)
     protocol = evaluator.protocol(config.eval.num_samples)
   _show_report(write_report(config, dataset, workdir, protocol), workdir)
 

@@ -73,7 +73,7 @@ def evaluate_images(path, config):
   evaluator = open_evaluator(config, dataset)
   images = ImageFiles(path, dataset.image_shape)
   protocol = evaluator.protocol(images.num_images, f'all of {path}')
-  return {'metric': protocol, **evaluator.measure(images)}
+  return {'metric': protocol, **evaluator.measure(images, images.num_images)}
 
 
 def given(value, flag):

@@ -54,7 +54,7 @@ def load(
       'dataset.args.heldout_fraction must be between 0 and 1, got '
       f'{heldout_fraction}'
     )
-  files = functools.cache(lambda: _open(path))
+  files = functools.cache(lambda: open_files(path))
   labels = _read_labels(files()) if class_conditional else None
 
   def open_split(part):
@@ -113,8 +113,11 @@ class _FileExamples(Sequence):
     }
 
 
-def _open(path):
-  """Returns the files under a path.
+def open_files(path):
+  """Returns the files under a path: the `names` of images, and `read(name)`.
+
+  Args:
+    path: a folder, searched recursively, or a .zip file.
 
   Raises:
     ValueError: there is none, or it is neither a folder nor a zip.

@@ -16,14 +16,16 @@ from diffusion_distillation.evaluation.generate import Generator
 from diffusion_distillation.evaluation.rows import Measured, Row, plan_rows
 from diffusion_distillation.evaluation.shards import Shards
 from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.log import Progress
 
 
-def evaluate_run(config, workdir, evaluator):
+def evaluate_run(config, dataset, workdir, evaluator):
   """Measures the rows of a run that are not measured so yet, and draws grids.
 
   Args:
     config: of the run.
+    dataset: its Dataset.
     workdir: its folder, absolute; gets evaluations.jsonl and samples/*.png.
     evaluator: an Evaluator.
   """
@@ -32,7 +34,7 @@ def evaluate_run(config, workdir, evaluator):
   missing = [row for row in rows if measured.find(row, protocol) is None]
   if not missing:
     return
-  generator = _generator(config, rows)
+  generator = _generator(config, dataset)
   for i, row in enumerate(missing, 1):
     shards = Shards(
       workdir / 'evaluation' / row.name,
@@ -44,7 +46,7 @@ def evaluate_run(config, workdir, evaluator):
     load = functools.partial(checkpoints.load, row.path, config=config)
     progress = Progress(what, config.eval.num_samples, 'images')
     shards.draw(generator, load, progress)
-    figures = evaluator.measure(shards.images())
+    figures = evaluator.measure(shards.images(), config.eval.num_samples)
     figures |= {'seconds': shards.seconds(), **evaluator.real_figures()}
     plots.save_grid(_first(shards.images()), row.grid(workdir))
     measured.add(row, protocol, figures)
@@ -75,12 +77,13 @@ def evaluate_checkpoint(config, checkpoint, evaluator, *, method, num_steps):
     path=checkpoint.path,
   )
   cache = config.eval.get('cache_dir') or tempfile.gettempdir()
-  folder = pathlib.Path(cache).expanduser() / f'samples_{_digest(checkpoint)}'
+  name = f'samples_{_digest(checkpoint)}_{row.name}'
+  folder = pathlib.Path(cache).expanduser() / name
   generator = Generator(card, config.eval.batch_size)
   shards = Shards(folder, row, num_samples, generator.batch_size)
   progress = Progress('evaluate', num_samples, 'images')
   shards.draw(generator, lambda: checkpoint, progress)
-  figures = evaluator.measure(shards.images())
+  figures = evaluator.measure(shards.images(), num_samples)
   shards.remove()
   protocol = evaluator.protocol(num_samples)
   return {
@@ -99,18 +102,19 @@ def _digest(checkpoint):
   return digest.hexdigest()[:16]
 
 
-def draw_grids(config, workdir):
+def draw_grids(config, dataset, workdir):
   """Draws the grids of a run's rows that are not there yet.
 
   Args:
     config: of the run.
+    dataset: its Dataset.
     workdir: its folder, absolute; gets samples/*.png.
   """
   rows = plan_rows(config, workdir)
   missing = [row for row in rows if not row.grid(workdir).exists()]
   if not missing:
     return
-  generator = _generator(config, rows)
+  generator = _generator(config, dataset)
   progress = Progress('samples', len(missing), 'grids')
   for i, row in enumerate(missing, 1):
     images = generator.images(
@@ -123,10 +127,9 @@ def draw_grids(config, workdir):
     progress.show(i, row.name)
 
 
-def _generator(config, rows):
+def _generator(config, dataset):
   # One card for all rows: a teacher from elsewhere is sampled as this run is.
-  card = checkpoints.read_card(rows[0].path, config)
-  return Generator(card, config.eval.batch_size)
+  return Generator(card_of(config, dataset), config.eval.batch_size)
 
 
 def _first(batches):

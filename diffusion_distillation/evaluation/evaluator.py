@@ -14,7 +14,7 @@ from diffusion_distillation.evaluation.features import (
   open_features,
 )
 
-SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1'
+SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1, the classes in turn'
 
 
 def open_evaluator(config, dataset, needed=True):
@@ -32,7 +32,7 @@ def open_evaluator(config, dataset, needed=True):
   settings = config.eval
   network = open_features(config.dataset.name, settings.get('inception_path'))
   if network is not None:
-    return Evaluator(network, dataset, config.dataset.args, settings)
+    return Evaluator(network, dataset, settings)
   if needed:
     raise UserError(NO_WEIGHTS)
   return None
@@ -46,13 +46,12 @@ class Evaluator:
   allows the Frechet distance and the Inception Score.
   """
 
-  def __init__(self, network, dataset, dataset_args, settings):
+  def __init__(self, network, dataset, settings):
     """Opens what images are compared with.
 
     Args:
       network: of `features.open_features`.
       dataset: a Dataset.
-      dataset_args: its arguments, `config.dataset.args`.
       settings: config.eval, or the same of a card.
 
     Raises:
@@ -64,7 +63,6 @@ class Evaluator:
       feature_sets.of_split,
       network,
       dataset,
-      args=dataset_args,
       cache_dir=settings.get('cache_dir'),
     )
     self._path, self._file = settings.get('reference_path'), None
@@ -80,6 +78,14 @@ class Evaluator:
   def _reference(self):
     """The FeatureSet of the file, or of the training images."""
     return self._of_split('train') if self._file is None else self._file
+
+  @functools.cached_property
+  def _fingerprint(self):
+    return feature_sets.fingerprint(self._dataset.train)
+
+  @property
+  def _is_small(self):
+    return isinstance(self._network, Classifier)
 
   @functools.cached_property
   def _radii(self):
@@ -104,10 +110,15 @@ class Evaluator:
       num_samples: how many images.
       images: what they are.
     """
-    name, small = self._dataset.name, isinstance(self._network, Classifier)
-    checksum = None
+    name, small = self._dataset.name, self._is_small
     if self._file is None:
-      reference = f'{name} train, {len(self._dataset.train)} images'
+      count = len(self._dataset.train)
+      checksum = self._fingerprint
+      reference = f'{name} train, {count} images'
+      if count > feature_sets.MOST_FEATURES:
+        reference += (
+          f'; precision, recall and KID of {feature_sets.MOST_FEATURES}'
+        )
     else:
       path = pathlib.Path(self._path).expanduser()
       checksum = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -144,12 +155,17 @@ class Evaluator:
       'train_classifier_score': None if score is None else float(score[0]),
     }
 
-  def measure(self, batches):
-    """Returns the figures of generated images.
+  def measure(self, batches, num_images):
+    """Returns the figures of generated images, and shows progress.
 
     Args:
       batches: iterable of uint8 (B, H, W, C).
+      num_images: how many images they have.
     """
+    if not self._is_small:  # which takes no time worth showing
+      batches = feature_sets.shown(
+        batches, f'{self._network.name} of samples', num_images
+      )
     real, found = self._reference, feature_sets.collect(self._network, batches)
     figures = {'frechet_distance': _distance(real, found)}
     if self._heldout is not None:

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import pathlib
 import sys
 import zipfile
@@ -19,8 +18,8 @@ from diffusion_distillation.training.log import Progress
 # Features of that many images are kept, for precision, recall and KID.
 MOST_FEATURES = 50_000
 _BATCH = 512
-# Arguments of data sets that change labels, places or training, not images.
-_NOT_OF_IMAGES = ('class_conditional', 'data_dir', 'random_flip')
+# Images that tell a data set from another of the same name and size.
+_SAMPLED = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ def batches_of(members):
     yield members[first : first + _BATCH]
 
 
-def of_split(network, dataset, split, *, args, cache_dir=None):
+def of_split(network, dataset, split, cache_dir=None):
   """Returns the FeatureSet of a data set's split; a cache keeps it.
 
   Of 'train', `features` and `score` are of at most 50,000 images, evenly
@@ -95,18 +94,17 @@ def of_split(network, dataset, split, *, args, cache_dir=None):
     network: maps images to Activations.
     dataset: a Dataset.
     split: 'train' or 'heldout'.
-    args: of the data set, as in `config.dataset.args`.
-    cache_dir: folder of the cache; None: no cache.
+    cache_dir: folder of the cache; None or empty: no cache.
 
   Raises:
     OSError: the cache cannot be written.
   """
   examples = getattr(dataset, split)
   path = None
-  if cache_dir is not None:
+  if cache_dir:
     folder = pathlib.Path(cache_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _cache_name(network, dataset, split, args)
+    path = folder / _cache_name(network, dataset, split)
     if path.exists():
       try:
         return read(path)
@@ -116,7 +114,8 @@ def of_split(network, dataset, split, *, args, cache_dir=None):
   count = min(len(examples), MOST_FEATURES)
   kept[np.arange(count) * len(examples) // count] = True
   what = f'{network.name} of {dataset.name} {split}'
-  found = collect(network, _batches(examples, what), kept)
+  batches = shown(_batches(examples), what, len(examples))
+  found = collect(network, batches, kept)
   if split != 'train':
     found = dataclasses.replace(found, features=None, score=None)
   if path is not None:
@@ -126,21 +125,46 @@ def of_split(network, dataset, split, *, args, cache_dir=None):
   return found
 
 
-def _cache_name(network, dataset, split, args):
-  identity = {
-    'args': {k: args[k] for k in args if k not in _NOT_OF_IMAGES},
-    'images': len(getattr(dataset, split)),
-    'features': network.checksum,
-  }
-  text = json.dumps(identity, sort_keys=True, default=str)
-  digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+def fingerprint(examples):
+  """Returns what tells examples from others, in hexadecimal.
+
+  It is a SHA-256 of how many they are and of 64 of their images, evenly spaced:
+  to read all of ImageNet would take an hour.
+
+  Args:
+    examples: sequence of {'image': ...}.
+  """
+  digest = hashlib.sha256(str(len(examples)).encode())
+  for i in range(min(len(examples), _SAMPLED)):
+    index = i * len(examples) // min(len(examples), _SAMPLED)
+    digest.update(np.ascontiguousarray(examples[index]['image']))
+  return digest.hexdigest()
+
+
+def _cache_name(network, dataset, split):
+  identity = fingerprint(getattr(dataset, split)) + network.checksum
+  digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
   shape = 'x'.join(map(str, dataset.image_shape))
   return f'{dataset.name}-{split}-{shape}-{digest}.npz'
 
 
-def _batches(examples, what):
-  """Yields the images of examples in batches, and shows progress."""
-  progress = Progress(what, len(examples), unit='images')
+def shown(batches, what, total):
+  """Yields batches of images, and shows progress.
+
+  Args:
+    batches: iterable of (B, H, W, C).
+    what: what is done with them.
+    total: number of images.
+  """
+  progress, done = Progress(what, total, unit='images'), 0
+  for images in batches:
+    yield images
+    done += len(images)
+    progress.show(done)
+
+
+def _batches(examples):
+  """Yields the images of examples in batches."""
 
   def image(index):
     return examples[index]['image']
@@ -149,7 +173,6 @@ def _batches(examples, what):
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for indices in batches_of(range(len(examples))):
       yield np.stack(list(pool.map(image, indices)))
-      progress.show(indices[-1] + 1)
 
 
 def read(path):

@@ -9,7 +9,9 @@ from scipy.special import softmax
 from diffusion_distillation.evaluation.inception import Activations, Inception
 from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
 
-NO_WEIGHTS = f'FID takes the weights of Inception: {HOW_TO_GET}'
+NO_WEIGHTS = (
+  f'FID takes the weights of Inception: {HOW_TO_GET} (beside --config=FILE)'
+)
 # name of the data set -> (name of the features, file of weights)
 _CLASSIFIERS = {'digits': ('digits-mlp-relu64', 'digits_classifier.npz')}
 

@@ -1,6 +1,5 @@
 """Images of any origin, from a .npz, a folder or a zip, to be measured."""
 
-import contextlib
 import io
 import pathlib
 import zipfile
@@ -8,12 +7,10 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from diffusion_distillation.data import folder
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation.feature_sets import batches_of
 
-_SUFFIXES = ('.png', '.jpg', '.jpeg')
-# Pictures of many samples, which --mode=sample writes beside them.
-_GRID = 'grid.png'
 _LEAST = 4  # images, for precision and recall
 
 
@@ -29,13 +26,14 @@ class ImageFiles:
 
     Args:
       path: FILE.npz with uint8 images (N, H, W, C) under `arr_0`, `samples` or
-        its only name; or a folder or FILE.zip of PNGs and JPEGs, at any depth.
+        its only name; or a folder or FILE.zip of image files, at any depth.
       image_shape: (H, W, C) that they must have; grey ones become RGB.
 
     Raises:
       UserError: they are not there, too few, or of another shape or type.
     """
-    self._path, self._shape = pathlib.Path(path), tuple(image_shape)
+    self._path = pathlib.Path(path).expanduser()
+    self._shape = tuple(image_shape)
     if not self._path.exists():
       raise UserError(f'--images={path}: there is no such file or folder')
     self._array = None
@@ -43,12 +41,14 @@ class ImageFiles:
       self._array = self._to_shape(_read_npz(self._path), self._path)
       self.num_images = len(self._array)
     else:
-      self._names = self._find()
+      self._files = self._open()
+      # A picture of samples that --mode=sample writes beside them.
+      self._names = [name for name in self._files.names if name != 'grid.png']
       self.num_images = len(self._names)
     if self.num_images < _LEAST:
       raise UserError(
         f'--images={path}: {self.num_images} images found; at least {_LEAST} '
-        'are needed, as PNG or JPEG files or in a .npz'
+        'are needed, as files or in a .npz'
       )
 
   def __iter__(self):
@@ -60,46 +60,28 @@ class ImageFiles:
     if self._array is not None:
       yield from batches_of(self._array)
       return
-    with self._opener() as read:
-      for names in batches_of(self._names):
-        yield np.stack([self._decode(name, read) for name in names])
+    for names in batches_of(self._names):
+      yield np.stack([self._decode(name) for name in names])
 
-  def _find(self):
-    if self._path.is_dir():
-      names = [str(p.relative_to(self._path)) for p in self._path.rglob('*')]
-    elif zipfile.is_zipfile(self._path):
-      with zipfile.ZipFile(self._path) as archive:
-        names = archive.namelist()
-    else:
-      raise UserError(f'--images={self._path}: give a .npz, a folder or a zip')
-    paths = [(name, pathlib.PurePath(name)) for name in sorted(names)]
-    return [
-      name
-      for name, path in paths
-      if path.suffix.lower() in _SUFFIXES
-      and path.name != _GRID
-      # macOS puts its own files into archives.
-      and not path.name.startswith('.')
-    ]
-
-  @contextlib.contextmanager
-  def _opener(self):
-    """Gives a function from an image's name to its bytes."""
-    if self._path.is_dir():
-      yield lambda name: (self._path / name).read_bytes()
-    else:
-      with zipfile.ZipFile(self._path) as archive:
-        yield archive.read
-
-  def _decode(self, name, read):
+  def _open(self):
     try:
-      image = Image.open(io.BytesIO(read(name)))
-      # A palette and two levels are ways to store RGB and grey.
-      mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
-      if mode not in ('RGB', 'L'):
-        raise UserError(f'{name} is {mode}, not RGB or grey of 8 bits')
-      pixels = np.asarray(image.convert(mode))
-    except (OSError, SyntaxError, zipfile.BadZipFile) as error:
+      return folder.open_files(self._path)
+    except ValueError as error:
+      raise UserError(
+        f'--images={self._path}: give a .npz, a folder or a zip'
+      ) from error
+
+  def _decode(self, name):
+    try:
+      with Image.open(io.BytesIO(self._files.read(name))) as image:
+        # A palette and two levels are ways to store RGB and grey.
+        mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
+        if mode not in ('RGB', 'L'):
+          raise UserError(f'{name} is {mode}, not RGB or grey of 8 bits')
+        pixels = np.asarray(image.convert(mode))
+    except UserError:
+      raise
+    except Exception as error:  # decoders raise anything on damaged bytes
       raise UserError(f'{name} in {self._path} is damaged: {error}') from error
     pixels = pixels.reshape(1, *pixels.shape[:2], -1)
     return self._to_shape(pixels, name)[0]

@@ -84,14 +84,16 @@ def classifier_score(probabilities):
 def inception_score(probabilities, splits=10):
   """Returns the mean and standard deviation of the splits' classifier_score.
 
-  The splits are consecutive and, but for one image, of one size, as in Salimans
-  et al. (2016); fewer images than splits are as many splits.
+  The splits are random, by a fixed seed, since images may come sorted by class,
+  and of one size, but for one image (Salimans et al. 2016); fewer images than
+  splits are as many splits.
 
   Args:
     probabilities: (N, K) class probabilities.
     splits: how many.
   """
-  parts = np.array_split(probabilities, min(splits, len(probabilities)))
+  order = np.random.default_rng(0).permutation(len(probabilities))
+  parts = np.array_split(probabilities[order], min(splits, len(order)))
   scores = [classifier_score(part) for part in parts]
   return float(np.mean(scores)), float(np.std(scores))
 
@@ -155,10 +157,11 @@ def precision_recall(real, generated, real_radii=None):
   generated_radii = radii(generated)
   real, generated = (x.astype(np.float64) for x in (real, generated))
   # Row by row in blocks: all distances of 50,000 images would take 20 GB.
+  squares = np.sum(generated**2, axis=1)
   covered = np.zeros(len(generated), bool)
   covers = np.zeros(len(real), bool)
   for rows in _blocks(len(real)):
-    across = _square_distances(real[rows], generated)
+    across = _square_distances(real[rows], generated, squares)
     covered |= np.any(across <= real_radii[rows, None], axis=0)
     covers[rows] = np.any(across <= generated_radii, axis=1)
   return float(np.mean(covered)), float(np.mean(covers))
@@ -179,21 +182,28 @@ def radii(features):
       f'got {len(features)}'
     )
   features = features.astype(np.float64)
+  squares = np.sum(features**2, axis=1)
   found = np.empty(len(features))
   for rows in _blocks(len(features)):
-    distances = _square_distances(features[rows], features)
+    distances = _square_distances(features[rows], features, squares)
     # The nearest of all is the feature itself.
     nearest = np.partition(distances, _NEIGHBOURS, axis=1)
     found[rows] = nearest[:, _NEIGHBOURS]
   return found
 
 
-def _square_distances(x, y):
-  """Returns |x_i - y_j|^2, (N, M); a product is 10 times as fast as cdist."""
+def _square_distances(x, y, y_squares):
+  """Returns |x_i - y_j|^2, (N, M); a product is 10 times as fast as cdist.
+
+  Args:
+    x: (N, D).
+    y: (M, D).
+    y_squares: |y_j|^2, (M,), the same for every block of x.
+  """
   squares = x @ y.T
   squares *= -2
   squares += np.sum(x**2, axis=1)[:, None]
-  squares += np.sum(y**2, axis=1)
+  squares += y_squares
   return np.maximum(squares, 0, out=squares)
 
 

@@ -63,6 +63,7 @@ _FID = {
   },
 }
 _SAMPLES = 50_000
+_TRAINING_IMAGES = {'cifar10': 50_000, 'imagenet64': 1_281_167}
 _NOTE = (
   'The paper prints its FID of CIFAR-10 at 1 to 8 distilled steps; the others '
   'are read off its Figure 4, to about 0.02 (0.1 above 9). Its ancestral '
@@ -89,9 +90,13 @@ def note(protocol):
   """
   if not figures(protocol):
     return ''
-  if protocol['num_samples'] == _SAMPLES:
-    return _NOTE
-  return (
-    f'{_NOTE} Not comparable: the paper has {_SAMPLES:,} samples, this report '
-    f'{protocol["num_samples"]:,}; fewer samples have a larger FID.'
-  )
+  name, text = protocol['dataset'], _NOTE
+  if protocol['num_samples'] != _SAMPLES:
+    text += (
+      f' Not comparable: the paper has {_SAMPLES:,} samples, this report '
+      f'{protocol["num_samples"]:,}; fewer samples have a larger FID.'
+    )
+  against = f'{name} train, {_TRAINING_IMAGES[name]} images'
+  if not protocol['reference'].startswith(against):
+    text += f' Not comparable: the paper compares with {against}.'
+  return text

@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import textwrap
 
+import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
@@ -19,6 +21,8 @@ _STYLES = {
   'ddim': ('DDIM, not distilled', 'C0', 's--'),
   'ancestral': ('Ancestral, not distilled', 'C2', '^:'),
 }
+# For as many as there may be: all methods, of teacher and students.
+_OTHER_COLORS = matplotlib.colormaps['tab20b'].colors
 _MARKERS = 'sovD^X*'
 
 
@@ -76,9 +80,12 @@ def plot_fid_vs_steps(report, path):
   metric, rows = report['metric'], report['rows']
   figure, axes = _log_axes()
   published = paper.figures(metric)
-  for i, sampler in enumerate(dict.fromkeys(row['sampler'] for row in rows)):
-    label = sampler.replace('_', ' ')
-    label, color, style = _STYLES.get(sampler, (label, f'C{i + 4}', 'd-.'))
+  colors = iter(_OTHER_COLORS)
+  for sampler in dict.fromkeys(row['sampler'] for row in rows):
+    if sampler in _STYLES:
+      label, color, style = _STYLES[sampler]
+    else:
+      label, color, style = sampler.replace('_', ' '), next(colors), 'd-.'
     curve = {
       row['num_steps']: row['frechet_distance']
       for row in rows
@@ -93,7 +100,7 @@ def plot_fid_vs_steps(report, path):
   axes.set_xlabel('Sampling steps')
   axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
   title = f'{metric["num_samples"]} samples against {metric["reference"]}'
-  axes.set_title(title, fontsize=10)
+  axes.set_title(textwrap.fill(title, 80), fontsize=10)
   _save(figure, axes, path)
 
 

@@ -123,8 +123,10 @@ class Measured:
 
   def newest_protocol(self):
     """Returns the protocol of the newest line, or None."""
-    lines = files.read_jsonl(self._path)
-    return lines[-1].get('metric') if lines else None
+    protocols = [line.get('metric') for line in files.read_jsonl(self._path)]
+    # Earlier versions said less; such lines count as not measured.
+    protocols = [p for p in protocols if isinstance(p, dict) and 'label' in p]
+    return protocols[-1] if protocols else None
 
   def add(self, row, protocol, figures):
     """Adds a Row's figures."""

@@ -35,10 +35,10 @@ def examples(seed, count):
   return [{'image': image, 'label': 0} for image in images]
 
 
-def colours(num_train=40):
+def colours(num_train=40, seed=0):
   return Dataset(
     name='cifar10',
-    open_train=lambda: examples(0, num_train),
+    open_train=lambda: examples(seed, num_train),
     open_heldout=lambda: examples(1, 20),
     image_shape=(4, 4, 3),
     num_classes=1,

@@ -11,15 +11,13 @@ def images_of(split):
   return np.stack([example['image'] for example in split])
 
 
-def evaluator(network=None, dataset=None, args=None, **settings):
-  return Evaluator(
-    network or Projections(), dataset or colours(), args or {}, settings
-  )
+def evaluator(network=None, dataset=None, **settings):
+  return Evaluator(network or Projections(), dataset or colours(), settings)
 
 
 def test_the_training_images_themselves_are_at_distance_0():
   train = images_of(colours().train)
-  figures = evaluator().measure([train[:15], train[15:]])
+  figures = evaluator().measure([train[:15], train[15:]], 40)
   assert figures['frechet_distance'] == pytest.approx(0, abs=1e-6)
   assert figures['sfid'] == pytest.approx(0, abs=1e-6)
   assert figures['precision'] == figures['recall'] == 1
@@ -29,7 +27,7 @@ def test_the_training_images_themselves_are_at_distance_0():
 
 def test_each_figure_is_of_its_own_features():
   images = images_of(examples(2, 30))
-  figures = evaluator().measure([images])
+  figures = evaluator().measure([images], 30)
   (train, ours), heldout = (
     (Projections()(x) for x in (images_of(colours().train), images)),
     Projections()(images_of(colours().heldout)),
@@ -69,6 +67,10 @@ def test_the_protocol_says_how_it_was_measured():
   assert protocol['label'] == 'FID' and protocol['features'] == 'projections'
   assert protocol['features_checksum'] == Projections().checksum
   assert protocol['reference'] == 'cifar10 train, 40 images'
+  other = evaluator(dataset=colours(seed=5)).protocol(50_000)
+  assert other['reference'] == protocol['reference']
+  assert other['reference_checksum'] != protocol['reference_checksum']
+  assert protocol['images'].startswith('uint8, rounded; seeds 0 to')
   assert protocol['heldout'] == 'cifar10 held out, 20 images'
   assert protocol['resize'] == 'TF1 bilinear to 299'
   assert protocol['num_samples'] == 50_000
@@ -77,9 +79,11 @@ def test_the_protocol_says_how_it_was_measured():
 def test_the_cache_is_read_and_keeps_all(tmp_path):
   images = [images_of(examples(2, 30))]
   first, second = Projections(), Projections()
-  want = evaluator(first, cache_dir=tmp_path / 'new').measure(images)
+  want = evaluator(first, cache_dir=tmp_path / 'new').measure(images, 30)
   assert first.images == 40 + 20 + 30
-  assert evaluator(second, cache_dir=tmp_path / 'new').measure(images) == want
+  assert (
+    evaluator(second, cache_dir=tmp_path / 'new').measure(images, 30) == want
+  )
   assert second.images == 30
   names = sorted(path.name for path in (tmp_path / 'new').iterdir())
   assert [name.rsplit('-', 1)[0] for name in names] == [
@@ -91,8 +95,8 @@ def test_the_cache_is_read_and_keeps_all(tmp_path):
 @pytest.mark.parametrize(
   ('change', 'other'),
   [
-    ({'args': {'class_conditional': True, 'data_dir': 'there'}}, False),
-    ({'args': {'path': 'there'}}, True),
+    ({'dataset': colours()}, False),
+    ({'dataset': colours(seed=5)}, True),  # as many images, but others
     ({'network': Projections('others')}, True),
     ({'dataset': colours(41)}, True),
   ],
@@ -125,7 +129,7 @@ def test_kept_features_are_of_images_evenly_spaced(monkeypatch):
   monkeypatch.setattr(feature_sets, 'MOST_FEATURES', 10)
   monkeypatch.setattr(feature_sets, '_BATCH', 7)
   dataset = colours()
-  kept = feature_sets.of_split(Projections(), dataset, 'train', args={})
+  kept = feature_sets.of_split(Projections(), dataset, 'train')
   train = Projections()(images_of(dataset.train)).features
   np.testing.assert_allclose(kept.features, train[::4], rtol=1e-5)
   np.testing.assert_allclose(kept.mu, train.mean(0), rtol=1e-4)
@@ -137,14 +141,14 @@ def test_a_reference_file_of_mean_and_covariance(tmp_path):
   np.savez(path, mu=train.mean(0), sigma=np.cov(train.T))
   network = Projections()
   measured = evaluator(network, reference_path=str(path))
-  figures = measured.measure(images)
+  figures = measured.measure(images, 30)
   assert network.images == 30 + 1  # none of the data set, one to see the size
   assert set(figures) == {
     'frechet_distance',
     'inception_score',
     'inception_score_std',
   }
-  want = evaluator().measure(images)
+  want = evaluator().measure(images, 30)
   assert figures['frechet_distance'] == pytest.approx(
     want['frechet_distance'], rel=1e-4
   )
@@ -161,9 +165,9 @@ def test_a_reference_file_of_mean_and_covariance(tmp_path):
 
 def test_a_file_of_the_cache_serves_as_reference_for_all(tmp_path):
   images = [images_of(examples(2, 30))]
-  want = evaluator(cache_dir=tmp_path).measure(images)
+  want = evaluator(cache_dir=tmp_path).measure(images, 30)
   path = next(path for path in tmp_path.iterdir() if 'train' in path.name)
-  got = evaluator(reference_path=path).measure(images)
+  got = evaluator(reference_path=path).measure(images, 30)
   del want['frechet_distance_heldout']
   assert got == pytest.approx(want, rel=1e-9)
 

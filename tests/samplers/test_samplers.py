@@ -6,6 +6,7 @@ import pytest
 from diffusion_distillation.core import process, schedules
 from diffusion_distillation.samplers import METHODS, sample
 from diffusion_distillation.samplers.ancestral import gamma_of
+from diffusion_distillation.samplers.step import Step
 
 SCHEDULE = schedules.get_logsnr_schedule('cosine')
 KEY = jax.random.key(0)  # for the methods that draw noise
@@ -189,3 +190,24 @@ def test_logvar_types():
   for name in ('fixed', 'fixed_medium', 'fixed_medium:2', 'fixed_medium:nan'):
     with pytest.raises(ValueError, match='fixed_small'):
       gamma_of(name)
+
+
+def test_euler_in_t_and_in_log_snr_follow_their_own_tangents():
+  # One step of both from t = 1/2 to t = 1/4, by hand in float64.
+  schedule = schedules.get_logsnr_schedule('cosine')
+  angle = np.pi / 2 * 0.5
+  z, x_hat = 0.7, 0.2
+  alpha = np.cos(angle)
+  flow = alpha * (x_hat - alpha * z) / 2  # dz / dlogsnr
+  logsnr = [-2 * np.log(np.tan(np.pi / 2 * t)) for t in (0.5, 0.25)]
+  # d/dt of -2 log tan(pi t / 2) is -2 pi / sin(pi t).
+  slope = -2 * np.pi / np.sin(np.pi * 0.5)
+  want = {
+    'euler': z + (logsnr[1] - logsnr[0]) * flow,
+    'euler_t': z - 0.25 * slope * flow,
+  }
+  like = jnp.ones((1, 1, 1, 1))
+  step = Step(None, schedule, jnp.array([1]), 4)
+  for method, value in want.items():
+    got = METHODS[method].advance(z * like, x_hat * like, step)
+    np.testing.assert_allclose(got.item(), value, rtol=1e-4)
