@@ -102,13 +102,24 @@ class _RecordExamples(Sequence):
 
   def __getitem__(self, index):
     index = range(len(self))[index]  # an IndexError ends an iteration
-    record = self._source[index]
+    try:
+      record = self._source[index]
+    except Exception as error:  # of the reader, or of what parses the record
+      folder = self._source.dataset_info.data_dir
+      raise _damaged(self._what, folder, error) from error
     image = images.decode(record['image'], f'{self._what} record {index}')
     label = record['label'] if self._conditional else 0
     return {
       'image': self._prepare(image) if self._prepare else image,
       'label': np.int32(label),
     }
+
+
+def _damaged(what, folder, reason):
+  return ValueError(
+    f'{what} is damaged ({" ".join(str(reason).split())[:200]}); move {folder} '
+    'away and prepare it again'
+  )
 
 
 def _in_memory(examples):
@@ -144,7 +155,7 @@ def is_prepared(name, builder):
   """Returns whether a data set's splits are all there, as array_record.
 
   Raises:
-    ValueError: they are there in a format without random access.
+    ValueError: they are there in a format without random access, or damaged.
   """
   splits = builder.info.splits
   for split in ('train', SOURCES[name][1]):
@@ -158,7 +169,28 @@ def is_prepared(name, builder):
       f'{builder.data_path} holds {name} as {file_format}, which cannot be '
       'read at random; prepare it in another data_dir, or remove that folder'
     )
+  for split in ('train', SOURCES[name][1]):
+    _check_shards(f'{name} {split}', splits[split], builder.data_path)
   return True
+
+
+def _check_shards(what, split, folder):
+  """Raises ValueError for a file that has not the records it should have.
+
+  Only its end is read, in 0.1 ms: ImageNet has a thousand files.
+  """
+  from array_record.python import array_record_module
+
+  for path, expected in zip(split.filepaths, split.shard_lengths, strict=True):
+    reader = array_record_module.ArrayRecordReader(str(path))
+    # A file that cannot be read has none; closing it would raise.
+    if reader.num_records() != expected:
+      raise _damaged(
+        what,
+        folder,
+        f'{path.name} has {reader.num_records()} of {expected} records',
+      )
+    reader.close()
 
 
 def open_source(name, split, data_dir):

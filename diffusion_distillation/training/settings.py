@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+from ml_collections import ConfigDict
 
 from diffusion_distillation.core import losses, schedules
 from diffusion_distillation.data.dataset import load_dataset
@@ -53,6 +54,8 @@ def rounds(distillation):
 
 def _updates(steps_per_iter, num_steps):
   updates = steps_per_iter
+  if isinstance(updates, ConfigDict):
+    updates = updates.to_dict()
   if isinstance(updates, Mapping):
     # Keys may be strings, as ml_collections and JSON have them.
     by_steps = {str(steps): updates[steps] for steps in updates}
@@ -97,6 +100,7 @@ def check(config, open_data=False):
     UserError: it does not; the line names the key.
   """
   try:
+    dataset = load_dataset(config.dataset.name, config.dataset.args)
     for part in _trainings(config):
       _check_numbers(part)
       make_optimizer(part.train)
@@ -112,7 +116,6 @@ def check(config, open_data=False):
           'train.num_updates, the length of training, is not set'
         )
     _check_samplers(config)
-    dataset = load_dataset(config.dataset.name, config.dataset.args)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
     )
