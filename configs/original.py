@@ -58,7 +58,7 @@ class ConfigFile(ConfigFileFlagParser):
     except Exception as error:  # whatever the file's own code raises
       # ml_collections puts a whole traceback into these two.
       wrapped = isinstance(error, TypeError | ValueError)
-      cause = wrapped and error.__context__ or error
+      cause = (wrapped and error.__context__) or error
       raise ValueError(
         f'it gives no config: {type(cause).__name__}: {cause}'
       ) from error

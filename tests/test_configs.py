@@ -318,7 +318,7 @@ def test_a_subset_of_lsun_must_be_one(subset):
 @pytest.mark.parametrize('config', [{}, {'dataset': {'name': 'CIFAR100'}}])
 def test_an_unknown_data_set_is_told_first(config):
   config = original.complete(ConfigDict(config))
-  with pytest.raises(settings.UserError, match='unknown data set .* cifar10'):
+  with pytest.raises(settings.UserError, match=r'unknown data set .* cifar10'):
     settings.check(config)
 
 
