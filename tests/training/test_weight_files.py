@@ -11,6 +11,7 @@ import safetensors.numpy
 from flax import serialization, traverse_util
 
 from configs import cifar10_base, digits_base
+from diffusion_distillation import single
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.networks.unet import UNet
 from diffusion_distillation.training import checkpoints, weight_files
@@ -200,6 +201,12 @@ def test_a_teacher_is_exported_as_one(tmp_path, params, config):
   # Its 1,024 sampling steps are a choice, which the original's has not.
   raw = serialization.msgpack_restore(exported.read_bytes())
   assert raw['num_sample_steps'] == 0
+
+
+def test_the_folder_of_an_export_is_made(tmp_path, config):
+  out = tmp_path / 'new' / 'folder' / 'student.flax'
+  single.export(str(FILE), str(out), config)
+  assert [path.name for path in out.parent.iterdir()] == ['student.flax']
 
 
 def test_the_path_of_a_file_is_absolute(tmp_path, config, monkeypatch):
