@@ -41,9 +41,8 @@ _OPTIONS = (
   ),
 )
 
-# What a wrong flag raises, and a config file that does not run.
-_WRONG_FLAG = (flags.Error, LookupError, AttributeError, ValueError)
-_WRONG_FILE = (OSError, SyntaxError, ImportError, NameError, TypeError)
+# What a wrong flag raises, and a config file that is not there.
+_WRONG_FLAG = (flags.Error, LookupError, AttributeError, ValueError, TypeError)
 
 
 def main(argv):
@@ -71,7 +70,7 @@ def parse_flags(argv):
     rest = flags.FLAGS(argv)
     if _CONFIG.value is not None:
       _CONFIG.value.lock()  # only a use shows that a file could not be read
-  except (*_WRONG_FLAG, *_WRONG_FILE) as error:
+  except (*_WRONG_FLAG, OSError) as error:
     message = ' '.join(str(error).split())
     if isinstance(error, KeyError | AttributeError):
       message = f'no such key in the config: {message}'

@@ -46,9 +46,23 @@ class ConfigFile(ConfigFileFlagParser):
   """Completes what a config file says, before flags change it."""
 
   def parse(self, path):
-    config = super().parse(path)
-    # Else there is no such file, which the first use tells.
-    return complete(config) if isinstance(config, ConfigDict) else config
+    try:
+      config = super().parse(path)
+      if config is None:
+        raise ValueError('get_config() returns None')
+      if type(config) is not ConfigDict:
+        # A dict. Of a file that is not there, this is an OSError.
+        config = ConfigDict(config)
+    except OSError:
+      raise
+    except Exception as error:  # whatever the file's own code raises
+      # ml_collections puts a whole traceback into these two.
+      wrapped = isinstance(error, TypeError | ValueError)
+      cause = (wrapped and error.__context__) or error
+      raise ValueError(
+        f'it gives no config: {type(cause).__name__}: {cause}'
+      ) from error
+    return complete(config)
 
 
 def complete(config):
@@ -59,10 +73,12 @@ def complete(config):
   has no meaning here is dropped, with one line on stderr.
 
   Raises:
-    ValueError: it has a key, or a data set, that there is not.
+    ValueError: it has a key, or a data set, that there is not, or something
+      else in place of a section.
   """
   whole = _template(config)
   ours, known = config.to_dict(), set(_leaves(whole.to_dict()))
+  _check_sections(whole, ours)
   if not known - set(_leaves(ours)):
     _check_keys(ours, known)
     return config
@@ -92,20 +108,41 @@ def _template(config):
   return whole
 
 
+def _check_sections(whole, ours, prefix=''):
+  """Raises ValueError for a section that is none."""
+  for key, value in ours.items():
+    if isinstance(whole.get(key), ConfigDict):
+      if not isinstance(value, dict):
+        raise ValueError(
+          f'{prefix}{key} must be a section of the config, a ConfigDict, got '
+          f'{value!r}'
+        )
+      _check_sections(whole[key], value, f'{prefix}{key}.')
+
+
 def _rename(config):
   """Gives our names to what a config names as the original does.
 
   Returns:
     Whether its data set is named so.
+
+  Raises:
+    ValueError: it is, but of a subset or a size that there is not.
   """
   if config.get('sampler') == 'noisy':
     config['sampler'] = 'ancestral'
   dataset = config.get('dataset') or {}
   args = dataset.get('args') or {}
-  key = (dataset.get('name'), args.get('subset'))
-  if key not in _DATASETS:
+  name, subset = dataset.get('name'), args.get('subset')
+  subsets = [known for theirs, known in _DATASETS if theirs == name]
+  if not subsets:
     return False
-  name = dataset['name'] = _DATASETS[key]
+  if subset not in subsets:
+    known = ' or '.join(map(repr, subsets))
+    raise ValueError(
+      f'dataset.args.subset of {name} must be {known}, got {subset!r}'
+    )
+  name = dataset['name'] = _DATASETS[name, subset]
   args.pop('subset', None)
   size = args.pop('image_size', _SIZES[name])
   if size != _SIZES[name]:
@@ -178,4 +215,4 @@ def _merge(whole, ours):
     elif isinstance(value, list):
       whole[key] = tuple(value)
     else:
-      whole[key] = ConfigDict(value) if isinstance(value, dict) else value
+      whole[key] = value

@@ -10,6 +10,7 @@ from diffusion_distillation.evaluation import evaluate
 from diffusion_distillation.evaluation.evaluator import open_evaluator
 from diffusion_distillation.evaluation.image_files import ImageFiles
 from diffusion_distillation.evaluation.sample_files import (
+  check_writable,
   parse_seeds,
   write_samples,
 )
@@ -34,6 +35,7 @@ def export(checkpoint, out, config):
   """Writes the weights of a checkpoint to one file."""
   path = given(checkpoint, '--checkpoint=PATH')
   out = given(out, "--out=FILE.safetensors, or FILE in the original's format")
+  check_writable(out, is_file=True)
   checkpoint = _load(path, config)
   weight_files.write(checkpoint, out)
   print(f'wrote the weights of {checkpoint.path} to {out}')

@@ -27,6 +27,57 @@ PAPER = {
 }
 
 
+# The networks of appendix E, of teacher and students but for the dropout.
+NETWORKS = {
+  'cifar10': {
+    'ch': 256,
+    'emb_ch': 1024,
+    'ch_mult': (1, 1, 1),
+    'attn_resolutions': (8, 16),
+    'num_heads': 1,
+    'head_dim': None,
+  },
+  'imagenet64': {
+    'ch': 192,
+    'emb_ch': 768,
+    'ch_mult': (1, 2, 3, 4),
+    'attn_resolutions': (8, 16, 32),
+    'num_heads': None,
+    'head_dim': 64,
+  },
+  'lsun_bedroom128': {
+    'ch': 64,
+    'emb_ch': 768,
+    'ch_mult': (1, 2, 4, 6, 8),
+    'attn_resolutions': (8, 16, 32),
+    'num_heads': None,
+    'head_dim': 64,
+  },
+}
+NETWORKS['lsun_church128'] = NETWORKS['lsun_bedroom128']
+COSINE = {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_the_networks_and_schedules_are_the_paper_s(name):
+  config = importlib.import_module(f'configs.{name}_distill').get_config()
+  teacher = settings.teacher_config(config)
+  for part in (config, teacher):
+    assert part.model.args.to_dict() == {
+      **NETWORKS[name],
+      'num_res_blocks': 3,
+      'dropout': part.model.args.dropout,  # is tested below
+      'logsnr_input_type': 'inv_cos',
+      'logsnr_scale_range': (-10.0, 10.0),  # of the input 'linear' alone
+      'resblock_resample': True,
+      'dtype': 'float32',
+    }
+    assert part.model.train_logsnr_schedule.to_dict() == COSINE
+    assert part.model.eval_logsnr_schedule.to_dict() == COSINE
+    assert part.train.substeps == 10
+  assert teacher.model.train_num_steps == 0  # continuous time
+
+
 @pytest.mark.parametrize('name', PAPER)
 def test_the_configs_are_the_paper_s(name):
   params, batch, lr, student_lr, decay, dropout, start, rounds, head = PAPER[
@@ -204,6 +255,82 @@ def test_a_key_that_nothing_reads_is_named(section, key, value, message):
       message = 'which nothing reads'
     with pytest.raises(ValueError, match=message):
       original.complete(config)
+
+
+@pytest.mark.parametrize(
+  ('body', 'message'),
+  [
+    ('assert 3 == 4, "odd"', 'AssertionError: odd'),
+    ('1 / 0', 'ZeroDivisionError: division by zero'),
+    ('raise RuntimeError("boom")', 'RuntimeError: boom'),
+    ('raise ValueError("bad")', 'ValueError: bad$'),
+    ('import nothing_of_this_name', 'ModuleNotFoundError: No module'),
+    ('return None', r'get_config\(\) returns None'),
+    ('return 3', "AttributeError: 'int' object"),
+  ],
+)
+def test_a_config_file_that_does_not_run_says_why(tmp_path, body, message):
+  path = tmp_path / 'config.py'
+  path.write_text(f'def get_config():\n  {body}\n')
+  with pytest.raises(ValueError, match=message) as error:
+    original.ConfigFile(name='config').parse(str(path))
+  assert '\n' not in str(error.value)
+
+
+def test_a_config_may_be_a_dict(tmp_path):
+  path = tmp_path / 'config.py'
+  path.write_text('def get_config():\n  return {"seed": 7}\n')
+  config = original.ConfigFile(name='config').parse(str(path))
+  assert config.seed == 7 and config.train.batch_size == 128
+
+
+def test_a_missing_config_file_is_an_error_of_the_file_system(tmp_path):
+  with pytest.raises(OSError, match='No such file'):
+    original.ConfigFile(name='config').parse(str(tmp_path / 'no.py'))
+
+
+@pytest.mark.parametrize(
+  ('config', 'section'),
+  [
+    ({'train': 3}, 'train'),
+    ({'train': None}, 'train'),
+    ({'model': None}, 'model'),
+    ({'model': {'args': [1]}}, 'model.args'),
+    ({'dataset': 'CIFAR10'}, 'dataset'),
+    ({'dataset': {'name': 'CIFAR10', 'args': None}}, 'dataset.args'),
+    ({'distillation': 5}, 'distillation'),
+    ({'distillation': {}, 'teacher': 5}, 'teacher'),
+  ],
+)
+def test_what_is_no_section_is_named(config, section):
+  with pytest.raises(ValueError, match=f'^{section} must be a section'):
+    original.complete(ConfigDict(config))
+
+
+@pytest.mark.parametrize('subset', [None, 'cat'])
+def test_a_subset_of_lsun_must_be_one(subset):
+  args = {'image_size': 128} | ({} if subset is None else {'subset': subset})
+  config = ConfigDict({'dataset': {'name': 'LSUN', 'args': args}})
+  with pytest.raises(ValueError, match="must be 'bedroom' or 'church'"):
+    original.complete(config)
+
+
+@pytest.mark.parametrize('config', [{}, {'dataset': {'name': 'CIFAR100'}}])
+def test_an_unknown_data_set_is_told_first(config):
+  config = original.complete(ConfigDict(config))
+  with pytest.raises(settings.UserError, match=r'unknown data set .* cifar10'):
+    settings.check(config)
+
+
+@pytest.mark.parametrize('updates', [{1: 5, 2: 6}, {'1': 5, '2': 6}])
+@pytest.mark.parametrize('incomplete', [True, False])
+def test_updates_may_be_a_mapping_in_a_file(updates, incomplete):
+  config = written_for_the_original()
+  if not incomplete:
+    config = ConfigDict(original.complete(config).to_dict())
+  config.distillation = {**config.distillation, 'steps_per_iter': updates}
+  ladder = settings.rounds(original.complete(ConfigDict(config)).distillation)
+  assert [(r.num_steps, r.num_updates) for r in ladder] == [(2, 6), (1, 5)]
 
 
 def test_another_image_size_than_there_is_is_refused():

@@ -547,6 +547,29 @@ def test_a_mode_without_what_it_needs_says_so(mode):
   assert 'this mode needs --' in run(f'--mode={mode}')
 
 
+@pytest.mark.parametrize(
+  ('out', 'message'),
+  [
+    ('.', 'is a folder'),
+    ('gs://bucket/file', 'is not local'),
+    ('/dev/null/x', '--out cannot be written'),
+  ],
+)
+def test_where_to_export_is_checked_first(tmp_path, out, message):
+  out = tmp_path if out == '.' else out
+  code = run('--mode=export', '--checkpoint=/nowhere', f'--out={out}')
+  assert code.startswith('error: ') and message in code and '\n' not in code
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_config_file_that_does_not_run_gets_one_line(tmp_path):
+  path = tmp_path / 'config.py'
+  path.write_text('def get_config():\n  return 1 / 0\n')
+  code = run('--mode=plan', f'--config={path}')
+  assert code.startswith('error: ') and '\n' not in code
+  assert str(path) in code and 'ZeroDivisionError: division by zero' in code
+
+
 def test_the_exit_status_is_1_and_there_is_no_traceback():
   done = subprocess.run(
     [sys.executable, MAIN, '--config=configs/digits_distill.py', '--mode=fly'],

@@ -6,13 +6,16 @@ downloaded here.
 """
 
 import functools
-from collections.abc import Sequence
 
-import numpy as np
 from google.protobuf import json_format
 
 from diffusion_distillation.data import images
-from diffusion_distillation.data.dataset import ArrayExamples, Dataset
+from diffusion_distillation.data.dataset import Dataset
+from diffusion_distillation.data.records import (
+  RecordExamples,
+  check_shards,
+  in_memory,
+)
 
 # name -> its name in TensorFlow Datasets, and the split that is held out.
 SOURCES = {
@@ -72,13 +75,13 @@ def _dataset(name, size, method, num_classes, random_flip, data_dir):
   """Returns a Dataset; `method` None keeps the images, in memory."""
 
   def open_split(split):
-    examples = _RecordExamples(
+    examples = RecordExamples(
       open_source(name, split, data_dir),
       f'{name} {split}',
       method and functools.partial(images.square, size=size, method=method),
       conditional=num_classes > 1,
     )
-    return examples if method else _in_memory(examples)
+    return examples if method else in_memory(examples)
 
   return Dataset(
     name=name,
@@ -87,35 +90,6 @@ def _dataset(name, size, method, num_classes, random_flip, data_dir):
     random_flip=random_flip,
     open_train=functools.partial(open_split, 'train'),
     open_heldout=functools.partial(open_split, SOURCES[name][1]),
-  )
-
-
-class _RecordExamples(Sequence):
-  """Examples decoded and resized when they are asked for."""
-
-  def __init__(self, source, what, prepare, conditional):
-    self._source, self._what = source, what
-    self._prepare, self._conditional = prepare, conditional
-
-  def __len__(self):
-    return len(self._source)
-
-  def __getitem__(self, index):
-    index = range(len(self))[index]  # an IndexError ends an iteration
-    record = self._source[index]
-    image = images.decode(record['image'], f'{self._what} record {index}')
-    label = record['label'] if self._conditional else 0
-    return {
-      'image': self._prepare(image) if self._prepare else image,
-      'label': np.int32(label),
-    }
-
-
-def _in_memory(examples):
-  every = list(examples)
-  return ArrayExamples(
-    np.stack([example['image'] for example in every]),
-    np.array([example['label'] for example in every]),
   )
 
 
@@ -144,7 +118,7 @@ def is_prepared(name, builder):
   """Returns whether a data set's splits are all there, as array_record.
 
   Raises:
-    ValueError: they are there in a format without random access.
+    ValueError: they are there in a format without random access, or damaged.
   """
   splits = builder.info.splits
   for split in ('train', SOURCES[name][1]):
@@ -158,6 +132,8 @@ def is_prepared(name, builder):
       f'{builder.data_path} holds {name} as {file_format}, which cannot be '
       'read at random; prepare it in another data_dir, or remove that folder'
     )
+  for split in ('train', SOURCES[name][1]):
+    check_shards(f'{name} {split}', splits[split], builder.data_path)
   return True
 
 

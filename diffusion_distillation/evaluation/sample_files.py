@@ -39,19 +39,26 @@ def _is_npz(out):
   return out.suffix.lower() == '.npz'
 
 
-def check_writable(out):
+def check_writable(out, is_file=None):
   """Makes the folder that `out` needs.
+
+  Args:
+    out: path.
+    is_file: whether a file is to be written; by default, if it is a .npz.
 
   Raises:
     UserError: it cannot be made or written.
   """
+  if str(out).startswith('gs://'):
+    raise UserError(f'--out={out} is not local; write it here, and copy it')
   out = pathlib.Path(out)
-  folder = out.parent if _is_npz(out) else out
+  is_file = _is_npz(out) if is_file is None else is_file
+  folder = out.parent if is_file else out
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       pass
-    if _is_npz(out) and out.is_dir():
+    if is_file and out.is_dir():
       raise IsADirectoryError(f'{out} is a folder')
   except OSError as error:
     raise UserError(f'--out cannot be written: {error}') from error

@@ -119,7 +119,7 @@ class CheckpointFolder:
 
 
 def find(path):
-  """Returns the step folder, or the file, that a path means.
+  """Returns the step folder, or the file, that a path means; absolute.
 
   Args:
     path: a step folder, or a folder (or its parent) that holds step folders; of
@@ -129,7 +129,9 @@ def find(path):
     UserError: there is none.
   """
   if weight_files.is_file(path):
-    return path
+    # A run that began with it may be resumed from another folder.
+    remote = str(path).startswith('gs://')
+    return path if remote else pathlib.Path(path).absolute()
   path = pathlib.Path(path).absolute()
   if not path.exists():
     raise UserError(f'no checkpoint at {path}: there is no such folder')
@@ -179,7 +181,7 @@ def load(path, expected=None, config=None):
     weights, card = weight_files.read(path, config)
     if expected is not None:
       weight_files.check_match(path, weights, expected)
-    return Checkpoint(weights, card, path)
+    return Checkpoint(weights, card, find(path))
   folder = find(path)
   card = read_card(folder)
   with (

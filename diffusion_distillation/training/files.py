@@ -19,8 +19,11 @@ def write_bytes(path, data):
   """Writes a file whole or not at all."""
   path = pathlib.Path(path)
   new = path.with_name(f'{path.name}.new')
-  new.write_bytes(data)
-  os.replace(new, path)
+  try:
+    new.write_bytes(data)
+    os.replace(new, path)
+  finally:
+    new.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -36,6 +39,7 @@ def reading(path):
     raise
   except Exception as error:
     reason = ' '.join(str(error).strip().split('\n')[0].split())[:200]
+    reason = reason or type(error).__name__
     raise UserError(
       f'{path} cannot be read, it is damaged or not ours: {reason}'
     ) from error

@@ -4,6 +4,7 @@ A file holds {'step', 'optimizer', 'ema_params', 'num_sample_steps'}.
 """
 
 import functools
+import operator
 
 import numpy as np
 from etils import epath
@@ -12,6 +13,7 @@ from jax import dtypes
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import files
+from diffusion_distillation.training.cards import MOST_STEPS
 
 
 def load_google_checkpoint(path):
@@ -34,11 +36,16 @@ def load_google_checkpoint(path):
   data = _fetch(path) if path.startswith('gs://') else _read_bytes(path)
   with files.reading(path):
     state = serialization.msgpack_restore(data)
-    if not isinstance(state, dict) or not state.get('ema_params'):
+    if not isinstance(state, dict) or 'ema_params' not in state:
       raise ValueError('it has no ema_params')
-    params = traverse_util.flatten_dict(state['ema_params'], sep='/')
+    params = state['ema_params']
+    if not isinstance(params, dict) or not params:
+      raise ValueError(
+        f'its ema_params are no tree but {type(params).__name__}'
+      )
+    params = traverse_util.flatten_dict(params, sep='/')
     params = {name: _leaf(name, leaf) for name, leaf in params.items()}
-    num_sample_steps = int(state.get('num_sample_steps') or 0)
+    num_sample_steps = _sample_steps(state.get('num_sample_steps', 0))
   return traverse_util.unflatten_dict(params, sep='/'), num_sample_steps or None
 
 
@@ -76,10 +83,24 @@ def _read_bytes(path):
 _fetch = functools.lru_cache(maxsize=1)(_read_bytes)
 
 
-def _leaf(name, leaf):
-  """Returns a leaf as float32, in today's shape.
+def _sample_steps(value):
+  """Returns an int, which NumPy may have made an array of no axes."""
+  try:
+    num_steps = operator.index(np.asarray(value)[()])
+  except TypeError:
+    num_steps = -1
+  if not 0 <= num_steps <= MOST_STEPS:
+    raise ValueError(
+      f'its num_sample_steps must be an int of 0 to {MOST_STEPS}, got {value!r}'
+    )
+  return num_steps
 
-  Flax once kept biases, and scales of norms, as (1, 1, 1, C).
+
+def as_float32(name, leaf):
+  """Returns a leaf of weights as float32.
+
+  Raises:
+    ValueError: it holds something else than floats, or one is not finite.
   """
   leaf = np.asarray(leaf)
   if not dtypes.issubdtype(leaf.dtype, np.floating):
@@ -87,6 +108,15 @@ def _leaf(name, leaf):
   leaf = leaf.astype(np.float32)
   if not np.isfinite(leaf).all():
     raise ValueError(f'{name} is not finite')
+  return leaf
+
+
+def _leaf(name, leaf):
+  """Returns a leaf as float32, in today's shape.
+
+  Flax once kept biases, and scales of norms, as (1, 1, 1, C).
+  """
+  leaf = as_float32(name, leaf)
   old_shape = leaf.ndim == 4 and leaf.shape[:3] == (1, 1, 1)
   if old_shape and name.endswith(('/bias', '/scale')):
     leaf = leaf.reshape(-1)

@@ -176,12 +176,12 @@ def find_teacher(path, config, denoiser):
       f'knows no others; set distillation.start_num_steps={num_steps}'
     )
   model = config.model.to_dict()
-  trained = teacher.card['config']['model']
+  trained = (teacher.card['config'] or {}).get('model', {})
   # What the shapes of the weights do not tell.
   theirs = {
     'mean_type': teacher.card['mean_type'],
     'num_classes': teacher.card['num_classes'],
-    'train_logsnr_schedule': trained['train_logsnr_schedule'],
+    'train_logsnr_schedule': trained.get('train_logsnr_schedule'),
     **teacher.card['args'],
   }
   ours = {

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
+from ml_collections import ConfigDict
 
 from diffusion_distillation.core import losses, schedules
 from diffusion_distillation.data.dataset import load_dataset
@@ -12,6 +13,7 @@ from diffusion_distillation.errors import UserError
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.samplers import METHODS
 from diffusion_distillation.samplers.ancestral import gamma_of
+from diffusion_distillation.training.cards import MOST_STEPS
 from diffusion_distillation.training.optimizer import make_optimizer
 
 
@@ -53,6 +55,8 @@ def rounds(distillation):
 
 def _updates(steps_per_iter, num_steps):
   updates = steps_per_iter
+  if isinstance(updates, ConfigDict):
+    updates = updates.to_dict()
   if isinstance(updates, Mapping):
     # Keys may be strings, as ml_collections and JSON have them.
     by_steps = {str(steps): updates[steps] for steps in updates}
@@ -97,6 +101,7 @@ def check(config, open_data=False):
     UserError: it does not; the line names the key.
   """
   try:
+    dataset = load_dataset(config.dataset.name, config.dataset.args)
     for part in _trainings(config):
       _check_numbers(part)
       make_optimizer(part.train)
@@ -112,7 +117,6 @@ def check(config, open_data=False):
           'train.num_updates, the length of training, is not set'
         )
     _check_samplers(config)
-    dataset = load_dataset(config.dataset.name, config.dataset.args)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
     )
@@ -140,8 +144,6 @@ def _trainings(config):
   return [config, teacher_config(config)]
 
 
-_LARGEST = 2**20  # steps; beyond, float32 cannot tell their times apart
-
 # The least and the most that each number may be.
 _BOUNDS = {
   'seed': (0, 2**32 - 1),
@@ -163,13 +165,13 @@ _BOUNDS = {
   'model.args.num_heads': (1, None),
   'model.args.head_dim': (1, None),
   'model.args.dropout': (0, 0.999),
-  'model.train_num_steps': (0, _LARGEST),
-  'model.eval_sampling_num_steps': (1, _LARGEST),
-  'distillation.start_num_steps': (2, _LARGEST),
-  'distillation.end_num_steps': (1, _LARGEST),
+  'model.train_num_steps': (0, MOST_STEPS),
+  'model.eval_sampling_num_steps': (1, MOST_STEPS),
+  'distillation.start_num_steps': (2, MOST_STEPS),
+  'distillation.end_num_steps': (1, MOST_STEPS),
   'eval.num_samples': (4, 10_000_000),
   'eval.batch_size': (1, None),
-  'eval.max_num_steps': (1, _LARGEST),
+  'eval.max_num_steps': (1, MOST_STEPS),
 }
 
 
@@ -200,9 +202,9 @@ def _check_samplers(config):
       known = ', '.join(METHODS)
       raise ValueError(f'unknown sampler {method!r}; known: {known}')
   for num_steps in settings.num_steps:
-    if not isinstance(num_steps, int) or not 1 <= num_steps <= _LARGEST:
+    if not isinstance(num_steps, int) or not 1 <= num_steps <= MOST_STEPS:
       raise ValueError(
-        f'eval.num_steps must be ints of 1 to {_LARGEST}, got {num_steps!r}'
+        f'eval.num_steps must be ints of 1 to {MOST_STEPS}, got {num_steps!r}'
       )
 
 

@@ -9,8 +9,10 @@ from flax import traverse_util
 
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError
+from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.training import cards, files
 from diffusion_distillation.training.google_checkpoints import (
+  as_float32,
   load_google_checkpoint,
   save_google_checkpoint,
 )
@@ -72,7 +74,7 @@ def write(checkpoint, path):
   save_google_checkpoint(path, checkpoint.weights, num_steps)
 
 
-def check_match(path, saved, expected):
+def check_match(path, saved, expected, whose='the config'):
   """Checks that weights are those of a network, before they are read.
 
   That is not only friendlier: orbax answers a wrong shape with thousands of
@@ -82,6 +84,7 @@ def check_match(path, saved, expected):
     path: where they are.
     saved: tree of arrays, or of their metadata.
     expected: tree of arrays or ShapeDtypeStructs.
+    whose: what says that the network is so.
 
   Raises:
     UserError: it names the first leaf in which the trees differ.
@@ -95,7 +98,7 @@ def check_match(path, saved, expected):
     ]
     if shapes[0] != shapes[1]:
       raise UserError(
-        f'{path} does not fit the network of the config: {name} is '
+        f'{path} does not fit the network of {whose}: {name} is '
         f'{shapes[0]} there and {shapes[1]} here; use the model.args it was '
         'trained with'
       )
@@ -105,6 +108,10 @@ def _read_safetensors(path):
   with files.reading(path):
     with safetensors.safe_open(path, framework='numpy') as file:
       card = json.loads((file.metadata() or {}).get('card', '{}'))
+    cards.check_keys(card, path)
     flat = safetensors.numpy.load_file(path)
-  cards.check_keys(card, path)
-  return traverse_util.unflatten_dict(flat, sep='/'), card
+    flat = {name: as_float32(name, leaf) for name, leaf in flat.items()}
+    weights = traverse_util.unflatten_dict(flat, sep='/')
+    denoiser = build_denoiser(card, card['image_shape'], card['num_classes'])
+    check_match(path, weights, denoiser.param_shapes(), 'its card')
+  return weights, card

@@ -80,6 +80,15 @@ def test_labels_are_those_of_dataset_json(tmp_path, kind):
     assert example['label'].dtype == np.int32
 
 
+def test_classes_may_have_no_image(tmp_path):
+  files = {f'{name}.png': encode(3) for name in 'ab'}
+  files['dataset.json'] = b'{"labels": [["a.png", 2], ["b.png", 6]]}'
+  dataset = load(write(tmp_path, 'zip', files), class_conditional=True)
+  assert dataset.num_classes == 7
+  both = [*dataset.train, *dataset.heldout]
+  assert sorted(int(example['label']) for example in both) == [2, 6]
+
+
 def test_more_images_hardly_change_the_split(tmp_path):
   files = contents()
   before = load(write(tmp_path / 'a', 'folder', files), heldout_fraction=0.3)
@@ -120,13 +129,15 @@ def test_the_rest_is_known_before_the_images_are_there():
     dataset.open_train()
 
 
-@pytest.mark.parametrize('size', [None, 0, -3, 6.5, '64'])
+@pytest.mark.parametrize('size', [None, 0, -3, 6.5, '64', True])
 def test_a_size_must_be_given(size):
   with pytest.raises(ValueError, match='image_size must be'):
     load_dataset('folder', {'path': '.', 'image_size': size})
 
 
-@pytest.mark.parametrize('fraction', [0, 1, -0.1, float('nan')])
+@pytest.mark.parametrize(
+  'fraction', [0, 1, -0.1, float('nan'), '0.1', None, True]
+)
 def test_the_held_out_part_is_a_part(fraction):
   with pytest.raises(ValueError, match='heldout_fraction must be'):
     load('.', heldout_fraction=fraction)
@@ -138,9 +149,9 @@ LABELS = {
   'null': (b'{"labels": null}', 'must be {"labels"'),
   'no pairs': (b'{"labels": [1, 2]}', 'must be {"labels"'),
   'fractions': (b'{"labels": [["a.png", 0.5]]}', 'must be {"labels"'),
-  'negative': (b'{"labels": [["a.png", -1]]}', '0 to K - 1'),
-  'far too many': (b'{"labels": [["a.png", 1000000000]]}', '0 to K - 1'),
-  'empty': (b'{"labels": []}', '0 to K - 1'),
+  'negative': (b'{"labels": [["a.png", -1]]}', 'classes of 0 to 65535'),
+  'far too many': (b'{"labels": [["a.png", 1000000000]]}', 'of 0 to 65535'),
+  'empty': (b'{"labels": []}', 'classes of 0 to 65535'),
   'a file without': (b'{"labels": [["a.png", 0]]}', 'no label of b.png'),
 }
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffusion_distillation import modes
-from diffusion_distillation.data import prepare, tfds
+from diffusion_distillation.data import images, prepare, tfds
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.errors import UserError
@@ -89,6 +89,27 @@ def test_other_images_are_cropped_and_resized(data_dir):
   np.testing.assert_array_equal(dataset.train[0]['image'][0, 0], first[0, 5])
 
 
+@pytest.mark.parametrize(
+  ('name', 'size', 'method'),
+  [
+    ('imagenet64', 64, 'area'),
+    ('lsun_bedroom128', 128, 'antialias'),
+    ('lsun_church128', 128, 'antialias'),
+  ],
+)
+def test_larger_images_are_shrunk_as_the_original_does(
+  tmp_path, name, size, method
+):
+  first = np.random.RandomState(1).randint(0, 256, (150, 170, 3), np.uint8)
+  files = {'train': [(png(first), 0)], tfds.SOURCES[name][1]: [(b'', 0)]}
+  write_records(name, tmp_path, files)
+  dataset = load_dataset(name, {'data_dir': str(tmp_path)})
+  expected = images.square(first, size, method)
+  np.testing.assert_array_equal(dataset.train[0]['image'], expected)
+  other = {'area': 'antialias', 'antialias': 'area'}[method]
+  assert (expected != images.square(first, size, other)).any()
+
+
 def test_examples_end(data_dir):
   dataset = load_dataset('imagenet64', {'data_dir': str(data_dir)})
   assert len(list(dataset.train)) == 3
@@ -102,6 +123,32 @@ def test_a_damaged_record_is_named(tmp_path):
   dataset = load_dataset('imagenet64', {'data_dir': str(tmp_path)})
   with pytest.raises(ValueError, match='imagenet64 train record 0 cannot be'):
     next(batches(dataset, batch_size=1, seed=0))
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'imagenet64'])
+@pytest.mark.parametrize('damage', [bytes, lambda n: b'', lambda n: b'x' * n])
+def test_a_damaged_shard_is_one_line(data_dir, name, damage):
+  folder = tfds.open_builder(name, str(data_dir)).data_path
+  (path,) = folder.glob('*-train*')
+  path.write_bytes(damage(len(path.read_bytes())))
+  with pytest.raises(ValueError, match=rf'{name} train is damaged') as error:
+    load_dataset(name, {'data_dir': str(data_dir)}).open_train()
+  assert f'move {folder} away' in str(error.value)
+  assert '\n' not in str(error.value)
+  with pytest.raises(ValueError, match='is damaged'):
+    prepare.prepare(name, str(data_dir))
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'imagenet64'])
+def test_records_that_are_damaged_before_the_end_are_one_line(data_dir, name):
+  folder = tfds.open_builder(name, str(data_dir)).data_path
+  (path,) = folder.glob('*-train*')
+  data = path.read_bytes()
+  path.write_bytes(bytes(2**15) + data[2**15 :])
+  with pytest.raises(ValueError, match=rf'{name} train is damaged') as error:
+    load_dataset(name, {'data_dir': str(data_dir)}).open_train()[0]
+  assert f'move {folder} away' in str(error.value)
+  assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -4,11 +4,26 @@ import optax
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import cards, checkpoints
+from diffusion_distillation.training import cards, checkpoints, files
 from diffusion_distillation.training.state import create_state
 
 PARAMS = {'down_0.block_0': {'kernel': np.arange(6.0, dtype=np.float32)}}
-CARD = dict.fromkeys(cards.KEYS) | {'num_steps': 4}
+CARD = {
+  'num_steps': 4,
+  'sampler': 'ddim',
+  'mean_type': 'x',
+  'args': {'ch': 32},
+  'logsnr_schedule': {'name': 'cosine'},
+  'clip': True,
+  'logvar_type': 'fixed_large',
+  'image_shape': [8, 8, 1],
+  'num_classes': 10,
+  'dataset': {'name': 'digits'},
+  'parent': None,
+  'config': {'model': {}},
+  'versions': {},
+  'training': {'updates': 3, 'num_updates': 9},
+}
 
 
 def state(step=3, ema_decay=0.9, params=PARAMS):
@@ -84,6 +99,21 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     checkpoints.load(tmp_path / 'run')
 
 
+def test_a_reader_s_error_without_words_is_named():
+  with (
+    pytest.raises(UserError, match=r'not ours: EOFError$'),
+    files.reading('here'),
+  ):
+    raise EOFError
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+  (tmp_path / 'folder' / 'inside').mkdir(parents=True)
+  with pytest.raises(OSError, match='folder'):
+    files.write_bytes(tmp_path / 'folder', b'data')
+  assert [path.name for path in tmp_path.iterdir()] == ['folder']
+
+
 def damage(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -97,6 +127,43 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, path):
   with pytest.raises(UserError, match='cannot be read') as caught:
     checkpoints.load(tmp_path)
   assert '\n' not in str(caught.value)
+
+
+def test_a_good_card_is_as_it_was():
+  assert cards.check_keys(CARD, 'here') is CARD
+  for key in ('parent', 'config', 'training'):
+    cards.check_keys({**CARD, key: None}, 'here')
+
+
+@pytest.mark.parametrize(
+  ('key', 'value'),
+  [
+    ('num_steps', 0),
+    ('num_steps', 2**20 + 1),
+    ('num_steps', True),
+    ('num_steps', '8'),
+    ('num_steps', None),
+    ('sampler', 3),
+    ('mean_type', None),
+    ('args', [1]),
+    ('logsnr_schedule', 'cosine'),
+    ('clip', 'no'),
+    ('logvar_type', {}),
+    ('image_shape', [8, 8]),
+    ('image_shape', [8, 8, 0]),
+    ('num_classes', 1.5),
+    ('dataset', 'digits'),
+    ('parent', 7),
+    ('config', 'none'),
+    ('config', {'model': 3}),
+    ('training', []),
+    ('training', {'updates': 3}),
+    ('training', {'updates': 3, 'num_updates': 'all'}),
+  ],
+)
+def test_a_card_that_makes_no_sense_is_refused(key, value):
+  with pytest.raises(UserError, match=f'the card of here .* its {key} is'):
+    cards.check_keys({**CARD, key: value}, 'here')
 
 
 def test_another_program_s_card_is_refused(tmp_path):

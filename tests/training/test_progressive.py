@@ -1,11 +1,17 @@
 """Algorithm 2 itself, with steps that only say what they were given."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import checkpoints, progressive
+from diffusion_distillation.training import (
+  checkpoints,
+  progressive,
+  weight_files,
+)
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.settings import check
 
@@ -122,6 +128,21 @@ def test_the_optimizer_is_that_of_whoever_is_trained(
   monkeypatch.setattr(progressive, 'make_optimizer', spy)
   train(config, tmp_path / 'run', monkeypatch)
   assert seen == [(1e-3, 0.999), (config.train.learning_rate, 0.0)]
+
+
+def test_a_teacher_of_an_unknown_schedule_is_refused(
+  config, tmp_path, monkeypatch
+):
+  config.distillation.steps_per_iter = 1
+  train(config, tmp_path / 'run', monkeypatch)
+  _, denoiser = check(config)
+  teacher = checkpoints.load(tmp_path / 'run' / 'teacher')
+  path = tmp_path / 'odd.safetensors'
+  for said in (None, {}, {'model': {}}):
+    odd = dataclasses.replace(teacher, card={**teacher.card, 'config': said})
+    weight_files.write(odd, path)
+    with pytest.raises(UserError, match='train_logsnr_schedule None'):
+      progressive.find_teacher(path, config, denoiser)
 
 
 def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
