@@ -12,7 +12,6 @@ import pytest
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import (
-  cards,
   checkpoints,
   loop,
   replicas,
@@ -20,6 +19,7 @@ from diffusion_distillation.training import (
 from diffusion_distillation.training.log import Progress, RunLog, duration
 from diffusion_distillation.training.state import create_state
 from tests.conftest import tiny_config
+from tests.training.test_checkpoints import CARD
 
 NUM_UPDATES = 7
 
@@ -71,7 +71,7 @@ def make_stage(
     batches=batches,
     train=train,
     checkpoints=folder,
-    card=dict.fromkeys(cards.KEYS),
+    card=CARD,
     log=log,
     evaluate=None,
   )
