@@ -10,22 +10,13 @@ updates, mean of 3 seeds). It says 1,024 sampling steps in the original's
 config; the length of training is our choice, since the original has none.
 """
 
-from ml_collections import ConfigDict, config_dict
-
 from configs import base
 
 
 def get_config():
   config = base.get_config()
   config.dataset.name = 'cifar10'
-  config.dataset.args = ConfigDict(
-    {
-      'class_conditional': False,
-      'random_flip': True,
-      # Where TensorFlow Datasets keeps its data; absent: its own default.
-      'data_dir': config_dict.placeholder(str),
-    }
-  )
+  config.dataset.args = base.prepared(class_conditional=False)
 
   config.model.args.update(
     ch=256,

@@ -18,6 +18,5 @@ from configs import base, cifar10_base
 def get_config():
   config = base.to_distill(cifar10_base.get_config())
   config.train.learning_rate = 5e-5
-  config.distillation.start_num_steps = 8192
-  config.distillation.steps_per_iter = base.paper_updates(8192)
+  base.set_paper_ladder(config, 8192)
   return config

@@ -9,22 +9,13 @@ stochastic sampler (read off the paper's Figure 4). The length of training is
 our choice, since the original has none.
 """
 
-from ml_collections import ConfigDict, config_dict
-
 from configs import base
 
 
 def get_config():
   config = base.get_config()
   config.dataset.name = 'imagenet64'
-  config.dataset.args = ConfigDict(
-    {
-      'class_conditional': True,
-      'random_flip': True,
-      # Where TensorFlow Datasets keeps its data; absent: its own default.
-      'data_dir': config_dict.placeholder(str),
-    }
-  )
+  config.dataset.args = base.prepared(class_conditional=True)
 
   config.model.args.update(
     ch=192,

@@ -19,6 +19,5 @@ from configs import base, imagenet64_base
 def get_config():
   config = base.to_distill(imagenet64_base.get_config())
   config.train.learning_rate = 1e-4
-  config.distillation.start_num_steps = 1024
-  config.distillation.steps_per_iter = base.paper_updates(1024)
+  base.set_paper_ladder(config, 1024)
   return config

@@ -18,6 +18,5 @@ from configs import base, lsun_bedroom128_base
 def get_config():
   config = base.to_distill(lsun_bedroom128_base.get_config())
   config.train.update(learning_rate=1e-4, checkpoint_every_secs=1500)
-  config.distillation.start_num_steps = 1024
-  config.distillation.steps_per_iter = base.paper_updates(1024)
+  base.set_paper_ladder(config, 1024)
   return config

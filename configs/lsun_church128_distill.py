@@ -12,12 +12,11 @@ gs://gresearch/diffusion-distillation/church_original:
 --config.distillation.teacher_checkpoint_path=PATH
 """
 
-from configs import base, lsun_church128_base
+from configs import lsun_bedroom128_distill
 
 
 def get_config():
-  config = base.to_distill(lsun_church128_base.get_config())
-  config.train.update(learning_rate=1e-4, checkpoint_every_secs=1500)
-  config.distillation.start_num_steps = 1024
-  config.distillation.steps_per_iter = base.paper_updates(1024)
+  config = lsun_bedroom128_distill.get_config()
+  config.dataset.name = 'lsun_church128'
+  config.teacher.train.num_updates = 100_000
   return config

@@ -5,6 +5,7 @@ import html
 import json
 
 from diffusion_distillation.evaluation import paper
+from diffusion_distillation.evaluation.rows import FIGURES
 from diffusion_distillation.training.log import duration
 from diffusion_distillation.training.run_folder import versions
 
@@ -14,15 +15,7 @@ _COLUMNS = (
   'frechet_distance',
   'paper',
   'ratio',
-  'frechet_distance_heldout',
-  'sfid',
-  'inception_score',
-  'inception_score_std',
-  'classifier_score',
-  'precision',
-  'recall',
-  'kid',
-  'seconds',
+  *(figure for figure in FIGURES if figure != 'frechet_distance'),
 )
 
 

@@ -5,23 +5,10 @@ import json
 import numpy as np
 
 from diffusion_distillation.evaluation import page, paper, plots
-from diffusion_distillation.evaluation.rows import Measured, plan_rows
+from diffusion_distillation.evaluation.rows import FIGURES, Measured, plan_rows
 from diffusion_distillation.training import checkpoints, files
+from diffusion_distillation.training.cards import teacher_steps
 from diffusion_distillation.training.settings import rounds
-
-# In the order of the columns; a row has those that were measured.
-_FIGURES = (
-  'frechet_distance',
-  'frechet_distance_heldout',
-  'sfid',
-  'inception_score',
-  'inception_score_std',
-  'classifier_score',
-  'precision',
-  'recall',
-  'kid',
-  'seconds',
-)
 
 
 def make_report(config, workdir, protocol=None):
@@ -41,7 +28,7 @@ def make_report(config, workdir, protocol=None):
   lines = [measured.find(row, protocol) or {} for row in planned]
   rows = [
     {'sampler': row.sampler, 'num_steps': row.num_steps}
-    | {name: line[name] for name in _FIGURES if name in line}
+    | {name: line[name] for name in FIGURES if name in line}
     for row, line in zip(planned, lines, strict=True)
   ]
   _compare(rows, _teacher_s(config, rows), paper.figures(protocol))
@@ -60,12 +47,9 @@ def make_report(config, workdir, protocol=None):
 
 def _teacher_s(config, rows):
   """Returns the row of the teacher as it is distilled, or None."""
-  if config.distillation is None:
-    num_steps = config.model.eval_sampling_num_steps
-  else:
-    num_steps = config.distillation.start_num_steps
+  wanted = config.sampler, teacher_steps(config)
   for row in rows:
-    if (row['sampler'], row['num_steps']) == (config.sampler, num_steps):
+    if (row['sampler'], row['num_steps']) == wanted:
       return row
   return None
 

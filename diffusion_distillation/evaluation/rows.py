@@ -6,8 +6,23 @@ import pathlib
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.samplers import METHODS
 from diffusion_distillation.training import checkpoints, files
+from diffusion_distillation.training.cards import teacher_steps
 from diffusion_distillation.training.run_folder import teacher_of
 from diffusion_distillation.training.settings import rounds
+
+# What is measured, in the order of the columns; a row has some of them.
+FIGURES = (
+  'frechet_distance',
+  'frechet_distance_heldout',
+  'sfid',
+  'inception_score',
+  'inception_score_std',
+  'classifier_score',
+  'precision',
+  'recall',
+  'kid',
+  'seconds',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +77,8 @@ def plan_rows(config, workdir):
   Raises:
     UserError: one is not.
   """
-  if config.distillation is None:
-    steps, students = [config.model.eval_sampling_num_steps], []
-  else:
-    students = rounds(config.distillation)
-    steps = [config.distillation.start_num_steps]
-    steps += [this.num_steps for this in students]
+  students = rounds(config.distillation) if config.distillation else []
+  steps = [teacher_steps(config), *(this.num_steps for this in students)]
   teacher = teacher_of(workdir) or workdir / 'teacher'
   rows = []
   for method in config.eval.student_samplers:
