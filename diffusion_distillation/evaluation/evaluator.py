@@ -4,8 +4,6 @@ import functools
 import hashlib
 import pathlib
 
-import numpy as np
-
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import feature_sets, metrics
 from diffusion_distillation.evaluation.features import (
@@ -67,7 +65,7 @@ class Evaluator:
     )
     self._path, self._file = settings.get('reference_path'), None
     if self._path is not None:
-      self._file = _read_reference(self._path, network, dataset)
+      self._file = _read_reference(self._path, network)
       return
     try:
       len(dataset.train)
@@ -193,11 +191,9 @@ def _distance(one, other):
   return metrics.frechet_distance(one.mu, one.sigma, other.mu, other.sigma)
 
 
-def _read_reference(path, network, dataset):
+def _read_reference(path, network):
   """Returns the FeatureSet of a file, once it is of these features."""
-  found = feature_sets.read(path)
-  blank = np.zeros((1, *dataset.image_shape), np.uint8)
-  size = network(blank).features.shape[1]
+  found, size = feature_sets.read(path), network.num_features
   if len(found.mu) != size:
     raise UserError(
       f'{path} has statistics of {len(found.mu)} features, {network.name} has '

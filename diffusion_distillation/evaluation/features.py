@@ -39,6 +39,7 @@ class Classifier:
 
   Attributes:
     name: what the features are called in a report.
+    num_features: how many there are.
     checksum: SHA-256 of the weights' file, in hexadecimal.
   """
 
@@ -58,6 +59,7 @@ class Classifier:
     self.checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     with np.load(path) as weights:
       self._weights = dict(weights)
+    self.num_features = len(self._weights['bias_1'])
 
   def __call__(self, images):
     """Returns Activations: features (N, 64), probabilities (N, 10), float64.

@@ -28,10 +28,12 @@ class Inception:
 
   Attributes:
     name: what the features are called in a report.
+    num_features: how many there are.
     checksum: SHA-256 of the file of weights, in hexadecimal.
   """
 
   name = 'inception-2015-12-05'
+  num_features = 2048
 
   def __init__(self, path, batch_size=64):
     """Reads the weights.

@@ -77,7 +77,8 @@ def plan_rows(config, workdir):
   Raises:
     UserError: one is not.
   """
-  students = rounds(config.distillation) if config.distillation else []
+  distillation = config.distillation
+  students = [] if distillation is None else rounds(distillation)
   steps = [teacher_steps(config), *(this.num_steps for this in students)]
   teacher = teacher_of(workdir) or workdir / 'teacher'
   rows = []

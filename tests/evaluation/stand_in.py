@@ -13,6 +13,7 @@ class Projections:
   """Stands in for Inception: small, at once, of the same interface."""
 
   name = 'projections'
+  num_features = 6
 
   def __init__(self, path='weights'):
     self.checksum = hashlib.sha256(str(path).encode()).hexdigest()

@@ -142,7 +142,7 @@ def test_a_reference_file_of_mean_and_covariance(tmp_path):
   network = Projections()
   measured = evaluator(network, reference_path=str(path))
   figures = measured.measure(images, 30)
-  assert network.images == 30 + 1  # none of the data set, one to see the size
+  assert network.images == 30  # none of the data set
   assert set(figures) == {
     'frechet_distance',
     'inception_score',
