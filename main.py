@@ -9,6 +9,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs.original import ConfigFile
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import stopping
 
 MODES = ('train', 'sample', 'evaluate', 'report', 'plan', 'export')
 
@@ -47,18 +49,20 @@ _WRONG_FLAG = (flags.Error, LookupError, AttributeError, ValueError, TypeError)
 
 def main(argv):
   del argv
-  # Imported here, so that --help and wrong flags answer at once.
-  from diffusion_distillation import modes
-  from diffusion_distillation.errors import UserError
-
   logging.set_verbosity(logging.WARNING)
+  options = {option.name: option.value for option in _OPTIONS}
   try:
-    options = {option.name: option.value for option in _OPTIONS}
-    modes.run(_MODE.value, options)
+    with stopping.handled():
+      # Imported here, so that --help and wrong flags answer at once.
+      from diffusion_distillation import modes
+
+      modes.run(_MODE.value, options)
   except (UserError, OSError) as error:
     sys.exit(f'error: {error}')
-  except KeyboardInterrupt:
-    sys.exit('stopped; the same command goes on')
+  except KeyboardInterrupt as stop:
+    where = f' {stop}' if stop.args else ''
+    print(f'stopped{where}; the same command goes on', file=sys.stderr)
+    sys.exit(stopping.STATUS)
 
 
 def parse_flags(argv):

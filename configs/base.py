@@ -15,6 +15,11 @@ def get_config():
   # name in diffusion_distillation/samplers/methods.py.
   config.sampler = 'ddim'
 
+  # Folder that keeps what XLA compiled, for the next start; empty: none.
+  config.compilation_cache_dir = config_dict.FieldReference(
+    '~/.cache/diffusion_distillation/xla', field_type=str
+  )
+
   config.dataset = ConfigDict()
   # Which data set; see diffusion_distillation/data/dataset.py.
   config.dataset.name = config_dict.placeholder(str)

@@ -1,5 +1,6 @@
 """What main.py can be asked to do: one function for each mode."""
 
+import contextlib
 import functools
 import inspect
 import json
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 
 from diffusion_distillation import single
-from diffusion_distillation.errors import UserError
+from diffusion_distillation.errors import DivergedError, UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
   draw_grids,
@@ -20,17 +21,18 @@ from diffusion_distillation.evaluation.features import NO_WEIGHTS
 from diffusion_distillation.evaluation.generate import Generator
 from diffusion_distillation.evaluation.report import summary, write_report
 from diffusion_distillation.training import plan as plans
+from diffusion_distillation.training import replicas
 from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.log import RunLog
-from diffusion_distillation.training.progressive import (
-  Trainer,
-  find_teacher,
-)
+from diffusion_distillation.training.progressive import Trainer
 from diffusion_distillation.training.run_folder import (
+  forget_failure,
   open_run_folder,
+  record_failure,
   teacher_of,
 )
 from diffusion_distillation.training.settings import check
+from diffusion_distillation.training.teachers import find_teacher
 
 
 def run(mode, options):
@@ -40,7 +42,9 @@ def run(mode, options):
     mode: one of MODES.
     options: mapping with the values of its arguments; the rest is not used.
   """
-  function = MODES[mode]
+  function, config = MODES[mode], options['config']
+  if config is not None:
+    replicas.use_compilation_cache(config.get('compilation_cache_dir'))
   wanted = inspect.signature(function).parameters
   function(**{name: options[name] for name in wanted})
 
@@ -57,7 +61,25 @@ def train(config, workdir):
   if teacher is None and config.distillation is not None:
     teacher = config.distillation.teacher_checkpoint_path
   teacher = find_teacher(teacher, config, denoiser)
-  workdir = open_run_folder(workdir, config, teacher=teacher, create=True)
+  with open_run_folder(
+    workdir, config, teacher=teacher, create=True
+  ) as workdir:
+    evaluate = _evaluation(config, dataset, workdir, evaluator)
+    log = RunLog(workdir)
+    forget_failure(workdir)
+    try:
+      Trainer(config, dataset, workdir, teacher, log, evaluate).run()
+    except DivergedError as error:
+      record_failure(workdir, error)
+      write_report(config, dataset, workdir)
+      raise
+    finally:
+      log.close()
+    _finish(config, dataset, workdir, evaluator)
+
+
+def _evaluation(config, dataset, workdir, evaluator):
+  """Returns (weights, card, name) -> metrics, for while a run trains."""
 
   @functools.cache
   def generator():
@@ -76,12 +98,7 @@ def train(config, workdir):
       return {}
     return evaluator.measure(batches_of(images), num_images)
 
-  log = RunLog(workdir)
-  try:
-    Trainer(config, dataset, workdir, teacher, log, evaluate).run()
-  finally:
-    log.close()
-  _finish(config, dataset, workdir, evaluator)
+  return evaluate
 
 
 def evaluate(config, workdir, checkpoint, images, sampler, num_steps):
@@ -100,14 +117,14 @@ def evaluate(config, workdir, checkpoint, images, sampler, num_steps):
       figures = single.evaluate_images(images, config)
     print(json.dumps(figures, indent=2))
     return
-  dataset, workdir = _finished(config, workdir)
-  _finish(config, dataset, workdir, open_evaluator(config, dataset))
+  with _finished(config, workdir) as (dataset, workdir):
+    _finish(config, dataset, workdir, open_evaluator(config, dataset))
 
 
 def report(config, workdir):
   """Writes the report of a finished run, from what was measured."""
-  dataset, workdir = _finished(config, workdir)
-  _show_report(write_report(config, dataset, workdir), workdir)
+  with _finished(config, workdir, lock=False) as (dataset, workdir):
+    _show_report(write_report(config, dataset, workdir), workdir)
 
 
 def plan(config):
@@ -116,11 +133,13 @@ def plan(config):
   print(plans.plan(config, denoiser))
 
 
-def _finished(config, workdir):
-  """Returns the Dataset and the folder of a run that exists."""
+@contextlib.contextmanager
+def _finished(config, workdir, lock=True):
+  """Gives the Dataset and the folder of a run that exists."""
   dataset, _ = check(single.given(config, '--config=configs/NAME.py'))
   workdir = single.given(workdir, '--workdir=DIR')
-  return dataset, open_run_folder(workdir, config)
+  with open_run_folder(workdir, config, lock=lock) as workdir:
+    yield dataset, workdir
 
 
 def _finish(config, dataset, workdir, evaluator):

@@ -27,7 +27,7 @@ ROOMS = {
 }
 # Who alone may import, or call, what.
 ALONE = {
-  'orbax': 'training/checkpoints.py',
+  'orbax': 'training/step_folder.py',
   'pmap': 'training/replicas.py',
   'tensorflow_datasets': 'data/tfds.py',
 }

@@ -65,9 +65,11 @@ th, td {{ padding: .2rem .8rem; text-align: right;
          border-bottom: 1px solid #ddd; }}
 th:first-child, td:first-child {{ text-align: left; }}
 img {{ max-width: 100%; }} figure {{ margin: 1rem 0; }}
+.failure {{ border-left: 4px solid #b00020; padding-left: 1rem; }}
 pre {{ background: #f6f6f6; padding: 1rem; overflow: auto; }}
 </style></head><body>
 <h1>{name}</h1>
+{_failure(report)}
 {_text(report)}
 {''.join(map(_picture, curves))}
 <h2>Samplers</h2>{table}
@@ -77,6 +79,16 @@ pre {{ background: #f6f6f6; padding: 1rem; overflow: auto; }}
 <h2>Settings</h2><p>{html.escape(made_with)}</p><pre>{settings}</pre>
 </body></html>
 """
+
+
+def _failure(report):
+  """Returns why a run ended before its end, in HTML; '' where it did not."""
+  if report['failure'] is None:
+    return ''
+  return (
+    '<p class="failure"><strong>This run failed.</strong> '
+    f'{html.escape(report["failure"])}</p>'
+  )
 
 
 def _text(report):

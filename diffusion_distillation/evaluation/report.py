@@ -8,6 +8,7 @@ from diffusion_distillation.evaluation import page, paper, plots
 from diffusion_distillation.evaluation.rows import FIGURES, Measured, plan_rows
 from diffusion_distillation.training import checkpoints, files
 from diffusion_distillation.training.cards import teacher_steps
+from diffusion_distillation.training.run_folder import failure_of
 from diffusion_distillation.training.settings import rounds
 
 
@@ -20,11 +21,11 @@ def make_report(config, workdir, protocol=None):
     protocol: of the figures to show; None: that of the newest.
 
   Raises:
-    UserError: a training is not finished.
+    UserError: a training is not finished, and has not failed.
   """
-  measured = Measured(workdir)
+  measured, failure = Measured(workdir), failure_of(workdir)
   protocol = protocol or measured.newest_protocol()
-  planned = plan_rows(config, workdir)
+  planned = plan_rows(config, workdir, partial=failure is not None)
   lines = [measured.find(row, protocol) or {} for row in planned]
   rows = [
     {'sampler': row.sampler, 'num_steps': row.num_steps}
@@ -35,6 +36,7 @@ def make_report(config, workdir, protocol=None):
   real = next((line for line in lines if line), {})
   teacher, report_rounds, compilations = _trainings(config, workdir)
   return {
+    'failure': failure,
     'metric': protocol if real else None,
     'rows': rows,
     'floor': real.get('floor'),
@@ -66,21 +68,31 @@ def _compare(rows, teacher, printed):
 
 def _trainings(config, workdir):
   """Returns what the teacher, the rounds, and their compilations were."""
-  teacher, compilations = None, {'train_step': 0}
-  if (workdir / 'teacher').exists():
-    teacher = checkpoints.read_card(workdir / 'teacher')['training']
+  teacher, compilations = _training(workdir / 'teacher'), {'train_step': 0}
+  if teacher is not None:
     compilations['train_step'] = teacher['compilations']
   if config.distillation is None:
     return teacher, [], compilations
   trainings = [
-    {'num_steps': this.num_steps}
-    | checkpoints.read_card(workdir / this.name)['training']
+    {'num_steps': this.num_steps} | training
     for this in rounds(config.distillation)
+    if (training := _training(workdir / this.name))
   ]
   # The most that one process needed: a run that is resumed compiles anew.
-  compilations['distill_step'] = max(t['compilations'] for t in trainings)
+  counts = [t['compilations'] for t in trainings]
+  compilations['distill_step'] = max(counts, default=0)
   keys = ('num_steps', 'updates', 'seconds', 'final_loss')
   return teacher, [{k: t[k] for k in keys} for t in trainings], compilations
+
+
+def _training(folder):
+  """Returns what the newest card in a folder says of its training, or None.
+
+  None is that of a run whose teacher is from elsewhere, or which failed before.
+  """
+  if not any(folder.glob('checkpoints/*')):
+    return None
+  return checkpoints.read_card(folder)['training']
 
 
 def write_report(config, dataset, workdir, protocol=None):
@@ -102,7 +114,8 @@ def write_report(config, dataset, workdir, protocol=None):
     count = min(plots.GRID_IMAGES, len(dataset.train))
     images = [dataset.train[i]['image'] for i in range(count)]
     plots.save_grid(np.stack(images), real)
-  grids = [real, *(row.grid(workdir) for row in plan_rows(config, workdir))]
+  rows = plan_rows(config, workdir, partial=report['failure'] is not None)
+  grids = [real, *(row.grid(workdir) for row in rows)]
   text = page.make_page(config, report, curves, grids)
   files.write_text(folder / 'index.html', text)
   return report

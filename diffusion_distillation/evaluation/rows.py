@@ -63,7 +63,7 @@ class Row:
     return workdir / 'samples' / f'{self.name}.png'
 
 
-def plan_rows(config, workdir):
+def plan_rows(config, workdir, partial=False):
   """Returns the Rows of a run.
 
   Every student at its steps, by `eval.student_samplers`, and the teacher by
@@ -73,9 +73,10 @@ def plan_rows(config, workdir):
   Args:
     config: of the run.
     workdir: its folder, absolute, all its trainings finished.
+    partial: whether to leave out the rows of trainings that are not finished.
 
   Raises:
-    UserError: one is not.
+    UserError: one is not finished.
   """
   distillation = config.distillation
   students = [] if distillation is None else rounds(distillation)
@@ -98,6 +99,8 @@ def plan_rows(config, workdir):
       rows.append((method, method, num_steps, teacher))
   most = config.eval.max_num_steps
   rows = [row for row in rows if most is None or row[2] <= most]
+  if partial:
+    rows = [row for row in rows if _is_finished(row[-1], config)]
   updates = {path: _finished_updates(path, config) for *_, path in rows}
   return [Row(*row, updates[path], path) for *row, path in rows]
 
@@ -113,6 +116,14 @@ def _finished_updates(path, config):
       'updates; --mode=train finishes it'
     )
   return training['updates']
+
+
+def _is_finished(path, config):
+  try:
+    _finished_updates(path, config)
+  except UserError:
+    return False
+  return True
 
 
 class Measured:

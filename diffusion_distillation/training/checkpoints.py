@@ -1,34 +1,22 @@
-"""Checkpoints: orbax, one folder per training, each described by a card.
+"""Checkpoints as they are read: of this program, or files of weights."""
 
-A step's folder holds three items: `weights` (what is sampled and distilled),
-`training` (all else that resuming needs) and `card` (JSON: what the weights
-are). Reading the weights needs nothing but the folder.
-"""
-
-import contextlib
 import dataclasses
 import pathlib
+import sys
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import cards, files, weight_files
+from diffusion_distillation.errors import DamagedError, UserError
+from diffusion_distillation.training import step_folder, weight_files
 from diffusion_distillation.training.google_checkpoints import (
   load_google_checkpoint,
 )
 
 __all__ = [
   'Checkpoint',
-  'CheckpointFolder',
   'find',
   'load',
   'load_google_checkpoint',
   'read_card',
 ]
-
-_KEEP = 2  # the newest ones of each training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,84 +26,6 @@ class Checkpoint:
   weights: dict
   card: dict
   path: pathlib.Path | str
-
-
-class CheckpointFolder:
-  """The checkpoints of one training; a context manager that waits for saves."""
-
-  def __init__(self, folder):
-    self.path = pathlib.Path(folder).absolute()
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP)
-    self._manager = ocp.CheckpointManager(self.path, options=options)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *exception):
-    self._manager.wait_until_finished()
-    self._manager.close()
-
-  def save(self, state, card):
-    """Starts to save a state (host arrays) and its card (JSON values).
-
-    Raises:
-      UserError: the folder already holds this step, or a later one.
-    """
-    step = int(state.step)
-    training = {
-      'step': np.asarray(state.step),
-      'opt_state': state.opt_state,
-    }
-    if state.ema_params is not None:
-      training['params'] = state.params
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        weights=ocp.args.StandardSave(state.weights),
-        training=ocp.args.StandardSave(training),
-        card=ocp.args.JsonSave(card),
-      ),
-    )
-    if not saved:
-      raise UserError(
-        f'{self.path} already holds step {self._manager.latest_step()}: step '
-        f'{step} was not saved; move that folder away'
-      )
-
-  def newest(self):
-    """Returns the newest step's folder, or the word 'none'."""
-    step = self._manager.latest_step()
-    return 'none' if step is None else self.path / str(step)
-
-  def restore(self, template):
-    """Returns the newest state and its card, or None where there is none.
-
-    Args:
-      template: a state of the same structure, of host arrays.
-    """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
-    checkpoint = load(self.path / str(step), template.weights)
-    training = {
-      'step': np.asarray(template.step),
-      'opt_state': template.opt_state,
-    }
-    if template.ema_params is not None:
-      training['params'] = template.params
-    with files.reading(self.path / str(step)):
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(training=ocp.args.StandardRestore(training)),
-      )['training']
-    averaged = template.ema_params is not None
-    state = template.replace(
-      step=restored['step'],
-      opt_state=restored['opt_state'],
-      params=restored['params'] if averaged else checkpoint.weights,
-      ema_params=checkpoint.weights if averaged else None,
-    )
-    return state, checkpoint.card
 
 
 def find(path):
@@ -132,16 +42,19 @@ def find(path):
     # A run that began with it may be resumed from another folder.
     remote = str(path).startswith('gs://')
     return path if remote else pathlib.Path(path).absolute()
+  return _candidates(path)[0]
+
+
+def _candidates(path):
+  """Returns the step folders that a path may mean, the newest first."""
   path = pathlib.Path(path).absolute()
   if not path.exists():
     raise UserError(f'no checkpoint at {path}: there is no such folder')
   for folder in (path, path / 'checkpoints'):
-    if (folder / 'card').is_dir() and (folder / 'weights').is_dir():
-      return folder
-    steps = [p for p in folder.glob('*') if (p / 'card').is_dir()]
-    steps = [p for p in steps if p.name.isdigit()]
-    if steps:
-      return max(steps, key=lambda p: int(p.name))
+    if (folder / 'card').is_dir() or (folder / 'weights').is_dir():
+      return [folder]
+    if steps := step_folder.steps(folder):
+      return steps
   inside = sorted(str(p.parent.name) for p in path.glob('*/checkpoints'))
   hint = f'; name one of its folders: {", ".join(inside)}' if inside else ''
   raise UserError(f'{path} holds no checkpoint of this program{hint}')
@@ -159,13 +72,10 @@ def read_card(path, config=None):
   """
   if weight_files.is_file(path):
     return weight_files.read(path, config)[1]
-  folder = find(path)
-  with files.reading(folder), _handler(ocp.JsonCheckpointHandler) as handler:
-    card = handler.restore(folder / 'card')
-  return cards.check_keys(card, folder)
+  return step_folder.read_card(find(path))
 
 
-def load(path, expected=None, config=None):
+def load(path, expected=None, config=None, fall_back=False):
   """Returns the Checkpoint at `path` (see `find`).
 
   Args:
@@ -173,6 +83,8 @@ def load(path, expected=None, config=None):
     expected: tree of arrays or ShapeDtypeStructs that the weights must match;
       None takes them as they are.
     config: says what a file of the original holds.
+    fall_back: whether, of a folder of checkpoints, an older one may be taken
+      where the newest is damaged; a warning then says so.
 
   Raises:
     UserError: there is none, it is not ours, or its weights do not match.
@@ -182,27 +94,13 @@ def load(path, expected=None, config=None):
     if expected is not None:
       weight_files.check_match(path, weights, expected)
     return Checkpoint(weights, card, find(path))
-  folder = find(path)
-  card = read_card(folder)
-  with (
-    files.reading(folder),
-    _handler(ocp.StandardCheckpointHandler) as handler,
-  ):
-    saved = handler.metadata(folder / 'weights').tree
-    if expected is not None:
-      weight_files.check_match(folder, saved, expected)
-    # NumPy targets make a checkpoint portable between numbers of devices.
-    target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
-    weights = handler.restore(
-      folder / 'weights', args=ocp.args.StandardRestore(target)
-    )
-  return Checkpoint(weights, card, folder)
-
-
-@contextlib.contextmanager
-def _handler(handler_type):
-  handler = handler_type()
-  try:
-    yield handler
-  finally:
-    handler.close()
+  newest, *older = _candidates(path)
+  for folder in (newest, *older):
+    try:
+      card = step_folder.read_card(folder)
+      weights = step_folder.read_weights(folder, card, expected)
+      return Checkpoint(weights, card, folder)
+    except DamagedError as error:
+      if not fall_back or folder == (newest, *older)[-1]:
+        raise
+      print(f'warning: {error}; an older one is used', file=sys.stderr)

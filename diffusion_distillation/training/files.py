@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from diffusion_distillation.errors import UserError
+from diffusion_distillation.errors import DamagedError, UserError
 
 
 def write_text(path, text):
@@ -19,16 +19,41 @@ def write_bytes(path, data):
   """Writes a file whole or not at all."""
   path = pathlib.Path(path)
   new = path.with_name(f'{path.name}.new')
+  with writing(path):
+    try:
+      with new.open('wb') as file:
+        file.write(data)
+        _sync(file)
+      os.replace(new, path)
+    finally:
+      new.unlink(missing_ok=True)
+
+
+def _sync(file):
+  """Brings a file to the disk itself: a machine may die, not only a process."""
+  file.flush()
+  os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def writing(path):
+  """Names the file in what the system says against writing it.
+
+  Raises:
+    UserError: the disk is full, the folder is gone, or not ours to write.
+  """
   try:
-    new.write_bytes(data)
-    os.replace(new, path)
-  finally:
-    new.unlink(missing_ok=True)
+    yield
+  except OSError as error:
+    raise UserError(
+      f'{path} cannot be written: {error.strerror or error}; what was saved '
+      'before is intact, and the same command goes on'
+    ) from error
 
 
 @contextlib.contextmanager
 def reading(path):
-  """Tells whatever goes wrong while a checkpoint is read as one UserError.
+  """Tells whatever goes wrong while a checkpoint is read as DamagedError.
 
   What a damaged one makes its reader raise is not to be foreseen: of orbax, it
   is often a bare Exception.
@@ -38,11 +63,15 @@ def reading(path):
   except UserError:
     raise
   except Exception as error:
-    reason = ' '.join(str(error).strip().split('\n')[0].split())[:200]
-    reason = reason or type(error).__name__
-    raise UserError(
-      f'{path} cannot be read, it is damaged or not ours: {reason}'
+    raise DamagedError(
+      f'{path} cannot be read, it is damaged or not ours: {reason(error)}'
     ) from error
+
+
+def reason(error):
+  """Returns the first line of what an exception says, or its type."""
+  first = ' '.join(str(error).strip().split('\n')[0].split())
+  return first[:200] or type(error).__name__
 
 
 def write_npz(path, arrays):
@@ -50,9 +79,13 @@ def write_npz(path, arrays):
   path = pathlib.Path(path)
   # Other processes may write the same file of a cache.
   new = path.with_name(f'{path.name}.{os.getpid()}.new')
-  with new.open('wb') as file:
-    np.savez(file, **arrays)
-  os.replace(new, path)
+  with writing(path):
+    try:
+      with new.open('wb') as file:
+        np.savez(file, **arrays)
+      os.replace(new, path)
+    finally:
+      new.unlink(missing_ok=True)
 
 
 def read_jsonl(path):
@@ -81,9 +114,10 @@ def write_jsonl(path, entries):
 
 def append_jsonl(path, entry):
   """Adds a JSON line; a torn line before it goes."""
-  with pathlib.Path(path).open('a+') as file:
+  with writing(path), pathlib.Path(path).open('a+') as file:
     file.seek(0)
     text = file.read()
     if not text.endswith('\n'):
       file.truncate(len(text[: text.rfind('\n') + 1].encode()))
     file.write(json.dumps(entry) + '\n')
+    _sync(file)

@@ -5,32 +5,38 @@ import shutil
 import sys
 import time
 
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from diffusion_distillation.training import files
 
 
 class RunLog:
-  """Writes the metrics of a run to its folder, and progress to the terminal."""
+  """Writes the metrics of a run to its folder."""
 
   def __init__(self, workdir):
     self._path = pathlib.Path(workdir) / 'metrics.jsonl'
     self._tensorboard = pathlib.Path(workdir) / 'tensorboard'
-    self._writers = {}
+    self._events = None  # of the stage that is trained
 
   def rewind(self, stage, step):
     """Forgets what was logged of a stage after `step`: it is done again.
 
-    TensorBoard's events are made anew from metrics.jsonl, since their writer
-    loses what it holds back when the run is killed.
+    So are the figures of an evaluation at `step` itself, which follows the
+    checkpoint. TensorBoard's events are made anew from metrics.jsonl.
     """
     entries = files.read_jsonl(self._path)
-    kept = [e for e in entries if e['stage'] != stage or e['step'] <= step]
+    kept = [e for e in entries if e['stage'] != stage or _is_done(e, step)]
     if len(kept) < len(entries):
       files.write_jsonl(self._path, kept)
     folder = self._tensorboard / stage
-    shutil.rmtree(folder, ignore_errors=True)
-    self._writers[stage] = tensorboardX.SummaryWriter(str(folder))
+    with files.writing(folder):
+      self.close()
+      shutil.rmtree(folder, ignore_errors=True)
+      folder.mkdir(parents=True)
+      # Not SummaryWriter, whose thread fails alone, and then hangs the run.
+      self._events = EventsWriter(str(folder / 'events'))
     for entry in kept:
       if entry['stage'] == stage:
         self._add_events(entry)
@@ -42,13 +48,22 @@ class RunLog:
     self._add_events(entry)
 
   def _add_events(self, entry):
-    writer = self._writers[entry['stage']]
-    for name in entry.keys() - {'stage', 'step'}:
-      writer.add_scalar(name, entry[name], entry['step'])
+    with files.writing(self._tensorboard):
+      for name in sorted(entry.keys() - {'stage', 'step'}):
+        event = Event(step=entry['step'], wall_time=time.time())
+        event.summary.CopyFrom(summary.scalar(name, entry[name]))
+        self._events.write_event(event)
+      self._events.flush()
 
   def close(self):
-    for writer in self._writers.values():
-      writer.close()
+    """Closes the file of events."""
+    events, self._events = self._events, None
+    if events is not None:
+      events.close()
+
+
+def _is_done(entry, step):
+  return entry['step'] < step or (entry['step'] == step and 'loss' in entry)
 
 
 class Progress:

@@ -1,154 +1,200 @@
 """The loop of one training: the teacher's, or a round's."""
 
-import dataclasses
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import replicas
+from diffusion_distillation.errors import DivergedError, UserError
+from diffusion_distillation.training import metrics, replicas, stopping
 from diffusion_distillation.training.log import Progress
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One training, and all that it reads and writes.
+def run(stage):
+  """Returns the weights after all of a Stage's updates, on all devices.
 
-  Attributes:
-    name: of its folder in the run folder: 'teacher', 'student_00032'.
-    step_name: of the function that is compiled, to count its compilations.
-    update: (state, batches) -> (state, metrics), compiled for all devices.
-    batches: (start=batch number) -> iterator of batches from there on.
-    train: its config.train.
-    checkpoints: a CheckpointFolder.
-    card: what its weights are, but for the training they have had.
-    log: a RunLog.
-    evaluate: (weights, card, name of its picture) -> metrics, called every
-      `train.eval_every_steps` updates.
-  """
-
-  name: str
-  step_name: str
-  update: Callable
-  batches: Callable
-  train: object
-  checkpoints: object
-  card: dict
-  log: object
-  evaluate: Callable
-
-
-def run(stage, state):
-  """Returns the weights after all of the state's updates, as host arrays.
-
-  It goes on from the newest checkpoint, if there is one, saves at the first log
-  step after every `train.checkpoint_every_secs` and at the end, and gives the
-  same result and the same log whether it was interrupted or not.
+  It goes on from the newest good checkpoint, if there is one, saves every
+  `train.checkpoint_every_secs`, when it is told to stop, and at the end, and
+  gives the same result and the same log whether it was interrupted or not. The
+  last checkpoint may still be on its way to the disk: see `Stage.saver`.
 
   Args:
     stage: a Stage.
-    state: a TrainState of host arrays, the start.
 
   Raises:
-    UserError: the loss or the gradient is not finite, or an image is damaged.
+    DivergedError: the loss, the gradient or the weights are not finite.
+    UserError: an image is damaged, or a checkpoint cannot be written.
+    KeyboardInterrupt: the run was told to stop, and has saved its state.
   """
-  restored = stage.checkpoints.restore(state)
-  seconds, loss = 0.0, None
-  if restored is not None:
+  restored = stage.checkpoints.restore(stage.template, stage.num_updates)
+  if restored is None:
+    loop = _Loop(stage, stage.start(), {})
+  else:
     state, card = restored
-    seconds, loss = card['training']['seconds'], card['training']['final_loss']
-  step, num_updates = int(state.step), int(state.num_updates)
-  stage.log.rewind(stage.name, step)
-  if step >= num_updates:
-    return state.weights
-
-  progress = Progress(stage.name, num_updates)
-  per_call = replicas.updates_per_call(stage.train, num_updates)
-  batches = stage.batches(start=step)
-  state = replicas.replicate(state)
-  started = saved = time.monotonic()
-  pending = []  # metrics not fetched yet, one entry for each call
-  while step < num_updates:
-    count = min(per_call, num_updates - step)
-    taken = replicas.shard(_take(batches, count))
-    state, metrics = stage.update(state, taken)
-    pending.append(metrics)
-    if len(pending) > 2:  # stay at most two calls ahead of the devices
-      jax.block_until_ready(pending[-3])
-    before, step = step, step + count
-    last = step == num_updates
-    if last or _crosses(before, step, stage.train.log_loss_every_steps):
-      loss = _log(stage, step, pending, progress)
-      pending = []
-    if not last and _crosses(before, step, stage.train.eval_every_steps):
-      weights = replicas.unreplicate(state.weights)
-      figures = stage.evaluate(weights, stage.card, f'{stage.name}_{step:07}')
-      stage.log.write(stage.name, step, figures)
-    # Only where the log has no open interval, so that it resumes exactly.
-    overdue = time.monotonic() - saved >= stage.train.checkpoint_every_secs
-    if last or (overdue and not pending):
-      host_state = replicas.unreplicate(state)
-      _save(stage, host_state, seconds + time.monotonic() - started, loss)
-      saved = time.monotonic()
-  return host_state.weights
+    _check_length(stage, card['training'])
+    if state.opt_state is None:
+      stage.log.rewind(stage.name, stage.num_updates)
+      return replicas.replicate(state.weights)
+    loop = _Loop(stage, replicas.replicate(state), card['training'])
+  loop.run()
+  return loop.state.weights
 
 
-def _take(batches, count):
-  """Returns the next `count` batches, as a list."""
-  try:
-    return [next(batches) for _ in range(count)]
-  except ValueError as error:
-    raise UserError(f'data: {error}') from error
-
-
-def _save(stage, state, seconds, loss):
-  """Saves a state of host arrays, and its card.
+def _check_length(stage, had):
+  """Checks that the updates a training has had are a beginning of its own.
 
   Raises:
-    UserError: its weights are not finite. The loss is computed before the
-      update, so it cannot tell of the last one.
+    UserError: it has had too many; or it is to be longer than it was when a
+      later one began from its end.
   """
-  step = int(state.step)
-  weights = jax.tree.leaves((state.params, state.ema_params))
-  if not all(np.isfinite(leaf).all() for leaf in weights):
+  updates, wanted = had['updates'], stage.num_updates
+  if updates > wanted:
     raise UserError(
-      f'{stage.name}: weights are not finite after update {step}; the last '
-      f'good checkpoint is {stage.checkpoints.newest()}; lower '
-      'train.learning_rate in a new --workdir'
+      f'{stage.name} has had {updates} updates, more than the {wanted} that '
+      'the config says; choose at least as many, or another --workdir'
     )
-  training = {
-    'updates': step,
-    'num_updates': int(state.num_updates),
-    'seconds': seconds,
-    'final_loss': loss,
-    'compilations': replicas.compilations[stage.step_name],
-  }
+  if stage.followed_by and had['num_updates'] == updates < wanted:
+    raise UserError(
+      f'{stage.followed_by} began from the {updates} updates of {stage.name}, '
+      f'which cannot be made {wanted} any more; choose another --workdir'
+    )
+
+
+class _Loop:
+  """The state of a training in progress.
+
+  Attributes:
+    state: a TrainState on all devices.
+    step: updates made.
+  """
+
+  def __init__(self, stage, state, had):
+    """Takes a Stage, its state, and what the card says of its training."""
+    self.state, self.step = state, had.get('updates', 0)
+    self._stage, self._saved_step = stage, self.step
+    self._seconds, self._loss = had.get('seconds', 0.0), had.get('final_loss')
+    # Metrics since the last line of the log, one entry for each call.
+    self._unlogged = metrics.from_json(had.get('unlogged'))
+    self._started = self._saved = time.monotonic()
+    stage.log.rewind(stage.name, self.step)
+
+  def run(self):
+    """Makes all updates."""
+    stage, train = self._stage, self._stage.train
+    per_call = replicas.updates_per_call(train, stage.num_updates)
+    progress = Progress(stage.name, stage.num_updates)
+    batches = stage.batches(start=self.step)
+    with stopping.deferrable() as defer:
+      while self.step < stage.num_updates:
+        if self._crossed(train.eval_every_steps, per_call):
+          self._evaluate()
+        self._update(batches, min(per_call, stage.num_updates - self.step))
+        # Not before: the first update compiles, and has nothing to lose.
+        defer()
+        last, stop = self.step == stage.num_updates, stopping.asked()
+        if last or self._crossed(train.log_loss_every_steps, per_call):
+          self._log(progress)
+        if last or stop or self._is_overdue():
+          self._save()
+        if stop:
+          self._stop()
+
+  def _crossed(self, interval, count):
+    """Returns whether the last `count` updates crossed a multiple of it."""
+    before = max(self.step - count, 0)
+    return interval is not None and before // interval < self.step // interval
+
+  def _is_overdue(self):
+    waited = time.monotonic() - self._saved
+    # A disk that is slower than the interval must not hold the devices up.
+    due = waited >= self._stage.train.checkpoint_every_secs
+    return due and not self._stage.saver.busy
+
+  def _update(self, batches, count):
+    """Makes `count` updates, and stays at most two calls ahead of the devices.
+
+    So the next batch is read, and on its way to them, while they compute.
+    """
+    try:
+      taken = [next(batches) for _ in range(count)]
+    except (ValueError, OSError) as error:
+      self._save()
+      self._stage.saver.wait()
+      raise UserError(f'data: {error}') from error
+    self.state, found = self._stage.update(self.state, replicas.shard(taken))
+    self._unlogged.append(found)
+    if len(self._unlogged) > 2:
+      jax.block_until_ready(self._unlogged[-3])
+    self.step += count
+
+  def _evaluate(self):
+    stage, name = self._stage, f'{self._stage.name}_{self.step:07}'
+    try:
+      with stopping.interruptible():
+        weights = replicas.unreplicate(self.state.weights)
+        figures = stage.evaluate(weights, stage.card, name)
+    except KeyboardInterrupt:
+      self._save()
+      self._stop()
+    stage.log.write(stage.name, self.step, figures)
+
+  def _log(self, progress):
+    """Logs the mean of the metrics since the last time."""
+    stage, values = self._stage, metrics.fetch(self._unlogged)
+    stage.saver.check()
+    if wrong := metrics.not_finite(values, self.step):
+      stage.saver.wait()
+      raise _diverged(stage, wrong)
+    self._unlogged = []
+    means = {name: float(np.mean(value)) for name, value in values.items()}
+    self._loss = means['loss']
+    stage.log.write(stage.name, self.step, means)
+    progress.show(
+      self.step, f'loss {means["loss"]:.4g}  |grad| {means["grad_norm"]:.3g}'
+    )
+
+  def _save(self):
+    """Starts to save the state as it is now, while training goes on."""
+    if self.step == self._saved_step:
+      return
+    now = time.monotonic()
+    training = {
+      'updates': self.step,
+      'num_updates': self._stage.num_updates,
+      'seconds': self._seconds + now - self._started,
+      'final_loss': self._loss,
+      'compilations': replicas.compilations[self._stage.step_name],
+    }
+    state, unlogged = replicas.snapshot(self.state), tuple(self._unlogged)
+    self._stage.saver.start(_write, self._stage, state, unlogged, training)
+    self._saved, self._saved_step = now, self.step
+
+  def _stop(self):
+    """Ends the run, once its state is saved."""
+    self._stage.saver.wait()
+    raise KeyboardInterrupt(f'{self._stage.name} at update {self.step}')
+
+
+def _write(stage, state, unlogged, training):
+  """Writes a checkpoint; runs in the thread of the saver.
+
+  Raises:
+    DivergedError: it would not be worth it. The loss is computed before the
+      update, so it cannot tell of the last one: the weights do.
+  """
+  state, values = replicas.to_host(state), metrics.fetch(unlogged)
+  step, weights = training['updates'], (state.params, state.ema_params)
+  if wrong := metrics.not_finite(values, step):
+    raise _diverged(stage, wrong)
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)):
+    raise _diverged(stage, f'weights are not finite after update {step}')
+  training = {**training, 'unlogged': metrics.to_json(values)}
   stage.checkpoints.save(state, {**stage.card, 'training': training})
 
 
-def _crosses(before, after, interval):
-  """Returns whether a multiple of `interval` lies in (before, after]."""
-  return interval is not None and before // interval < after // interval
-
-
-def _log(stage, step, pending, progress):
-  """Logs the mean of the metrics since the last time; returns its loss."""
-  host = [jax.tree.map(lambda m: np.asarray(m)[0], m) for m in pending]
-  values = {k: np.concatenate([m[k] for m in host]) for k in host[0]}
-  finite = np.isfinite(values['loss']) & np.isfinite(values['grad_norm'])
-  if not finite.all():
-    bad = step - len(finite) + int(np.argmin(finite)) + 1
-    raise UserError(
-      f'{stage.name}: loss {values["loss"][np.argmin(finite)]} and gradient '
-      f'norm {values["grad_norm"][np.argmin(finite)]} at update {bad}; the '
-      f'last good checkpoint is {stage.checkpoints.newest()}; lower '
-      'train.learning_rate or train.grad_clip in a new --workdir'
-    )
-  means = {name: float(np.mean(value)) for name, value in values.items()}
-  stage.log.write(stage.name, step, means)
-  progress.show(
-    step, f'loss {means["loss"]:.4g}  |grad| {means["grad_norm"]:.3g}'
+def _diverged(stage, wrong):
+  return DivergedError(
+    f'{stage.name}: {wrong}; the last good checkpoint is '
+    f'{stage.checkpoints.newest()}; lower train.learning_rate or '
+    'train.grad_clip in a new --workdir'
   )
-  return means['loss']

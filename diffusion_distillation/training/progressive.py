@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -11,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_distillation.core.parameterization import canonical
 from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.data.pipeline import batches
-from diffusion_distillation.errors import UserError
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.training import checkpoints, replicas
 from diffusion_distillation.training.cards import card_of
+from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 from diffusion_distillation.training.log import RunLog
-from diffusion_distillation.training.loop import Stage, run
+from diffusion_distillation.training.loop import run
 from diffusion_distillation.training.optimizer import make_optimizer
+from diffusion_distillation.training.saver import Saver
 from diffusion_distillation.training.settings import rounds, teacher_config
+from diffusion_distillation.training.stage import Stage
 from diffusion_distillation.training.state import create_state
 from diffusion_distillation.training.student import make_distill_step
 from diffusion_distillation.training.teacher import make_train_step
@@ -38,6 +38,7 @@ class Trainer:
     teacher: path of the checkpoint to distill; None trains the teacher first.
     log: a RunLog.
     evaluate: (weights, card, name) -> metrics, for `train.eval_every_steps`.
+    saver: of all checkpoints; one round's last is saved while the next begins.
   """
 
   config: ConfigDict
@@ -46,36 +47,40 @@ class Trainer:
   teacher: str | None
   log: RunLog
   evaluate: Callable
+  saver: Saver = dataclasses.field(default_factory=Saver)
 
   def run(self):
     """Trains what is not trained yet: the teacher, or all of Algorithm 2."""
-    if self.config.distillation is None:
-      self.train_teacher(self.config)
-    elif self.teacher is None:
-      weights = self.train_teacher(teacher_config(self.config))
-      self.distill(weights, str(self.workdir / 'teacher'))
-    else:
-      teacher = checkpoints.load(self.teacher, config=self.config)
-      weights = teacher.weights
-      self.distill(weights, self.teacher)
+    with self.saver:
+      if self.config.distillation is None:
+        self.train_teacher(self.config)
+      elif self.teacher is None:
+        weights = self.train_teacher(teacher_config(self.config))
+        self.distill(weights, str(self.workdir / 'teacher'))
+      else:
+        teacher = checkpoints.load(self.teacher, config=self.config)
+        self.distill(replicas.replicate(teacher.weights), self.teacher)
 
   def train_teacher(self, config):
-    """Returns the teacher's weights, trained as `config` says."""
+    """Returns the teacher's weights on all devices, trained by `config`."""
     optimizer, denoiser = make_optimizer(config.train), self._denoiser(config)
     step = make_train_step(denoiser, optimizer, config)
     compiled = replicas.compile_step(step, in_axes=(0, 0, None))
     init_key, step_key = jax.random.split(_stage_key(config.seed, 0))
-    state = create_state(
-      jax.jit(denoiser.init)(init_key),
-      optimizer,
-      num_updates=config.train.num_updates,
-      ema_decay=config.train.ema_decay,
-    )
+    begin = _begin(config.train, optimizer)
+    num_updates = config.train.num_updates
+
+    def start():
+      params = jax.jit(denoiser.init)(init_key)
+      return replicas.replicate(begin(params, num_updates))
+
     return self._train(
       config,
-      state,
       name='teacher',
       step_name='train_step',
+      start=start,
+      template=jax.eval_shape(begin, denoiser.param_shapes(), num_updates),
+      num_updates=num_updates,
       update=lambda state, batch: compiled(state, batch, step_key),
       data_seed=_data_seed(config.seed, 0),
       card=card_of(config, self.dataset, config.model.eval_sampling_num_steps),
@@ -85,33 +90,32 @@ class Trainer:
     """Runs all rounds, the first from the teacher's weights.
 
     Args:
-      weights: of the teacher.
+      weights: of the teacher, on all devices.
       parent: path of its checkpoint, for the card.
     """
     config = self.config
-    optimizer = make_optimizer(config.train)
-    step = make_distill_step(self._denoiser(config), optimizer, config)
+    optimizer, denoiser = make_optimizer(config.train), self._denoiser(config)
+    step = make_distill_step(denoiser, optimizer, config)
+    begin = _begin(config.train, optimizer)
     # Compiled once: teacher, step count and length are arguments.
     compiled = replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
+    started = replicas.compile_start(begin)
     for this in rounds(config.distillation):
-      state = create_state(
-        weights,
-        optimizer,
-        num_updates=this.num_updates,
-        ema_decay=config.train.ema_decay,
-      )
+      length = jnp.int32(this.num_updates)
       update = functools.partial(
         _distill_update,
         compiled,
-        replicas.replicate(weights),
+        weights,
         jnp.int32(this.num_steps),
         _stage_key(config.seed, this.num_steps),
       )
       weights = self._train(
         config,
-        state,
         name=this.name,
         step_name='distill_step',
+        start=functools.partial(started, weights, length),
+        template=jax.eval_shape(begin, denoiser.param_shapes(), length),
+        num_updates=this.num_updates,
         update=update,
         data_seed=_data_seed(config.seed, this.num_steps),
         card=card_of(config, self.dataset, this.num_steps, parent),
@@ -124,79 +128,50 @@ class Trainer:
       config.model, dataset.image_shape, dataset.num_classes
     )
 
-  def _train(self, config, state, *, name, data_seed, card, **step):
+  def _train(self, config, *, name, data_seed, **stage):
     """Returns the weights after one training, in its own folder."""
-    folder = self.workdir / name / 'checkpoints'
-    with checkpoints.CheckpointFolder(folder) as checkpoint_folder:
-      stage = Stage(
-        name=name,
-        batches=functools.partial(
-          batches,
-          self.dataset,
-          batch_size=config.train.batch_size,
-          seed=data_seed,
-          process_index=jax.process_index(),
-          process_count=jax.process_count(),
-        ),
-        train=config.train,
-        checkpoints=checkpoint_folder,
-        card=card,
-        log=self.log,
-        evaluate=self.evaluate,
-        **step,
-      )
-      return run(stage, jax.tree.map(np.asarray, state))
-
-
-def find_teacher(path, config, denoiser):
-  """Returns the step folder of the checkpoint to distill, once it fits.
-
-  Args:
-    path: of the checkpoint, or None.
-    config: of the students, checked.
-    denoiser: theirs.
-
-  Raises:
-    UserError: there is none at that path, or it is another network's.
-  """
-  if path is None:
-    return None
-  teacher = checkpoints.load(path, denoiser.param_shapes(), config)
-  training = teacher.card['training']
-  if training and training['updates'] < training['num_updates']:
-    raise UserError(
-      f'the teacher {teacher.path} has had {training["updates"]} of '
-      f'{training["num_updates"]} updates; finish its training first'
+    stage = Stage(
+      name=name,
+      followed_by=self._begun_after(name),
+      batches=functools.partial(
+        batches,
+        self.dataset,
+        batch_size=config.train.batch_size,
+        seed=data_seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+      ),
+      train=config.train,
+      checkpoints=self._checkpoints(name),
+      saver=self.saver,
+      log=self.log,
+      evaluate=self.evaluate,
+      **stage,
     )
-  num_steps = teacher.card['num_steps']
-  start = config.distillation.start_num_steps
-  if teacher.card['parent'] is not None and num_steps != start:
-    raise UserError(
-      f'the teacher {teacher.path} was distilled to {num_steps} steps and '
-      f'knows no others; set distillation.start_num_steps={num_steps}'
+    return run(stage)
+
+  def _checkpoints(self, name):
+    return CheckpointFolder(self.workdir / name / 'checkpoints')
+
+  def _begun_after(self, name):
+    """Returns the name of the next training that has begun, or None."""
+    if self.config.distillation is None:
+      return None
+    names = ['teacher', *(r.name for r in rounds(self.config.distillation))]
+    later = names[names.index(name) + 1 :]
+    begun = [n for n in later if self._checkpoints(n).newest() != 'none']
+    return next(iter(begun), None)
+
+
+def _begin(train, optimizer):
+  """Returns begin(params, num_updates) -> TrainState, of one device."""
+
+  def begin(params, num_updates):
+    return create_state(
+      params, optimizer, num_updates=num_updates, ema_decay=train.ema_decay
     )
-  model = config.model.to_dict()
-  trained = (teacher.card['config'] or {}).get('model', {})
-  # What the shapes of the weights do not tell.
-  theirs = {
-    'mean_type': teacher.card['mean_type'],
-    'num_classes': teacher.card['num_classes'],
-    'train_logsnr_schedule': trained.get('train_logsnr_schedule'),
-    **teacher.card['args'],
-  }
-  ours = {
-    'mean_type': canonical(model['mean_type']),
-    'num_classes': denoiser.network.num_classes,
-    'train_logsnr_schedule': model['train_logsnr_schedule'],
-    **model['args'],
-  }
-  for name, value in json.loads(json.dumps(ours)).items():
-    if name not in ('dropout', 'dtype') and theirs.get(name) != value:
-      raise UserError(
-        f'the teacher {teacher.path} has {name} {theirs.get(name)}, the config '
-        f'{value}; they must agree'
-      )
-  return str(teacher.path)
+
+  return begin
 
 
 def _distill_update(compiled, teacher_params, num_steps, key, state, batch):

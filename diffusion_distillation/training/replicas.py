@@ -3,9 +3,11 @@
 import collections
 import functools
 import math
+import pathlib
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # What XLA was asked to compile (be it answered by the persistent cache), by the
@@ -33,6 +35,20 @@ def _counted(name, function):
     return result
 
   return call
+
+
+def use_compilation_cache(folder):
+  """Keeps what is compiled from now on in a folder, where it is found again.
+
+  Args:
+    folder: path; None, or a folder that JAX has been given otherwise, changes
+      nothing.
+  """
+  if folder and jax.config.jax_compilation_cache_dir is None:
+    folder = pathlib.Path(folder).expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    # Starting a run compiles many small functions, too.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def compile_step(step, in_axes):
@@ -72,6 +88,19 @@ def compile_step(step, in_axes):
   return _counted(step.__name__, compiled)
 
 
+def compile_start(start):
+  """Returns start(weights, num_updates) compiled for all devices.
+
+  Args:
+    start: (weights, num_updates) -> state, per replica.
+
+  Returns:
+    A function of replicated weights and a number of updates; it leaves the
+    weights alone.
+  """
+  return jax.pmap(start, axis_name='batch', in_axes=(0, None))
+
+
 def compile_sampler(sampler):
   """Returns sampler(params, seeds, num_steps) compiled for all devices.
 
@@ -101,6 +130,31 @@ def _copier():
 def unreplicate(tree):
   """Returns the first device's copy, as NumPy arrays."""
   return jax.tree.map(np.asarray, flax.jax_utils.unreplicate(tree))
+
+
+def snapshot(tree):
+  """Returns the first device's copy as it is now, whatever comes next.
+
+  It does not wait for the devices, and `to_host` turns it into NumPy arrays,
+  in another thread if need be.
+  """
+  first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+  if jax.default_backend() == 'cpu':
+    # Host memory already; as long as it is looked at, it is not donated.
+    return jax.tree.map(np.asarray, first)
+  first = _copy(first)
+  jax.tree.map(lambda x: x.copy_to_host_async(), first)
+  return first
+
+
+@jax.jit
+def _copy(tree):
+  return jax.tree.map(jnp.copy, tree)
+
+
+def to_host(snapshot):
+  """Returns a snapshot as NumPy arrays."""
+  return jax.tree.map(lambda x: np.asarray(x)[0], snapshot)
 
 
 def shard(batches):

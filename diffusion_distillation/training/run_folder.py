@@ -1,13 +1,33 @@
-"""The run folder: whose run it is."""
+"""The run folder: whose run it is, and that one process alone works in it."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
+import sys
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import files
 
+# Keys of a config that do not make it another run: how long, how often, where,
+# and how the same numbers are computed.
+_CHANGEABLE = {
+  'accumulate',
+  'checkpoint_every_secs',
+  'compilation_cache_dir',
+  'data_dir',
+  'end_num_steps',
+  'eval_every_steps',
+  'log_loss_every_steps',
+  'num_updates',
+  'remat',
+  'steps_per_iter',
+  'substeps',
+}
+_LOCK, _FAILURE = 'lock', 'failure.txt'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -27,51 +47,115 @@ def teacher_of(workdir):
   return _read(path)['teacher'] if path.exists() else None
 
 
-def open_run_folder(workdir, config, *, teacher=None, create=False):
-  """Returns the run folder's absolute path, once it is this config's.
+def record_failure(workdir, error):
+  """Keeps why a training failed, for the report."""
+  files.write_text(workdir / _FAILURE, f'{error}\n')
+
+
+def forget_failure(workdir):
+  """Forgets why a training failed: it is tried again."""
+  (workdir / _FAILURE).unlink(missing_ok=True)
+
+
+def failure_of(workdir):
+  """Returns why a training failed, or None."""
+  path = workdir / _FAILURE
+  return path.read_text().strip() if path.exists() else None
+
+
+@contextlib.contextmanager
+def open_run_folder(workdir, config, *, teacher=None, create=False, lock=True):
+  """Gives the run folder's absolute path, once it is this config's, and ours.
 
   The section `eval` identifies no run: it may be measured in other ways, later.
+  Nor do lengths and intervals; config.json has those of the newest command.
 
   Args:
     workdir: path; with `create`, a new folder is made and config.json written.
     config: the resolved config.
     teacher: with `create`, the path of the checkpoint to distill, or None.
     create: whether the run may be new.
+    lock: whether no other process may work in it meanwhile. The system frees
+      the lock of a process that ends, however it does.
 
   Raises:
     UserError: it holds another config's run, no run though `create` is False,
-      or cannot be written.
+      cannot be written, or another process is at work in it.
   """
   workdir = pathlib.Path(workdir).absolute()
   path = workdir / 'config.json'
   ours = json.loads(json.dumps(config.to_dict()))
-  try:
-    if path.exists():
-      # How a run is measured does not make it another run.
-      theirs = {**_read(path)['config'], 'eval': ours['eval']}
-      different = _differences(theirs, ours)
-      if different:
-        raise UserError(
-          f'{workdir} holds a run of another config ({"; ".join(different)}); '
-          'choose another --workdir, or the same settings'
-        )
-    elif not create:
-      raise UserError(f'{workdir} holds no run; --mode=train makes one')
-    elif workdir.is_dir() and any(
-      # What a run that was killed at its very beginning leaves behind.
-      file.name != 'config.json.new'
-      for file in workdir.iterdir()
-    ):
+  with contextlib.ExitStack() as stack:
+    try:
+      theirs = _check(workdir, ours, create)
+      if create:
+        workdir.mkdir(parents=True, exist_ok=True)
+      if lock:
+        stack.enter_context(_locked(workdir))
+        theirs = _check(workdir, ours, create)  # another may just have begun it
+      if create and (theirs is None or theirs['config'] != ours):
+        teacher = teacher if theirs is None else theirs['teacher']
+        run = {'config': ours, 'teacher': teacher, 'versions': versions()}
+        files.write_text(path, json.dumps(run, indent=2) + '\n')
+    except OSError as error:
+      raise UserError(f'--workdir cannot be used: {error}') from error
+    yield workdir
+
+
+def _check(workdir, ours, create):
+  """Returns what config.json holds, or None where a new run may begin.
+
+  Raises:
+    UserError: this is not its folder.
+  """
+  path = workdir / 'config.json'
+  if path.exists():
+    theirs = _read(path)
+    # How a run is measured does not make it another run.
+    different = _differences({**theirs['config'], 'eval': ours['eval']}, ours)
+    if different:
       raise UserError(
-        f'{workdir} is not empty and holds no run; choose another --workdir'
+        f'{workdir} holds a run of another config ({"; ".join(different)}); '
+        'choose another --workdir, or the same settings'
       )
-    else:
-      workdir.mkdir(parents=True, exist_ok=True)
-      run = {'config': ours, 'teacher': teacher, 'versions': versions()}
-      files.write_text(path, json.dumps(run, indent=2) + '\n')
-  except OSError as error:
-    raise UserError(f'--workdir cannot be used: {error}') from error
-  return workdir
+    return theirs
+  if not create:
+    raise UserError(f'{workdir} holds no run; --mode=train makes one')
+  # What a run that was killed at its very beginning leaves behind.
+  ours = (_LOCK, 'config.json.new')
+  if workdir.is_dir() and any(p.name not in ours for p in workdir.iterdir()):
+    raise UserError(
+      f'{workdir} is not empty and holds no run; choose another --workdir'
+    )
+  return None
+
+
+@contextlib.contextmanager
+def _locked(workdir):
+  """Keeps other processes out of a run folder.
+
+  Raises:
+    UserError: one is in it.
+  """
+  with (workdir / _LOCK).open('a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      raise UserError(
+        f'{workdir} is in use by {file.read() or "another process"}; wait for '
+        'it, or choose another --workdir'
+      ) from error
+    except OSError as error:  # a file system without locks
+      print(
+        f'notice: {workdir} cannot be locked ({error.strerror}); see to it '
+        'that one process alone works in it',
+        file=sys.stderr,
+      )
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {platform.node()}')
+    file.flush()
+    yield
 
 
 def _read(path):
@@ -90,9 +174,9 @@ def _read(path):
 
 
 def _differences(theirs, ours, prefix=''):
-  """Returns 'key: theirs there, ours here' of each leaf that differs."""
+  """Returns 'key: theirs there, ours here' of what makes them other runs."""
   lines = []
-  for key in sorted(theirs.keys() | ours.keys()):
+  for key in sorted((theirs.keys() | ours.keys()) - _CHANGEABLE):
     a, b = theirs.get(key), ours.get(key)
     if isinstance(a, dict) and isinstance(b, dict):
       lines += _differences(a, b, f'{prefix}{key}.')

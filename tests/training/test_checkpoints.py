@@ -5,6 +5,7 @@ import pytest
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import cards, checkpoints, files
+from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 from diffusion_distillation.training.state import create_state
 
 PARAMS = {'down_0.block_0': {'kernel': np.arange(6.0, dtype=np.float32)}}
@@ -37,39 +38,38 @@ def state(step=3, ema_decay=0.9, params=PARAMS):
 
 
 def save(folder, *states):
-  with checkpoints.CheckpointFolder(folder) as made:
-    for each in states:
-      made.save(each, CARD)
+  made = CheckpointFolder(folder)
+  for each in states:
+    made.save(each, CARD)
 
 
 @pytest.mark.parametrize('ema_decay', [0.0, 0.9])
 def test_a_state_comes_back_as_it_was(tmp_path, ema_decay):
   save(tmp_path, state(3, ema_decay))
   blank = state(0, ema_decay, jax.tree.map(np.zeros_like, PARAMS))
-  with checkpoints.CheckpointFolder(tmp_path) as folder:
-    restored, card = folder.restore(blank)
+  folder = CheckpointFolder(tmp_path)
+  restored, card = folder.restore(blank, 9)
   jax.tree.map(np.testing.assert_array_equal, restored, state(3, ema_decay))
   assert jax.tree.structure(restored) == jax.tree.structure(state(3, ema_decay))
-  assert card == CARD
+  assert CARD.items() <= card.items()
 
 
 def test_an_empty_folder_restores_nothing(tmp_path):
-  with checkpoints.CheckpointFolder(tmp_path) as folder:
-    assert folder.restore(state()) is None
+  assert CheckpointFolder(tmp_path).restore(state(), 9) is None
 
 
 def test_the_weights_are_the_average_and_the_newest_step_s(tmp_path):
   save(tmp_path / 'teacher' / 'checkpoints', state(3), state(5))
   for path in ('teacher', 'teacher/checkpoints', 'teacher/checkpoints/5'):
     loaded = checkpoints.load(tmp_path / path)
-    assert loaded.path.name == '5' and loaded.card == CARD
+    assert loaded.path.name == '5' and loaded.card.items() >= CARD.items()
     np.testing.assert_array_equal(
       loaded.weights['down_0.block_0']['kernel'], np.arange(1.0, 7.0)
     )
 
 
 def test_a_step_is_never_written_twice_in_silence(tmp_path):
-  with pytest.raises(UserError, match='was not saved'):
+  with pytest.raises(UserError, match='not overwritten'):
     save(tmp_path, state(5), state(5))
 
 
@@ -91,7 +91,6 @@ def test_another_network_s_weights_are_refused_by_name(
 def test_what_is_no_checkpoint_is_refused(tmp_path):
   with pytest.raises(UserError, match='no such folder'):
     checkpoints.load(tmp_path / 'nowhere')
-  (tmp_path / '3').mkdir()
   with pytest.raises(UserError, match='holds no checkpoint'):
     checkpoints.load(tmp_path)
   save(tmp_path / 'run' / 'student_00004' / 'checkpoints', state())
@@ -109,7 +108,7 @@ def test_a_reader_s_error_without_words_is_named():
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
   (tmp_path / 'folder' / 'inside').mkdir(parents=True)
-  with pytest.raises(OSError, match='folder'):
+  with pytest.raises(UserError, match='folder cannot be written'):
     files.write_bytes(tmp_path / 'folder', b'data')
   assert [path.name for path in tmp_path.iterdir()] == ['folder']
 
@@ -167,7 +166,6 @@ def test_a_card_that_makes_no_sense_is_refused(key, value):
 
 
 def test_another_program_s_card_is_refused(tmp_path):
-  with checkpoints.CheckpointFolder(tmp_path) as folder:
-    folder.save(state(), {'epoch': 7})
+  CheckpointFolder(tmp_path).save(state(), {'epoch': 7})
   with pytest.raises(UserError, match='has no num_steps'):
     checkpoints.load(tmp_path)

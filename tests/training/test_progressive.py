@@ -10,6 +10,7 @@ from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import (
   checkpoints,
   progressive,
+  teachers,
   weight_files,
 )
 from diffusion_distillation.training.log import RunLog
@@ -142,7 +143,7 @@ def test_a_teacher_of_an_unknown_schedule_is_refused(
     odd = dataclasses.replace(teacher, card={**teacher.card, 'config': said})
     weight_files.write(odd, path)
     with pytest.raises(UserError, match='train_logsnr_schedule None'):
-      progressive.find_teacher(path, config, denoiser)
+      teachers.find_teacher(path, config, denoiser)
 
 
 def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
@@ -150,12 +151,12 @@ def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
   train(config, tmp_path / 'run', monkeypatch)
   path = tmp_path / 'run' / 'teacher'
   _, denoiser = check(config)
-  found = progressive.find_teacher(path, config, denoiser)
+  found = teachers.find_teacher(path, config, denoiser)
   assert found == str(path / 'checkpoints' / '4')
-  assert progressive.find_teacher(None, config, denoiser) is None
+  assert teachers.find_teacher(None, config, denoiser) is None
   # Sampled in another way it is the same teacher.
   config.model.eval_logsnr_schedule.logsnr_max = 10.0
-  assert progressive.find_teacher(path, config, denoiser) == found
+  assert teachers.find_teacher(path, config, denoiser) == found
   for section, key, value in (
     (config.model, 'mean_type', 'x'),
     (config.model.args, 'logsnr_input_type', 'linear'),
@@ -164,5 +165,5 @@ def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
     before, section[key] = section[key], value
     _, denoiser = check(config)
     with pytest.raises(UserError, match='they must agree'):
-      progressive.find_teacher(path, config, denoiser)
+      teachers.find_teacher(path, config, denoiser)
     section[key] = before

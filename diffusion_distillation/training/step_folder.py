@@ -1,0 +1,123 @@
+"""One checkpoint on disk: the folder of a step, written and read by orbax.
+
+It holds three items: `weights` (what is sampled and distilled), `training` (all
+else that resuming needs) and `card` (JSON: what the weights are, and checksums
+of all). Reading the weights needs nothing but the folder.
+"""
+
+import contextlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import cards, files, weight_files
+from diffusion_distillation.training.checksums import add_checksums, verify
+
+# What orbax has not finished bears a name like this; a finished one is renamed.
+UNFINISHED = '*.orbax-checkpoint-tmp*'
+
+
+def write(path, weights, training, card):
+  """Writes a new folder, whole or not at all.
+
+  Args:
+    path: of the folder.
+    weights: tree of host arrays.
+    training: likewise.
+    card: JSON values.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  card = add_checksums(card, weights=weights, training=training)
+  args = ocp.args.Composite(
+    weights=ocp.args.StandardSave(weights),
+    training=ocp.args.StandardSave(training),
+    card=ocp.args.JsonSave(card),
+  )
+  try:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+      checkpointer.save(path, args)
+  except Exception as error:
+    # Of a full disk, orbax tells by whatever exception its parts have.
+    raise UserError(
+      f'the checkpoint {path} cannot be written: {files.reason(error)}; those '
+      'before it are intact, and the same command goes on'
+    ) from error
+
+
+def read_card(path):
+  """Returns the card, once it is whole.
+
+  Raises:
+    DamagedError: it is not.
+  """
+  with files.reading(path), _handler(ocp.JsonCheckpointHandler) as handler:
+    card = handler.restore(path / 'card')
+  cards.check_keys(card, path)
+  verify(card, path)
+  return card
+
+
+def read_weights(path, card, expected=None):
+  """Returns the weights, NumPy arrays.
+
+  Args:
+    path: of the folder.
+    card: its card.
+    expected: tree of arrays or ShapeDtypeStructs that they must match; None
+      takes them as they are.
+
+  Raises:
+    DamagedError: they are not what was saved.
+    UserError: they do not match.
+  """
+  path_of = path / 'weights'
+  with files.reading(path), _handler(ocp.StandardCheckpointHandler) as handler:
+    saved = handler.metadata(path_of).tree
+    if expected is not None:
+      weight_files.check_match(path, saved, expected)
+    target = jax.tree.map(_empty, saved)
+    weights = handler.restore(path_of, args=ocp.args.StandardRestore(target))
+    verify(card, path, weights=weights)
+  return weights
+
+
+def read_training(path, card, template):
+  """Returns all else that resuming needs, NumPy arrays.
+
+  Args:
+    path: of the folder.
+    card: its card.
+    template: tree of arrays or ShapeDtypeStructs, of the same structure.
+
+  Raises:
+    DamagedError: it is not what was saved.
+  """
+  target = ocp.args.StandardRestore(jax.tree.map(_empty, template))
+  with files.reading(path), _handler(ocp.StandardCheckpointHandler) as handler:
+    training = handler.restore(path / 'training', args=target)
+    verify(card, path, training=training)
+  return training
+
+
+def _empty(leaf):
+  # NumPy targets make a checkpoint portable between numbers of devices.
+  return np.empty(leaf.shape, leaf.dtype)
+
+
+def steps(folder):
+  """Returns the folders of steps in a folder, the newest first."""
+  steps = [p for p in folder.glob('*') if p.name.isdecimal() and p.is_dir()]
+  return sorted(steps, key=lambda path: int(path.name), reverse=True)
+
+
+@contextlib.contextmanager
+def _handler(handler_type):
+  handler = handler_type()
+  try:
+    yield handler
+  finally:
+    handler.close()

@@ -1,0 +1,121 @@
+"""Being told to stop: SIGTERM and SIGINT end a run in order, and soon.
+
+Whoever has work to lose defers the signal and looks whether there was one;
+anyone else is ended by KeyboardInterrupt, and, where that does not come through
+for seconds because the main thread is in a long call, such as a compilation,
+with the process. A run can be killed at any moment, so neither loses anything.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+# Exit status of a run that was told to stop: EX_TEMPFAIL of sysexits.h. The
+# same command goes on.
+STATUS = 75
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_GRACE = 5.0  # seconds
+
+_asked = threading.Event()
+_deferred = threading.Event()
+_interruptible = threading.Event()
+_saving = threading.Lock()
+
+
+@contextlib.contextmanager
+def handled():
+  """Handles the signals while the block runs; has no effect in other threads.
+
+  Raises:
+    KeyboardInterrupt: there was one, and nobody deferred it.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  _asked.clear()
+  over = threading.Event()
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  handlers = {number: signal.signal(number, _handle) for number in _SIGNALS}
+  # Python's own handlers wait for the main thread; this one tells at once.
+  descriptor = signal.set_wakeup_fd(writer.fileno())
+  watch = threading.Thread(target=_watch, args=(reader, over), daemon=True)
+  watch.start()
+  try:
+    yield
+  finally:
+    over.set()
+    signal.set_wakeup_fd(descriptor)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+    writer.close()
+    watch.join()
+    reader.close()
+
+
+@contextlib.contextmanager
+def deferrable():
+  """Gives a function; once it is called, the block looks at `asked` itself."""
+  try:
+    yield _deferred.set
+  finally:
+    _deferred.clear()
+
+
+@contextlib.contextmanager
+def interruptible():
+  """Lets KeyboardInterrupt through within a block that has deferred it.
+
+  The block that catches it still has its work to save.
+  """
+  _interruptible.set()
+  try:
+    if asked():
+      raise KeyboardInterrupt
+    yield
+  finally:
+    _interruptible.clear()
+
+
+@contextlib.contextmanager
+def saving():
+  """Keeps the process alive until the block is over, which is not long."""
+  with _saving:
+    yield
+
+
+def asked():
+  """Returns whether there was a signal."""
+  return _asked.is_set()
+
+
+def _handle(number, frame):
+  del number, frame
+  if not _asked.is_set():
+    _asked.set()
+    print('stopping', file=sys.stderr, flush=True)
+    if _interruptible.is_set() or not _deferred.is_set():
+      raise KeyboardInterrupt
+
+
+def _watch(reader, over):
+  """Ends the process where the main thread is too long about it."""
+  while True:
+    data = reader.recv(1)
+    if not data:
+      return
+    if data[0] in _SIGNALS:
+      break
+  if over.wait(_GRACE):
+    return
+  while _deferred.is_set():
+    time.sleep(0.1)
+  with _saving:
+    if not over.is_set():
+      print('stopped; the same command goes on', file=sys.stderr, flush=True)
+      os._exit(STATUS)
