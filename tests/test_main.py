@@ -16,7 +16,7 @@ from absl import flags
 from PIL import Image
 
 from diffusion_distillation.evaluation import features, shards
-from diffusion_distillation.training import checkpoints
+from diffusion_distillation.training import checkpoints, step_folder
 from tests.evaluation.stand_in import Projections
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -146,7 +146,10 @@ def test_the_same_command_again_does_nothing_anew(workdir):
   after = files(workdir)
   changed = {p for p in after if after[p] != before.get(p)}
   assert all(
-    '/report/' in p or '/tensorboard/' in p or 'training_images' in p
+    '/report/' in p
+    or '/tensorboard/' in p
+    or 'training_images' in p
+    or p.endswith('/lock')
     for p in changed
   )
 
@@ -162,14 +165,15 @@ def test_a_killed_run_resumes_to_the_same_bits(
   path, original = tmp_path / 'digits', loop.run
   for name, update in killed_at:
 
-    def run_until_killed(stage, state, name=name, update=update):
+    def run_until_killed(stage, name=name, update=update):
       def batches(start, given=stage.batches):
         for i, batch in enumerate(given(start=start), start):
           if (stage.name, i) == (name, update):
+            stage.saver.wait()
             raise KilledError
           yield batch
 
-      return original(dataclasses.replace(stage, batches=batches), state)
+      return original(dataclasses.replace(stage, batches=batches))
 
     monkeypatch.setattr(
       'diffusion_distillation.training.progressive.run', run_until_killed
@@ -365,7 +369,8 @@ def test_a_card_that_does_not_say_how_it_is_measured(workdir, monkeypatch):
   card = checkpoints.read_card(workdir / 'student_00002')
   checkpoint = f'--checkpoint={workdir / "student_00002"}'
   foreign = {**card, 'config': None}
-  monkeypatch.setattr(checkpoints, 'read_card', lambda path: foreign)
+  monkeypatch.setattr(step_folder, 'read_card', lambda path: foreign)
+  monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
   code = run('--mode=evaluate', checkpoint)
   assert 'give --config=configs/NAME.py' in code and '\n' not in code
   foreign['image_shape'] = [32, 32, 3]
