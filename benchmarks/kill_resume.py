@@ -79,9 +79,9 @@ def arrays(workdir):
     newest = max(steps, key=lambda path: int(path.name))
     for item in ('weights', 'training'):
       tree = ocp.StandardCheckpointHandler().restore(newest / item)
-      for path, leaf in ocp.tree.to_flat_dict(tree).items():
-        path = (folder.parent.name, newest.name, item, *map(str, path))
-        found['/'.join(path)] = np.asarray(leaf).tobytes()
+      for keys, leaf in ocp.tree.to_flat_dict(tree).items():
+        names = (folder.parent.name, newest.name, item, *map(str, keys))
+        found['/'.join(names)] = np.asarray(leaf).tobytes()
   return found
 
 

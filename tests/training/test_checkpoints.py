@@ -1,10 +1,18 @@
+import json
+import shutil
+
 import jax
 import numpy as np
 import optax
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import cards, checkpoints, files
+from diffusion_distillation.training import (
+  cards,
+  checkpoints,
+  checksums,
+  files,
+)
 from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 from diffusion_distillation.training.state import create_state
 
@@ -37,10 +45,14 @@ def state(step=3, ema_decay=0.9, params=PARAMS):
   return jax.tree.map(np.asarray, made)
 
 
+def card_at(step):
+  return {**CARD, 'training': {'updates': int(step), 'num_updates': 9}}
+
+
 def save(folder, *states):
   made = CheckpointFolder(folder)
   for each in states:
-    made.save(each, CARD)
+    made.save(each, card_at(each.step))
 
 
 @pytest.mark.parametrize('ema_decay', [0.0, 0.9])
@@ -62,7 +74,7 @@ def test_the_weights_are_the_average_and_the_newest_step_s(tmp_path):
   save(tmp_path / 'teacher' / 'checkpoints', state(3), state(5))
   for path in ('teacher', 'teacher/checkpoints', 'teacher/checkpoints/5'):
     loaded = checkpoints.load(tmp_path / path)
-    assert loaded.path.name == '5' and loaded.card.items() >= CARD.items()
+    assert loaded.path.name == '5' and loaded.card.items() >= card_at(5).items()
     np.testing.assert_array_equal(
       loaded.weights['down_0.block_0']['kernel'], np.arange(1.0, 7.0)
     )
@@ -169,3 +181,130 @@ def test_another_program_s_card_is_refused(tmp_path):
   CheckpointFolder(tmp_path).save(state(), {'epoch': 7})
   with pytest.raises(UserError, match='has no num_steps'):
     checkpoints.load(tmp_path)
+
+
+def flip(path):
+  """Flips one bit of the largest file below a folder: the arrays' bytes."""
+  files_below = [p for p in path.rglob('*') if p.is_file()]
+  largest = max(files_below, key=lambda p: p.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(data)
+
+
+def big(step):
+  """Returns a state whose arrays are most of its files' bytes."""
+  rng = np.random.default_rng(step)
+  kernel = rng.standard_normal((64, 64)).astype(np.float32)
+  return state(step, params={'dense': {'kernel': kernel}})
+
+
+def empty(path):
+  shutil.rmtree(path)
+  path.mkdir()
+
+
+DAMAGE = {
+  'a bit of the weights': lambda path: flip(path / 'weights' / 'd'),
+  'a bit of the moments': lambda path: flip(path / 'training' / 'd'),
+  # Files that orbax has no fault to find with.
+  'weights of another step': lambda path: shutil.copytree(
+    path.with_name('3') / 'weights', path / 'weights', dirs_exist_ok=True
+  ),
+  'a bit of the card': lambda path: (path / 'card' / 'metadata').write_text(
+    (path / 'card' / 'metadata').read_text().replace('ddim', 'ddin')
+  ),
+  'truncated': lambda path: damage(
+    next(p for p in (path / 'weights' / 'd').iterdir())
+  ),
+  'emptied': empty,
+  'no weights': lambda path: shutil.rmtree(path / 'weights'),
+  'no training': lambda path: shutil.rmtree(path / 'training'),
+  'no card': lambda path: shutil.rmtree(path / 'card'),
+}
+
+
+@pytest.mark.parametrize('break_it', DAMAGE.values(), ids=DAMAGE)
+def test_from_a_damaged_checkpoint_it_falls_back(tmp_path, capsys, break_it):
+  save(tmp_path, big(3), big(5))
+  break_it(tmp_path / '5')
+  folder = CheckpointFolder(tmp_path)
+  restored, _ = folder.restore(big(0), 9)
+  jax.tree.map(np.testing.assert_array_equal, restored, big(3))
+  warning = capsys.readouterr().err
+  assert warning.startswith('warning: ') and warning.count('\n') == 1
+  assert f'{tmp_path / "5"} ' in warning and '5.damaged' in warning
+  # It is kept under its new name, and its step can be saved again.
+  assert (tmp_path / '5.damaged').is_dir()
+  folder.save(big(5), card_at(5))
+  jax.tree.map(
+    np.testing.assert_array_equal, folder.restore(big(0), 9)[0], big(5)
+  )
+
+
+def test_where_none_is_good_nothing_is_touched(tmp_path):
+  save(tmp_path, big(3), big(5))
+  for step in ('3', '5'):
+    flip(tmp_path / step / 'weights' / 'd')
+  before = sorted(tmp_path.rglob('*'))
+  with pytest.raises(UserError, match=r'no checkpoint in .* is good') as caught:
+    CheckpointFolder(tmp_path).restore(big(0), 9)
+  assert '\n' not in str(caught.value)
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_foreign_files_do_not_matter_and_what_a_kill_left_goes(tmp_path):
+  save(tmp_path, big(3))
+  (tmp_path / 'notes.txt').write_text('mine')
+  (tmp_path / '7').write_text('no folder')
+  (tmp_path / '9.orbax-checkpoint-tmp').mkdir()
+  restored, _ = CheckpointFolder(tmp_path).restore(big(0), 9)
+  assert restored.step == 3
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'3', 'notes.txt', '7'}
+
+
+def test_another_network_s_checkpoint_is_no_damage(tmp_path):
+  save(tmp_path, state(3))
+  with pytest.raises(UserError, match='does not fit'):
+    CheckpointFolder(tmp_path).restore(big(0), 9)
+  assert (tmp_path / '3').is_dir()
+
+
+def test_a_reader_may_fall_back_and_says_so(tmp_path, capsys):
+  save(tmp_path, big(3), big(5))
+  flip(tmp_path / '5' / 'weights' / 'd')
+  with pytest.raises(UserError, match='damaged'):
+    checkpoints.load(tmp_path)
+  loaded = checkpoints.load(tmp_path, fall_back=True)
+  assert (
+    loaded.path.name == '3'
+    and 'an older one is used' in capsys.readouterr().err
+  )
+  # What is asked for by name is not replaced.
+  with pytest.raises(UserError, match='damaged'):
+    checkpoints.load(tmp_path / '5', fall_back=True)
+
+
+def test_a_finished_training_needs_its_weights_alone(tmp_path):
+  save(tmp_path, big(9))
+  shutil.rmtree(tmp_path / '9' / 'training')
+  restored, _ = CheckpointFolder(tmp_path).restore(big(0), 9)
+  assert restored.opt_state is None
+  jax.tree.map(
+    np.testing.assert_array_equal, restored.weights, big(9).ema_params
+  )
+
+
+def test_the_two_newest_are_kept(tmp_path):
+  save(tmp_path, big(1), big(2), big(5))
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['2', '5']
+
+
+def test_a_card_of_an_earlier_version_has_no_checksums(tmp_path):
+  checksums.verify(CARD, tmp_path, weights=PARAMS)
+  card = checksums.add_checksums(CARD, weights=PARAMS)
+  checksums.verify(json.loads(json.dumps(card)), tmp_path, weights=PARAMS)
+  other = jax.tree.map(lambda leaf: leaf.reshape(2, 3), PARAMS)
+  with pytest.raises(UserError, match='its weights has another checksum'):
+    checksums.verify(card, tmp_path, weights=other)

@@ -1,7 +1,11 @@
 """The loop, with updates that cost nothing."""
 
+import errno
+import functools
 import itertools
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +16,11 @@ import pytest
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import (
   checkpoints,
+  files,
   loop,
   replicas,
+  step_folder,
+  stopping,
 )
 from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 from diffusion_distillation.training.log import Progress, RunLog, duration
@@ -68,16 +75,22 @@ def make_stage(
   begin=begin,
   evaluate=None,
   eval_every=None,
+  save_every=0,
+  num_updates=NUM_UPDATES,
+  followed_by=None,
 ):
   train = tiny_config().train
-  train.update(log_loss_every_steps=2, checkpoint_every_secs=0)
+  train.update(log_loss_every_steps=2, checkpoint_every_secs=save_every)
   train.eval_every_steps = eval_every
 
   def batches(*, start):
     for i in itertools.count(start):
       if i == stop_at:
         saver.wait()
-        raise error
+        if error is None:  # it is asked to stop
+          os.kill(os.getpid(), signal.SIGTERM)
+        else:
+          raise error
       x = np.full(4, bad if i == bad_at else i, np.float32)
       yield {'x': x}
 
@@ -86,8 +99,8 @@ def make_stage(
     step_name='toy_step',
     start=lambda: replicas.replicate(begin()),
     template=jax.eval_shape(begin),
-    num_updates=NUM_UPDATES,
-    followed_by=None,
+    num_updates=num_updates,
+    followed_by=followed_by,
     update=lambda state, batch: compiled(state, batch, jax.random.key(0)),
     batches=batches,
     train=train,
@@ -102,7 +115,7 @@ def make_stage(
 def run(compiled, workdir, **kwargs):
   log = RunLog(workdir)
   try:
-    with Saver() as saver:
+    with stopping.handled(), Saver() as saver:
       stage = make_stage(compiled, workdir, saver, log, **kwargs)
       weights = loop.run(stage)
   finally:
@@ -122,6 +135,123 @@ def test_resuming_gives_the_same_bits_and_the_same_log(
   assert got[0]['w'] == want[0]['w'] and got[1] == want[1]
   steps = [json.loads(line)['step'] for line in want[1].splitlines()]
   assert steps == [2, 4, 6, 7]
+
+
+@pytest.mark.parametrize('stops', [[2], [5], [1, 4]])
+def test_a_signal_saves_between_log_lines_and_nothing_is_lost(
+  compiled, tmp_path, stops
+):
+  """Not even the metrics since the last line of the log."""
+  want = run(compiled, tmp_path / 'whole')
+  for stop in stops:
+    with pytest.raises(KeyboardInterrupt, match=f'at update {stop + 1}'):
+      run(
+        compiled, tmp_path / 'parts', stop_at=stop, error=None, save_every=999
+      )
+    newest = checkpoints.find(tmp_path / 'parts')
+    assert newest.name == str(stop + 1)
+  got = run(compiled, tmp_path / 'parts')
+  assert got[0]['w'] == want[0]['w'] and got[1] == want[1]
+
+
+def test_a_signal_ends_an_evaluation_which_is_made_again(compiled, tmp_path):
+  def evaluate(weights, card, name, stop=False):
+    if stop:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return {'frechet_distance': float(weights['w'])}
+
+  settings = {'eval_every': 3, 'save_every': 999}
+  want = run(compiled, tmp_path / 'whole', evaluate=evaluate, **settings)
+  stopped = functools.partial(evaluate, stop=True)
+  for at, calls in ((3, [stopped]), (3, [stopped]), (6, [evaluate, stopped])):
+    with pytest.raises(KeyboardInterrupt, match=f'at update {at}'):
+      run(
+        compiled,
+        tmp_path / 'parts',
+        evaluate=lambda *args, calls=iter(calls): next(calls)(*args),
+        **settings,
+      )
+  got = run(compiled, tmp_path / 'parts', evaluate=evaluate, **settings)
+  assert got == want and got[1].count('frechet_distance') == 2
+
+
+def test_data_that_vanish_cost_nothing_that_is_done(compiled, tmp_path):
+  want = run(compiled, tmp_path / 'whole')
+  error = FileNotFoundError(2, 'No such file or directory', 'cat.png')
+  with pytest.raises(UserError, match=r'^data: .*cat\.png'):
+    run(compiled, tmp_path / 'parts', stop_at=3, error=error, save_every=999)
+  assert checkpoints.find(tmp_path / 'parts').name == '3'
+  assert run(compiled, tmp_path / 'parts') == want
+
+
+def test_a_training_can_be_made_longer_until_another_began_from_it(
+  compiled, tmp_path
+):
+  want = run(compiled, tmp_path / 'whole', num_updates=9)
+  run(compiled, tmp_path / 'parts')
+  with pytest.raises(UserError, match='student_00004 began from the 7 updates'):
+    run(
+      compiled,
+      tmp_path / 'parts',
+      num_updates=9,
+      followed_by='student_00004',
+    )
+  with pytest.raises(UserError, match='has had 7 updates, more than the 5'):
+    run(compiled, tmp_path / 'parts', num_updates=5)
+  got = run(compiled, tmp_path / 'parts', num_updates=9)
+  assert got[0]['w'] == want[0]['w']
+  # Where it ended before, a line of the log ends too.
+  steps = [json.loads(line)['step'] for line in got[1].splitlines()]
+  assert steps == [2, 4, 6, 7, 8, 9]
+
+
+def test_what_cannot_be_saved_ends_the_training(
+  compiled, tmp_path, monkeypatch
+):
+  def full(path, *args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  run(compiled, tmp_path / 'parts', num_updates=4)
+  monkeypatch.setattr(step_folder.ocp.Checkpointer, 'save', full)
+  with pytest.raises(UserError, match=r'7 cannot be written: .*No space') as e:
+    run(compiled, tmp_path / 'parts', save_every=999)
+  assert '\n' not in str(e.value)
+  monkeypatch.undo()
+  # What is there is good, and the run goes on.
+  assert run(compiled, tmp_path / 'parts') == run(compiled, tmp_path / 'whole')
+
+
+def test_the_log_of_a_full_disk_ends_the_training(
+  compiled, tmp_path, monkeypatch
+):
+  write, lines = files.append_jsonl, []
+
+  def full(path, entry):
+    lines.append(entry)
+    with files.writing(path):
+      if len(lines) == 2:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write(path, entry)
+
+  monkeypatch.setattr(files, 'append_jsonl', full)
+  with pytest.raises(
+    UserError, match=r'metrics\.jsonl cannot be written: No sp'
+  ):
+    run(compiled, tmp_path / 'parts')
+  monkeypatch.undo()
+  assert run(compiled, tmp_path / 'parts') == run(compiled, tmp_path / 'whole')
+
+
+def test_a_snapshot_is_of_its_moment(compiled):
+  state = replicas.replicate(begin())
+  batch = replicas.shard([{'x': np.arange(4, dtype=np.float32)}])
+  state, _ = compiled(state, batch, jax.random.key(0))
+  snapshot = replicas.snapshot(state)
+  want = replicas.unreplicate(state)
+  for _ in range(3):
+    state, _ = compiled(state, batch, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, replicas.to_host(snapshot), want)
+  assert replicas.unreplicate(state).params['w'] != want.params['w']
 
 
 def test_a_finished_training_is_not_done_again(compiled, tmp_path):

@@ -1,0 +1,120 @@
+"""Signals: raised, deferred, and, in a long call, the end of the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+from diffusion_distillation.training import stopping
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_a_signal_ends_what_has_nothing_to_lose(number):
+  with pytest.raises(KeyboardInterrupt), stopping.handled():
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_a_block_that_defers_looks_itself(number):
+  with stopping.handled(), stopping.deferrable() as defer:
+    assert not stopping.asked()
+    defer()
+    for _ in range(2):  # a second one changes nothing
+      os.kill(os.getpid(), number)
+    assert stopping.asked()
+
+
+def test_within_it_a_part_can_be_interrupted():
+  with stopping.handled(), stopping.deferrable() as defer:
+    defer()
+    with pytest.raises(KeyboardInterrupt), stopping.interruptible():
+      os.kill(os.getpid(), signal.SIGTERM)
+    # One that came before is not lost.
+    with pytest.raises(KeyboardInterrupt), stopping.interruptible():
+      raise AssertionError
+
+
+def test_what_was_before_is_restored():
+  before = [signal.getsignal(number) for number in SIGNALS]
+  with stopping.handled():
+    assert [signal.getsignal(number) for number in SIGNALS] != before
+  assert [signal.getsignal(number) for number in SIGNALS] == before
+  # One run's signal is not the next one's.
+  with pytest.raises(KeyboardInterrupt), stopping.handled():
+    os.kill(os.getpid(), signal.SIGTERM)
+  with stopping.handled():
+    assert not stopping.asked()
+
+
+def test_other_threads_have_no_signals():
+  seen = []
+
+  def body():
+    with stopping.handled():
+      seen.append(signal.getsignal(signal.SIGTERM))
+
+  before = signal.getsignal(signal.SIGTERM)
+  thread = threading.Thread(target=body)
+  thread.start()
+  thread.join()
+  assert seen == [before]
+
+
+def in_a_process(body):
+  """Returns status and words of a process that gets SIGTERM in a long call."""
+  code = f"""
+import os, signal, threading, time
+from diffusion_distillation.training import stopping
+
+stopping._GRACE = 0.3
+
+def tell():
+  time.sleep(0.2)
+  os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=tell).start()
+{textwrap.dedent(body)}
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=False,
+  )
+  return done.returncode, done.stdout + done.stderr
+
+
+def test_a_long_call_ends_with_the_process():
+  # A lock that is never free, as a compilation: Python's handler has to wait.
+  status, said = in_a_process("""
+  lock = threading.Lock()
+  lock.acquire()
+  with stopping.handled():
+    signal.signal(signal.SIGTERM, lambda *args: None)
+    lock.acquire(timeout=30)
+  """)
+  assert status == stopping.STATUS
+  assert 'the same command goes on' in said
+
+
+def test_a_save_that_has_begun_is_finished_before():
+  status, said = in_a_process("""
+  def save():
+    with stopping.saving():
+      time.sleep(1)
+      print('saved', flush=True)
+
+  with stopping.handled():
+    signal.signal(signal.SIGTERM, lambda *args: None)
+    threading.Thread(target=save).start()
+    time.sleep(30)
+  """)
+  assert status == stopping.STATUS
+  assert said.index('saved') < said.index('the same command goes on')
