@@ -6,8 +6,10 @@ import os
 import pathlib
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -15,8 +17,16 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from benchmarks import kill_resume
+from diffusion_distillation.errors import DivergedError
 from diffusion_distillation.evaluation import features, shards
-from diffusion_distillation.training import checkpoints, step_folder
+from diffusion_distillation.training import (
+  checkpoints,
+  loop,
+  progressive,
+  step_folder,
+  stopping,
+)
 from tests.evaluation.stand_in import Projections
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -160,8 +170,6 @@ def test_the_same_command_again_does_nothing_anew(workdir):
 def test_a_killed_run_resumes_to_the_same_bits(
   workdir, tmp_path, monkeypatch, killed_at
 ):
-  from diffusion_distillation.training import loop
-
   path, original = tmp_path / 'digits', loop.run
   for name, update in killed_at:
 
@@ -190,6 +198,82 @@ def test_a_killed_run_resumes_to_the_same_bits(
     jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
   log = 'metrics.jsonl'
   assert (path / log).read_text() == (workdir / log).read_text()
+
+
+def reached(path, text):
+  return path.exists() and text in path.read_text()
+
+
+def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
+  """`benchmarks/kill_resume.py` in short: real processes, real signals."""
+  path, log = tmp_path / 'digits', tmp_path / 'digits' / 'metrics.jsonl'
+  cache = (
+    f'--config.compilation_cache_dir={jax.config.jax_compilation_cache_dir}'
+  )
+  settings = (*TINY, cache)
+  moments = (
+    (signal.SIGKILL, log, '"step": 2'),  # of the teacher
+    (signal.SIGTERM, log, 'student_00002'),
+    (signal.SIGINT, path / 'evaluations.jsonl', 'distilled'),
+  )
+  for number, file, text in moments:
+    process = kill_resume.start(path, settings)
+    while not reached(file, text):
+      assert process.poll() is None, process.stderr.read()
+      time.sleep(0.01)
+    process.send_signal(number)
+    started = time.monotonic()
+    said, status = kill_resume.finish(process)
+    assert time.monotonic() - started < 10
+    assert status == (-9 if number == signal.SIGKILL else stopping.STATUS)
+    if number != signal.SIGKILL:
+      assert 'the same command goes on' in said
+  said, status = kill_resume.finish(kill_resume.start(path, settings))
+  assert status == 0, said
+  want, got = kill_resume.arrays(workdir), kill_resume.arrays(path)
+  assert len(want) > 100
+  assert kill_resume.differences(want, got) == []
+  got['teacher/6/weights/norm_out/scale'] = b''
+  del got['metrics.jsonl']
+  assert len(kill_resume.differences(want, got)) == 2
+  measured = [
+    [json.loads(line) for line in (run / 'evaluations.jsonl').open()]
+    for run in (workdir, path)
+  ]
+  for want, got in zip(*measured, strict=True):
+    assert {**got, 'seconds': 0} == {**want, 'seconds': 0}
+
+
+def test_a_training_that_diverges_is_in_the_report(
+  workdir, tmp_path, monkeypatch
+):
+  original, path = loop.run, tmp_path / 'digits'
+  shutil.copytree(workdir, path)
+  shutil.rmtree(path / 'student_00001')
+
+  def run_until_bad(stage):
+    if stage.name != 'student_00001':
+      return original(stage)
+    raise DivergedError('student_00001: loss nan at update 2')
+
+  monkeypatch.setattr(progressive, 'run', run_until_bad)
+  code = run(*TINY, f'--workdir={path}')
+  assert code == 'error: student_00001: loss nan at update 2'
+  report = json.loads((path / 'report' / 'report.json').read_text())
+  assert report['failure'] == 'student_00001: loss nan at update 2'
+  assert [this['num_steps'] for this in report['rounds']] == [2]
+  rows = {(row['sampler'], row['num_steps']) for row in report['rows']}
+  assert rows >= {('distilled', 2), ('ddim', 4)}
+  assert ('distilled', 1) not in rows
+  page = (path / 'report' / 'index.html').read_text()
+  assert 'This run failed' in page and 'loss nan at update 2' in page
+  monkeypatch.undo()
+  # On another machine, or by another version, it may go well.
+  assert run(*TINY, f'--workdir={path}') is None
+  report = json.loads((path / 'report' / 'report.json').read_text())
+  assert report['failure'] is None
+  page = (path / 'report' / 'index.html').read_text()
+  assert 'This run failed' not in page
 
 
 def test_a_kill_while_evaluating_costs_one_row(workdir, tmp_path):

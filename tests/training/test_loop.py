@@ -168,7 +168,7 @@ def test_a_signal_ends_an_evaluation_which_is_made_again(compiled, tmp_path):
       run(
         compiled,
         tmp_path / 'parts',
-        evaluate=lambda *args, calls=iter(calls): next(calls)(*args),
+        evaluate=lambda *args, calls=calls: calls.pop(0)(*args),
         **settings,
       )
   got = run(compiled, tmp_path / 'parts', evaluate=evaluate, **settings)
@@ -234,9 +234,7 @@ def test_the_log_of_a_full_disk_ends_the_training(
     write(path, entry)
 
   monkeypatch.setattr(files, 'append_jsonl', full)
-  with pytest.raises(
-    UserError, match=r'metrics\.jsonl cannot be written: No sp'
-  ):
+  with pytest.raises(UserError, match=r'metrics\.jsonl cannot be written'):
     run(compiled, tmp_path / 'parts')
   monkeypatch.undo()
   assert run(compiled, tmp_path / 'parts') == run(compiled, tmp_path / 'whole')
