@@ -1,6 +1,7 @@
 """Small files of a run folder, safe against being killed while writing."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -70,6 +71,9 @@ def reading(path):
 
 def reason(error):
   """Returns the first line of what an exception says, or its type."""
+  for known in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+    if known in str(error):
+      return known  # which libraries say at the end of much else
   first = ' '.join(str(error).strip().split('\n')[0].split())
   return first[:200] or type(error).__name__
 

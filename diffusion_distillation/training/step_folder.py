@@ -6,6 +6,8 @@ of all). Reading the weights needs nothing but the folder.
 """
 
 import contextlib
+import logging
+import sys
 
 import jax
 import numpy as np
@@ -38,7 +40,10 @@ def write(path, weights, training, card):
     card=ocp.args.JsonSave(card),
   )
   try:
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with (
+      _quiet(),
+      ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+    ):
       checkpointer.save(path, args)
   except Exception as error:
     # Of a full disk, orbax tells by whatever exception its parts have.
@@ -118,6 +123,31 @@ def steps(folder):
 def _handler(handler_type):
   handler = handler_type()
   try:
-    yield handler
+    with _quiet():
+      yield handler
   finally:
     handler.close()
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps orbax from telling a hundred times what its exception tells once.
+
+  Where one array fails, it logs tracebacks, and so do those that are still under
+  way, even later: what is set here stays, once it is needed.
+  """
+  hook = sys.unraisablehook
+  loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
+  levels = [logger.level for logger in loggers]
+
+  def without_late_arrays(unraisable):
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      hook(unraisable)
+
+  sys.unraisablehook = without_late_arrays
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
+  yield
+  sys.unraisablehook = hook
+  for logger, level in zip(loggers, levels, strict=True):
+    logger.setLevel(level)
