@@ -133,8 +133,8 @@ def _handler(handler_type):
 def _quiet():
   """Keeps orbax from telling a hundred times what its exception tells once.
 
-  Where one array fails, it logs tracebacks, and so do those that are still under
-  way, even later: what is set here stays, once it is needed.
+  Where one array fails, it logs tracebacks, and so do those that are still
+  under way, even later: what is set here stays, once it is needed.
   """
   hook = sys.unraisablehook
   loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
