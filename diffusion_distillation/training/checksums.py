@@ -17,7 +17,8 @@ def add_checksums(card, **items):
     **items: trees of host arrays.
   """
   sums = {name: _of_arrays(tree) for name, tree in items.items()}
-  return {**card, 'checksums': {**sums, 'card': _of_card(card)}}
+  rest = _without(card)
+  return {**rest, 'checksums': {**sums, 'card': _of_card(rest)}}
 
 
 def verify(card, path, **items):
@@ -36,11 +37,14 @@ def verify(card, path, **items):
   if 'checksums' not in card:
     return
   said = card['checksums']
-  rest = {name: value for name, value in card.items() if name != 'checksums'}
   found = {name: _of_arrays(tree) for name, tree in items.items()}
-  for name, digest in {**found, 'card': _of_card(rest)}.items():
+  for name, digest in {**found, 'card': _of_card(_without(card))}.items():
     if not isinstance(said, dict) or said.get(name) != digest:
       raise DamagedError(f'{path} is damaged: its {name} has another checksum')
+
+
+def _without(card):
+  return {name: value for name, value in card.items() if name != 'checksums'}
 
 
 def _of_arrays(tree):

@@ -11,6 +11,7 @@ from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.training import cards, files
+from diffusion_distillation.training.checksums import add_checksums, verify
 from diffusion_distillation.training.google_checkpoints import (
   as_float32,
   load_google_checkpoint,
@@ -66,6 +67,7 @@ def write(checkpoint, path):
   """
   card = checkpoint.card
   if str(path).endswith('.safetensors'):
+    card = add_checksums(card, weights=checkpoint.weights)
     flat = traverse_util.flatten_dict(checkpoint.weights, sep='/')
     data = safetensors.numpy.save(flat, {'card': json.dumps(card)})
     files.write_bytes(path, data)
@@ -114,4 +116,5 @@ def _read_safetensors(path):
     weights = traverse_util.unflatten_dict(flat, sep='/')
     denoiser = build_denoiser(card, card['image_shape'], card['num_classes'])
     check_match(path, weights, denoiser.param_shapes(), 'its card')
+    verify(card, path, weights=weights)
   return weights, card
