@@ -10,13 +10,13 @@ updates, mean of 3 seeds). It says 1,024 sampling steps in the original's
 config; the length of training is our choice, since the original has none.
 """
 
-from configs import base
+from configs import base, paper
 
 
 def get_config():
   config = base.get_config()
   config.dataset.name = 'cifar10'
-  config.dataset.args = base.prepared(class_conditional=False)
+  config.dataset.args = paper.prepared(class_conditional=False)
 
   config.model.args.update(
     ch=256,

@@ -12,11 +12,11 @@ gs://gresearch/diffusion-distillation/cifar_original:
 --config.distillation.teacher_checkpoint_path=PATH
 """
 
-from configs import base, cifar10_base
+from configs import base, cifar10_base, paper
 
 
 def get_config():
   config = base.to_distill(cifar10_base.get_config())
   config.train.learning_rate = 5e-5
-  base.set_paper_ladder(config, 8192)
+  paper.set_paper_ladder(config, 8192)
   return config

@@ -9,13 +9,13 @@ stochastic sampler (read off the paper's Figure 4). The length of training is
 our choice, since the original has none.
 """
 
-from configs import base
+from configs import base, paper
 
 
 def get_config():
   config = base.get_config()
   config.dataset.name = 'imagenet64'
-  config.dataset.args = base.prepared(class_conditional=True)
+  config.dataset.args = paper.prepared(class_conditional=True)
 
   config.model.args.update(
     ch=192,

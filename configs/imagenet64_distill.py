@@ -13,11 +13,11 @@ gs://gresearch/diffusion-distillation/imagenet_original:
 --config.distillation.teacher_checkpoint_path=PATH
 """
 
-from configs import base, imagenet64_base
+from configs import base, imagenet64_base, paper
 
 
 def get_config():
   config = base.to_distill(imagenet64_base.get_config())
   config.train.learning_rate = 1e-4
-  base.set_paper_ladder(config, 1024)
+  paper.set_paper_ladder(config, 1024)
   return config

@@ -8,14 +8,14 @@ which is an estimate. The paper gives no FID of it in numbers. The length of
 training is our choice, since the original has none.
 """
 
-from configs import base, imagenet64_base
+from configs import imagenet64_base, paper
 
 
 def get_config():
   # All but the data set's own is as for ImageNet.
   config = imagenet64_base.get_config()
   config.dataset.name = 'lsun_bedroom128'
-  config.dataset.args = base.prepared()
+  config.dataset.args = paper.prepared()
   config.model.args.update(ch=64, ch_mult=(1, 2, 4, 6, 8))
   config.train.num_updates = 400_000
   return config

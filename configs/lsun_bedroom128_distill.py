@@ -12,11 +12,11 @@ gs://gresearch/diffusion-distillation/bedroom_original:
 --config.distillation.teacher_checkpoint_path=PATH
 """
 
-from configs import base, lsun_bedroom128_base
+from configs import base, lsun_bedroom128_base, paper
 
 
 def get_config():
   config = base.to_distill(lsun_bedroom128_base.get_config())
   config.train.update(learning_rate=1e-4, checkpoint_every_secs=1500)
-  base.set_paper_ladder(config, 1024)
+  paper.set_paper_ladder(config, 1024)
   return config

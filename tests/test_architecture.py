@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 CONFIGS = sorted(
   path.stem
   for path in (ROOT / 'configs').glob('*.py')
-  if path.stem not in ('__init__', 'original')
+  if path.stem not in ('__init__', 'original', 'paper')
 )
 
 # What each room may import of the package, besides itself and `errors`.

@@ -188,7 +188,8 @@ def test_weights_are_exported_and_come_back(tmp_path, params, config, name):
   path = tmp_path / name
   weight_files.write(checkpoint, path)
   again = checkpoints.load(path, config=config)
-  assert json.dumps(again.card) == json.dumps(checkpoint.card)
+  card = {k: v for k, v in again.card.items() if k != 'checksums'}
+  assert json.dumps(card) == json.dumps(checkpoint.card)
   jax.tree.map(np.testing.assert_array_equal, again.weights, params)
 
 
