@@ -1,8 +1,10 @@
 """What main.py can be asked to do: one function for each mode."""
 
+import contextlib
 import functools
 import inspect
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -17,10 +19,12 @@ from diffusion_distillation.evaluation.evaluate import (
 from diffusion_distillation.evaluation.evaluator import open_evaluator
 from diffusion_distillation.evaluation.feature_sets import batches_of
 from diffusion_distillation.evaluation.features import NO_WEIGHTS
-from diffusion_distillation.evaluation.generate import Generator
+from diffusion_distillation.evaluation.generate import Generator, dismiss
 from diffusion_distillation.evaluation.report import summary, write_report
 from diffusion_distillation.training import plan as plans
+from diffusion_distillation.training import processes
 from diffusion_distillation.training.cards import card_of
+from diffusion_distillation.training.followers import NoLog
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.progressive import (
   Trainer,
@@ -42,22 +46,45 @@ def run(mode, options):
   """
   function = MODES[mode]
   wanted = inspect.signature(function).parameters
-  function(**{name: options[name] for name in wanted})
+  with _joined(mode, options):
+    function(**{name: options[name] for name in wanted})
+
+
+def _joined(mode, options):
+  """Returns a context of the processes that training may have.
+
+  Raises:
+    UserError: there are to be several, and the mode is of one.
+  """
+  names = inspect.signature(processes.joined).parameters
+  given = {name: options[name] for name in names}
+  if mode == 'train':
+    return processes.joined(**given)
+  if any(value is not None for value in given.values()):
+    raise UserError(
+      f'--mode={mode} is of one process; --coordinator, --num_processes and '
+      '--process_id are of --mode=train'
+    )
+  return contextlib.nullcontext()
 
 
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   config = single.given(config, '--config=configs/NAME.py')
   dataset, denoiser = check(config, open_data=True)
+  workdir = single.given(workdir, '--workdir=DIR')
+  if not processes.is_main():
+    _follow(config, dataset, workdir)
+    return
   evaluator = open_evaluator(config, dataset, needed=False)
   if evaluator is None:
     print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
-  workdir = single.given(workdir, '--workdir=DIR')
   teacher = teacher_of(workdir)
   if teacher is None and config.distillation is not None:
     teacher = config.distillation.teacher_checkpoint_path
   teacher = find_teacher(teacher, config, denoiser)
   workdir = open_run_folder(workdir, config, teacher=teacher, create=True)
+  processes.broadcast(teacher)
 
   @functools.cache
   def generator():
@@ -71,6 +98,7 @@ def train(config, workdir):
     images = generator().images(
       weights, np.arange(num_images), card['num_steps'], card['sampler']
     )
+    dismiss()
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
     if evaluator is None:
       return {}
@@ -82,6 +110,22 @@ def train(config, workdir):
   finally:
     log.close()
   _finish(config, dataset, workdir, evaluator)
+  dismiss()
+
+
+def _follow(config, dataset, workdir):
+  """Trains and draws with process 0, which reads and writes for all."""
+  teacher = processes.broadcast(None)
+  generator = Generator(card_of(config, dataset), config.eval.batch_size)
+
+  def evaluate(weights, card, name):
+    del weights, card, name
+    generator.follow()
+    return {}
+
+  workdir = pathlib.Path(workdir)
+  Trainer(config, dataset, workdir, teacher, NoLog(), evaluate).run()
+  generator.follow()
 
 
 def evaluate(config, workdir, checkpoint, images, sampler, num_steps):

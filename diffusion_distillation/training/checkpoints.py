@@ -45,7 +45,15 @@ class CheckpointFolder:
 
   def __init__(self, folder):
     self.path = pathlib.Path(folder).absolute()
-    options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP)
+    self.path.mkdir(parents=True, exist_ok=True)
+    # Of several processes, 0 saves alone, and waits for no other.
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=_KEEP,
+      create=False,
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}
+      ),
+    )
     self._manager = ocp.CheckpointManager(self.path, options=options)
 
   def __enter__(self):

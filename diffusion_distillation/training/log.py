@@ -7,7 +7,7 @@ import time
 
 import tensorboardX
 
-from diffusion_distillation.training import files
+from diffusion_distillation.training import files, processes
 
 
 class RunLog:
@@ -55,7 +55,7 @@ class Progress:
   """A live line: what, how far, how fast, how long still.
 
   On a terminal the line rewrites itself; elsewhere one is printed at most every
-  ten seconds.
+  ten seconds. Of several processes, 0 alone shows it.
   """
 
   def __init__(self, what, total, unit='updates'):
@@ -66,6 +66,8 @@ class Progress:
 
   def show(self, done, text=''):
     """Shows that `done` of the total are done; `text` says more."""
+    if not processes.is_main():
+      return
     now, last = time.monotonic(), done >= self._total
     if self._first is None:
       self._first = now, done

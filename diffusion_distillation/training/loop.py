@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from flax import serialization
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import replicas
+from diffusion_distillation.training import processes, replicas
 from diffusion_distillation.training.log import Progress
 
 
@@ -54,7 +55,7 @@ def run(stage, state):
   Raises:
     UserError: the loss or the gradient is not finite, or an image is damaged.
   """
-  restored = stage.checkpoints.restore(state)
+  restored = _restore(stage, state)
   seconds, loss = 0.0, None
   if restored is not None:
     state, card = restored
@@ -93,6 +94,18 @@ def run(stage, state):
       _save(stage, host_state, seconds + time.monotonic() - started, loss)
       saved = time.monotonic()
   return host_state.weights
+
+
+def _restore(stage, template):
+  """Returns the newest state and its card, or None: as process 0 finds it."""
+  found = stage.checkpoints.restore(template)
+  if found is not None:
+    found = {'state': serialization.to_state_dict(found[0]), 'card': found[1]}
+  found = processes.broadcast(found)
+  if found is None:
+    return None
+  state = serialization.from_state_dict(template, found['state'])
+  return state, found['card']
 
 
 def _take(batches, count):

@@ -1,5 +1,6 @@
 """Algorithm 2: the teacher, then round after round of halving its steps."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,8 +17,9 @@ from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.training import checkpoints, replicas
+from diffusion_distillation.training import checkpoints, processes, replicas
 from diffusion_distillation.training.cards import card_of
+from diffusion_distillation.training.followers import NoCheckpoints
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.loop import Stage, run
 from diffusion_distillation.training.optimizer import make_optimizer
@@ -55,9 +57,10 @@ class Trainer:
       weights = self.train_teacher(teacher_config(self.config))
       self.distill(weights, str(self.workdir / 'teacher'))
     else:
-      teacher = checkpoints.load(self.teacher, config=self.config)
-      weights = teacher.weights
-      self.distill(weights, self.teacher)
+      weights = None
+      if processes.is_main():
+        weights = checkpoints.load(self.teacher, config=self.config).weights
+      self.distill(processes.broadcast(weights), self.teacher)
 
   def train_teacher(self, config):
     """Returns the teacher's weights, trained as `config` says."""
@@ -127,7 +130,11 @@ class Trainer:
   def _train(self, config, state, *, name, data_seed, card, **step):
     """Returns the weights after one training, in its own folder."""
     folder = self.workdir / name / 'checkpoints'
-    with checkpoints.CheckpointFolder(folder) as checkpoint_folder:
+    with (
+      checkpoints.CheckpointFolder(folder)
+      if processes.is_main()
+      else contextlib.nullcontext(NoCheckpoints())
+    ) as checkpoint_folder:
       stage = Stage(
         name=name,
         batches=functools.partial(
