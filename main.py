@@ -14,7 +14,6 @@ from diffusion_distillation.training import stopping
 
 MODES = ('train', 'sample', 'evaluate', 'report', 'plan', 'export')
 
-
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The settings; --config.KEY=VALUE changes one.'
 )
@@ -41,6 +40,9 @@ _OPTIONS = (
   flags.DEFINE_string(
     'images', None, 'What to evaluate: FILE.npz, FILE.zip, or a folder.'
   ),
+  flags.DEFINE_string('coordinator', None, 'HOST:PORT of process 0.'),
+  flags.DEFINE_integer('num_processes', None, 'That train together.', 1),
+  flags.DEFINE_integer('process_id', None, 'Of this one, from 0 on.', 0),
 )
 
 # What a wrong flag raises, and a config file that is not there.

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
+import pathlib
 import sys
 
 import numpy as np
@@ -18,11 +19,12 @@ from diffusion_distillation.evaluation.evaluate import (
 from diffusion_distillation.evaluation.evaluator import open_evaluator
 from diffusion_distillation.evaluation.feature_sets import batches_of
 from diffusion_distillation.evaluation.features import NO_WEIGHTS
-from diffusion_distillation.evaluation.generate import Generator
+from diffusion_distillation.evaluation.generate import Generator, dismiss
 from diffusion_distillation.evaluation.report import summary, write_report
 from diffusion_distillation.training import plan as plans
-from diffusion_distillation.training import replicas
+from diffusion_distillation.training import processes, replicas
 from diffusion_distillation.training.cards import card_of
+from diffusion_distillation.training.followers import NoLog
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.progressive import Trainer
 from diffusion_distillation.training.run_folder import (
@@ -46,17 +48,39 @@ def run(mode, options):
   if config is not None:
     replicas.use_compilation_cache(config.get('compilation_cache_dir'))
   wanted = inspect.signature(function).parameters
-  function(**{name: options[name] for name in wanted})
+  with _joined(mode, options):
+    function(**{name: options[name] for name in wanted})
+
+
+def _joined(mode, options):
+  """Returns a context of the processes that training may have.
+
+  Raises:
+    UserError: there are to be several, and the mode is of one.
+  """
+  names = inspect.signature(processes.joined).parameters
+  given = {name: options[name] for name in names}
+  if mode == 'train':
+    return processes.joined(**given)
+  if any(value is not None for value in given.values()):
+    raise UserError(
+      f'--mode={mode} is of one process; --coordinator, --num_processes and '
+      '--process_id are of --mode=train'
+    )
+  return contextlib.nullcontext()
 
 
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   config = single.given(config, '--config=configs/NAME.py')
   dataset, denoiser = check(config, open_data=True)
+  workdir = single.given(workdir, '--workdir=DIR')
+  if not processes.is_main():
+    _follow(config, dataset, workdir)
+    return
   evaluator = open_evaluator(config, dataset, needed=False)
   if evaluator is None:
     print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
-  workdir = single.given(workdir, '--workdir=DIR')
   teacher = teacher_of(workdir)
   if teacher is None and config.distillation is not None:
     teacher = config.distillation.teacher_checkpoint_path
@@ -64,6 +88,7 @@ def train(config, workdir):
   with open_run_folder(
     workdir, config, teacher=teacher, create=True
   ) as workdir:
+    processes.broadcast(teacher)
     evaluate = _evaluation(config, dataset, workdir, evaluator)
     log = RunLog(workdir)
     forget_failure(workdir)
@@ -76,6 +101,7 @@ def train(config, workdir):
     finally:
       log.close()
     _finish(config, dataset, workdir, evaluator)
+    dismiss()
 
 
 def _evaluation(config, dataset, workdir, evaluator):
@@ -93,12 +119,28 @@ def _evaluation(config, dataset, workdir, evaluator):
     images = generator().images(
       weights, np.arange(num_images), card['num_steps'], card['sampler']
     )
+    dismiss()
     plots.save_grid(images, workdir / 'samples' / f'{name}.png')
     if evaluator is None:
       return {}
     return evaluator.measure(batches_of(images), num_images)
 
   return evaluate
+
+
+def _follow(config, dataset, workdir):
+  """Trains and draws with process 0, which reads and writes for all."""
+  teacher = processes.broadcast(None)
+  generator = Generator(card_of(config, dataset), config.eval.batch_size)
+
+  def evaluate(weights, card, name):
+    del weights, card, name
+    generator.follow()
+    return {}
+
+  workdir = pathlib.Path(workdir)
+  Trainer(config, dataset, workdir, teacher, NoLog(), evaluate).run()
+  generator.follow()
 
 
 def evaluate(config, workdir, checkpoint, images, sampler, num_steps):

@@ -10,7 +10,7 @@ from diffusion_distillation.core import schedules
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.samplers import METHODS, sample
 from diffusion_distillation.samplers.ancestral import gamma_of
-from diffusion_distillation.training import replicas
+from diffusion_distillation.training import processes, replicas
 
 # Of the keys of images, which are to be no training's keys of the same seed.
 _DOMAIN = int.from_bytes(b'imag')
@@ -24,7 +24,9 @@ def labels_of(seeds, num_classes):
 class Generator:
   """Draws images from the network that a card describes, on all devices.
 
-  One compilation serves every step count and all weights of that network.
+  One compilation serves every step count and all weights of that network. Of
+  several processes, 0 says what to draw, and gets all images; the others
+  `follow` it until it calls `dismiss`.
   """
 
   def __init__(self, card, batch_size):
@@ -73,16 +75,31 @@ class Generator:
         `batch_size`; smaller batches are padded, so that all are one program.
     """
     size = min(self.batch_size, _whole(num_images))
+    processes.broadcast({'weights': weights, 'method': method})
     params = replicas.replicate(weights)
 
     def draw(seeds, num_steps):
       some = np.resize(seeds, size).astype(np.uint32)
-      some = some.reshape(jax.local_device_count(), -1)
-      x = self._samplers[method](params, some, jnp.int32(num_steps))
-      x = np.asarray(x).reshape(size, *self._denoiser.image_shape)
-      return x[: len(seeds)]
+      processes.broadcast({'seeds': some, 'num_steps': int(num_steps)})
+      return self._draw_all(method, params, some, num_steps)[: len(seeds)]
 
     return draw
+
+  def follow(self):
+    """Draws what process 0 draws, until it calls `dismiss`."""
+    while (task := processes.broadcast(None)) is not None:
+      if 'weights' in task:
+        method, params = task['method'], replicas.replicate(task['weights'])
+      else:
+        self._draw_all(method, params, task['seeds'], task['num_steps'])
+
+  def _draw_all(self, method, params, seeds, num_steps):
+    """Returns the images of seeds (N,); each process draws a part of them."""
+    mine = np.split(seeds, jax.process_count())[jax.process_index()]
+    mine = mine.reshape(jax.local_device_count(), -1)
+    x = self._samplers[method](params, mine, jnp.int32(num_steps))
+    shape = self._denoiser.image_shape
+    return replicas.gather(np.asarray(x).reshape(mine.size, *shape))
 
   def _draw(self, method, params, seeds, num_steps):
     """Returns this replica's images of seeds (B,), uint8."""
@@ -109,9 +126,14 @@ class Generator:
     return to_uint8(x)
 
 
+def dismiss():
+  """Tells the processes that follow process 0 that it draws no more."""
+  processes.broadcast(None)
+
+
 def _whole(batch_size):
   """Returns the size of a batch that splits evenly over the devices."""
-  devices = jax.local_device_count()
+  devices = jax.device_count()
   return -(-batch_size // devices) * devices
 
 

@@ -94,6 +94,14 @@ class CheckpointFolder:
     return state, card
 
 
+def state_like(template, finished):
+  """Returns the template of what is restored: if finished, weights alone."""
+  if not finished:
+    return template
+  params = template.params if template.ema_params is None else None
+  return template.replace(params=params, opt_state=None)
+
+
 def _training(state):
   """Returns what a state has beside its weights, as it is saved."""
   training = {'step': state.step, 'opt_state': state.opt_state}

@@ -9,7 +9,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 
-from diffusion_distillation.training import files
+from diffusion_distillation.training import files, processes
 
 
 class RunLog:
@@ -70,7 +70,7 @@ class Progress:
   """A live line: what, how far, how fast, how long still.
 
   On a terminal the line rewrites itself; elsewhere one is printed at most every
-  ten seconds.
+  ten seconds. Of several processes, 0 alone shows it.
   """
 
   def __init__(self, what, total, unit='updates'):
@@ -81,6 +81,8 @@ class Progress:
 
   def show(self, done, text=''):
     """Shows that `done` of the total are done; `text` says more."""
+    if not processes.is_main():
+      return
     now, last = time.monotonic(), done >= self._total
     if self._first is None:
       self._first = now, done

@@ -6,8 +6,14 @@ import jax
 import numpy as np
 
 from diffusion_distillation.errors import DivergedError, UserError
-from diffusion_distillation.training import metrics, replicas, stopping
+from diffusion_distillation.training import (
+  metrics,
+  processes,
+  replicas,
+  stopping,
+)
 from diffusion_distillation.training.log import Progress
+from diffusion_distillation.training.stage import check_length, restore
 
 
 def run(stage):
@@ -26,38 +32,18 @@ def run(stage):
     UserError: an image is damaged, or a checkpoint cannot be written.
     KeyboardInterrupt: the run was told to stop, and has saved its state.
   """
-  restored = stage.checkpoints.restore(stage.template, stage.num_updates)
+  restored = restore(stage)
   if restored is None:
     loop = _Loop(stage, stage.start(), {})
   else:
     state, card = restored
-    _check_length(stage, card['training'])
+    check_length(stage, card['training'])
     if state.opt_state is None:
       stage.log.rewind(stage.name, stage.num_updates)
       return replicas.replicate(state.weights)
     loop = _Loop(stage, replicas.replicate(state), card['training'])
   loop.run()
   return loop.state.weights
-
-
-def _check_length(stage, had):
-  """Checks that the updates a training has had are a beginning of its own.
-
-  Raises:
-    UserError: it has had too many; or it is to be longer than it was when a
-      later one began from its end.
-  """
-  updates, wanted = had['updates'], stage.num_updates
-  if updates > wanted:
-    raise UserError(
-      f'{stage.name} has had {updates} updates, more than the {wanted} that '
-      'the config says; choose at least as many, or another --workdir'
-    )
-  if stage.followed_by and had['num_updates'] == updates < wanted:
-    raise UserError(
-      f'{stage.followed_by} began from the {updates} updates of {stage.name}, '
-      f'which cannot be made {wanted} any more; choose another --workdir'
-    )
 
 
 class _Loop:
@@ -91,7 +77,8 @@ class _Loop:
         self._update(batches, min(per_call, stage.num_updates - self.step))
         # Not before: the first update compiles, and has nothing to lose.
         defer()
-        last, stop = self.step == stage.num_updates, stopping.asked()
+        last = self.step == stage.num_updates
+        stop = processes.agree_to_stop(stopping.asked())
         if last or self._crossed(train.log_loss_every_steps, per_call):
           self._log(progress)
         if last or stop or self._is_overdue():
@@ -155,7 +142,7 @@ class _Loop:
 
   def _save(self):
     """Starts to save the state as it is now, while training goes on."""
-    if self.step == self._saved_step:
+    if self.step == self._saved_step or not processes.is_main():
       return
     now = time.monotonic()
     training = {

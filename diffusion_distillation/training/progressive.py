@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.training import checkpoints, replicas
+from diffusion_distillation.training import checkpoints, processes, replicas
 from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
+from diffusion_distillation.training.followers import NoCheckpoints
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.loop import run
 from diffusion_distillation.training.optimizer import make_optimizer
@@ -58,8 +59,14 @@ class Trainer:
         weights = self.train_teacher(teacher_config(self.config))
         self.distill(weights, str(self.workdir / 'teacher'))
       else:
-        teacher = checkpoints.load(self.teacher, config=self.config)
-        self.distill(replicas.replicate(teacher.weights), self.teacher)
+        weights = replicas.replicate(self._load_teacher())
+        self.distill(weights, self.teacher)
+
+  def _load_teacher(self):
+    weights = None
+    if processes.is_main():
+      weights = checkpoints.load(self.teacher, config=self.config).weights
+    return processes.broadcast(weights)
 
   def train_teacher(self, config):
     """Returns the teacher's weights on all devices, trained by `config`."""
@@ -151,11 +158,13 @@ class Trainer:
     return run(stage)
 
   def _checkpoints(self, name):
+    if not processes.is_main():
+      return NoCheckpoints()
     return CheckpointFolder(self.workdir / name / 'checkpoints')
 
   def _begun_after(self, name):
     """Returns the name of the next training that has begun, or None."""
-    if self.config.distillation is None:
+    if self.config.distillation is None or not processes.is_main():
       return None
     names = ['teacher', *(r.name for r in rounds(self.config.distillation))]
     later = names[names.index(name) + 1 :]

@@ -9,6 +9,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 # What XLA was asked to compile (be it answered by the persistent cache), by the
 # name of the step, since its `compile_step`: counted, not believed.
@@ -111,6 +112,21 @@ def compile_sampler(sampler):
     A function of replicated params, seeds (devices, B) and a step count.
   """
   return jax.pmap(sampler, in_axes=(0, 0, None))
+
+
+def any_replica(flag):
+  """Returns whether any process gives True, on every device, soon."""
+  return _any()(np.full(jax.local_device_count(), flag))
+
+
+@functools.cache
+def _any():
+  return jax.pmap(lambda flag: jax.lax.pmax(flag, 'batch'), axis_name='batch')
+
+
+def gather(array):
+  """Returns the arrays (B, ...) of all processes, in order, as one."""
+  return multihost_utils.process_allgather(array, tiled=True)
 
 
 def replicate(tree):

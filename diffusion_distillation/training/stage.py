@@ -3,6 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import processes
+from diffusion_distillation.training.checkpoint_folder import state_like
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -40,3 +46,39 @@ class Stage:
   card: dict
   log: object
   evaluate: Callable
+
+
+def restore(stage):
+  """Returns the newest state and its card, or None: as process 0 finds it."""
+  found = stage.checkpoints.restore(stage.template, stage.num_updates)
+  if jax.process_count() == 1:
+    return found
+  if found is not None:
+    found = {'leaves': jax.tree.leaves(found[0]), 'card': found[1]}
+  found = processes.broadcast(found)
+  if found is None:
+    return None
+  updates = found['card']['training']['updates']
+  like = state_like(stage.template, updates >= stage.num_updates)
+  state = jax.tree.unflatten(jax.tree.structure(like), found['leaves'])
+  return state, found['card']
+
+
+def check_length(stage, had):
+  """Checks that the updates a training has had are a beginning of its own.
+
+  Raises:
+    UserError: it has had too many; or it is to be longer than it was when a
+      later one began from its end.
+  """
+  updates, wanted = had['updates'], stage.num_updates
+  if updates > wanted:
+    raise UserError(
+      f'{stage.name} has had {updates} updates, more than the {wanted} that '
+      'the config says; choose at least as many, or another --workdir'
+    )
+  if stage.followed_by and had['num_updates'] == updates < wanted:
+    raise UserError(
+      f'{stage.followed_by} began from the {updates} updates of {stage.name}, '
+      f'which cannot be made {wanted} any more; choose another --workdir'
+    )

@@ -18,6 +18,10 @@ from diffusion_distillation.training import cards, files, weight_files
 from diffusion_distillation.training.checksums import add_checksums, verify
 
 # What orbax has not finished bears a name like this; a finished one is renamed.
+# Of several processes, 0 writes alone, and waits for no other.
+_ALONE = ocp.options.MultiprocessingOptions(
+  primary_host=0, active_processes={0}
+)
 UNFINISHED = '*.orbax-checkpoint-tmp*'
 
 

@@ -1,0 +1,218 @@
+"""Several processes: they begin together, agree, and end together.
+
+Each runs the same program on devices of its own, which compute as one. Process
+0 alone reads checkpoints and writes files; what it finds, it tells the others.
+"""
+
+import atexit
+import collections
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import urllib.request
+
+import jax
+import numpy as np
+from flax import serialization
+from jax.experimental import multihost_utils
+
+from diffusion_distillation.errors import UserError
+from diffusion_distillation.training import replicas
+
+# Exit status of a process that ends because another one did: EX_TEMPFAIL of
+# sysexits.h. The same command, on all of them, goes on.
+STATUS = 75
+
+_LOST = (
+  'another process ended, or does not answer, and says why; the same '
+  'command on all of them goes on'
+)
+_HEARTBEAT_SECONDS = 30  # without a sign of life, after which all give up
+_PATIENCE_SECONDS = 7 * 24 * 3600  # of those who wait while process 0 measures
+_CHUNK = 2**26  # bytes sent at once
+_LAG = 2  # calls, as the loop is ahead of the devices
+
+_votes = collections.deque()
+
+
+@contextlib.contextmanager
+def joined(coordinator=None, num_processes=None, process_id=None):
+  """Joins this process to the others, if there are any, while the block runs.
+
+  To be entered before JAX looks for devices. Where nothing is given, there are
+  others if the environment of a TPU pod or of Slurm says so.
+
+  Args:
+    coordinator: HOST:PORT where process 0 listens and all others find it.
+    num_processes: of all.
+    process_id: of this one, from 0 on.
+
+  Raises:
+    UserError: they are wrong, the processes do not find each other, or another
+      one ended.
+  """
+  given = coordinator, num_processes, process_id
+  method = _announced() if given == (None, None, None) else 'deactivate'
+  if method == 'deactivate':
+    _check(*given)
+  if method is None or num_processes == 1:
+    yield
+    return
+  status = 1
+  try:
+    _connect(given, method)
+    yield
+    jax.distributed.shutdown()  # waits for all
+  except jax.errors.JaxRuntimeError as error:
+    status = STATUS
+    raise UserError(f'{_LOST} ({str(error).splitlines()[0]})') from error
+  except KeyboardInterrupt:
+    status = STATUS
+    raise
+  finally:
+    if jax.distributed.is_initialized():
+      # At exit, JAX would wait for the others, who may wait for this one.
+      atexit.register(_leave, status)
+
+
+def _check(coordinator, num_processes, process_id):
+  """Raises UserError where the flags are not right."""
+  if None in (coordinator, num_processes, process_id):
+    raise UserError(
+      '--coordinator, --num_processes and --process_id go together: give all '
+      'three, or none'
+    )
+  if process_id >= num_processes:
+    raise UserError(
+      f'--process_id={process_id} must be 0 to {num_processes - 1}, less than '
+      '--num_processes'
+    )
+  host, _, port = coordinator.rpartition(':')
+  if not (host and port.isdigit() and 0 < int(port) < 2**16):
+    raise UserError(
+      f'--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.1:8476'
+    )
+
+
+def _announced():
+  """Returns JAX's name of the cluster that has several processes, or None.
+
+  Nothing is asked of any network but of the metadata server that every TPU VM
+  of Google's has, and JAX has left that way open only where there are TPUs.
+  """
+  known = os.environ
+  if int(known.get('SLURM_STEP_NUM_TASKS', '1')) > 1:
+    return 'slurm'
+  hosts = known.get('TPU_PROCESS_ADDRESSES', known.get('TPU_WORKER_HOSTNAMES'))
+  if hosts is not None:
+    return 'gketpu' if ',' in hosts else None
+  if 'TPU_SKIP_MDS_QUERY' in known:
+    return None
+  server = known.get('GCE_METADATA_IP', '169.254.169.254')
+  request = urllib.request.Request(
+    f'http://{server}/computeMetadata/v1/instance/attributes/'
+    'worker-network-endpoints',
+    headers={'Metadata-Flavor': 'Google'},
+  )
+  try:
+    with urllib.request.urlopen(request, timeout=1) as answer:
+      return 'gcetpu' if b',' in answer.read() else None
+  except OSError:  # no such server, or no such attribute: one host
+    return None
+
+
+def _connect(given, method):
+  """Finds the other processes, and all of their devices.
+
+  Raises:
+    UserError: they are not there.
+  """
+  # Its handler of SIGTERM would take the place of ours.
+  jax.config.update('jax_enable_preemption_service', False)
+  # Gloo gives up after half an hour. That one hangs, the heartbeat tells.
+  os.environ['XLA_FLAGS'] = (
+    f'{os.environ.get("XLA_FLAGS", "")} '
+    f'--xla_cpu_collective_timeout_seconds={_PATIENCE_SECONDS}'
+  )
+  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+  try:
+    jax.distributed.initialize(
+      *given,
+      cluster_detection_method=method,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_PATIENCE_SECONDS,
+    )
+    jax.devices()
+  except (RuntimeError, ValueError) as error:
+    raise UserError(
+      f'the processes did not find each other: {str(error).splitlines()[0]}'
+    ) from error
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(number):
+  """Handles SIGABRT, with a line of ours.
+
+  JAX aborts as soon as the process that coordinates is gone, or heartbeats
+  fail, in a thread of its own, and takes no callback of Python's. A handler of
+  the module `signal` would wait for the main thread, which never comes back.
+  """
+  del number
+  os.write(2, f'error: {_LOST}\n'.encode())
+  os._exit(STATUS)
+
+
+def _leave(status):
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
+
+
+def is_main():
+  """Returns whether this is process 0, which reads and writes all files."""
+  return jax.process_index() == 0
+
+
+def broadcast(value):
+  """Returns process 0's value on every process, bit for bit.
+
+  All call it, in the same order. It takes one message for all arrays together.
+
+  Args:
+    value: None, or of dicts with string keys, lists, strings, numbers and NumPy
+      arrays. Nobody looks at what the other processes give.
+  """
+  if jax.process_count() == 1:
+    return value
+  data = serialization.msgpack_serialize(value) if is_main() else b''
+  size = _send(np.frombuffer(len(data).to_bytes(8), np.uint8))
+  buffer = np.zeros(int.from_bytes(size.tobytes()), np.uint8)
+  if is_main():
+    buffer[:] = np.frombuffer(data, np.uint8)
+  for first in range(0, len(buffer), _CHUNK):
+    chunk = slice(first, first + _CHUNK)
+    buffer[chunk] = _send(buffer[chunk])
+  return serialization.msgpack_restore(buffer.tobytes())
+
+
+def _send(array):
+  # A sum with zeros: of bytes, since of floats it makes -0.0 another number.
+  return multihost_utils.broadcast_one_to_all(array)
+
+
+def agree_to_stop(requested):
+  """Returns whether all processes stop now, since one was asked to.
+
+  All call it after every update. Lest it wait for the update just started, it
+  tells what was asked two calls before; it costs one message of a byte, which
+  is on its way meanwhile.
+
+  Args:
+    requested: whether this one was asked to; alone, it is the answer.
+  """
+  if jax.process_count() == 1:
+    return requested
+  _votes.append(replicas.any_replica(requested))
+  return len(_votes) > _LAG and bool(replicas.unreplicate(_votes.popleft()))
