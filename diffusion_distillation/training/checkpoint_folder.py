@@ -35,6 +35,8 @@ class CheckpointFolder:
       raise UserError(
         f'{path} exists already and was not overwritten; move it away'
       )
+    with files.writing(self.path):
+      self.path.mkdir(parents=True, exist_ok=True)
     step_folder.write(path, state.weights, _training(state), card)
     with files.writing(self.path):
       for old in step_folder.steps(self.path)[_KEEP:]:

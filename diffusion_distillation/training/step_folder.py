@@ -17,11 +17,11 @@ from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import cards, files, weight_files
 from diffusion_distillation.training.checksums import add_checksums, verify
 
-# What orbax has not finished bears a name like this; a finished one is renamed.
 # Of several processes, 0 writes alone, and waits for no other.
 _ALONE = ocp.options.MultiprocessingOptions(
   primary_host=0, active_processes={0}
 )
+# What orbax has not finished bears a name like this; a finished one is renamed.
 UNFINISHED = '*.orbax-checkpoint-tmp*'
 
 
@@ -44,9 +44,12 @@ def write(path, weights, training, card):
     card=ocp.args.JsonSave(card),
   )
   try:
+    handler = ocp.CompositeCheckpointHandler(
+      composite_options=ocp.CompositeOptions(multiprocessing_options=_ALONE)
+    )
     with (
       _quiet(),
-      ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer,
+      ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as checkpointer,
     ):
       checkpointer.save(path, args)
   except Exception as error:
