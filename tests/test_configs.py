@@ -71,6 +71,7 @@ def test_the_networks_and_schedules_are_the_paper_s(name):
       'logsnr_scale_range': (-10.0, 10.0),  # of the input 'linear' alone
       'resblock_resample': True,
       'dtype': 'float32',
+      'remat': False,
     }
     assert part.model.train_logsnr_schedule.to_dict() == COSINE
     assert part.model.eval_logsnr_schedule.to_dict() == COSINE
@@ -193,6 +194,7 @@ def test_a_config_of_the_original_is_completed(capsys):
   template = base.to_distill(base.get_config())
   assert sorted(config) == sorted(template)
   assert sorted(config.train) == sorted(template.train)
+  assert sorted(config.model.args) == sorted(template.model.args)
   assert config.dataset.name == 'cifar10'
   assert config.dataset.args.to_dict() == {
     'class_conditional': False,

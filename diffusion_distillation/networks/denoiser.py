@@ -16,7 +16,8 @@ class Denoiser:
   """A network, and what its output means.
 
   Attributes:
-    network: .apply({'params': p}, x, logsnr, y, train=...) -> output.
+    network: .apply({'params': p}, x, logsnr, y, train=..., dropout_keys=...)
+      -> output.
     mean_type: the head, 'x', 'eps', 'v' or 'both'.
     image_shape: (H, W, C).
   """
@@ -45,21 +46,15 @@ class Denoiser:
         whatever the device it is on; None is inference.
     """
 
-    def network(z, logsnr, y, key=None):
-      rngs = None if key is None else {'dropout': key}
-      return self.network.apply(
-        {'params': params}, z, logsnr, y, train=key is not None, rngs=rngs
-      )
-
-    def one_example(*args):
-      *inputs, key = args
-      return network(*(array[None] for array in inputs), key)[0]
-
     def denoise(z, logsnr):
-      if dropout_keys is None:
-        output = network(z, logsnr, labels)
-      else:
-        output = jax.vmap(one_example)(z, logsnr, labels, dropout_keys)
+      output = self.network.apply(
+        {'params': params},
+        z,
+        logsnr,
+        labels,
+        train=dropout_keys is not None,
+        dropout_keys=dropout_keys,
+      )
       return parameterization.x_hat(self.mean_type, output, z, logsnr)
 
     return denoise

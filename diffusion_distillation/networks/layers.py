@@ -1,6 +1,8 @@
 """The layers of the U-Net, with the original's parameter names."""
 
 import math
+import re
+import zlib
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +45,36 @@ def downsample(x):
   return jnp.mean(x, axis=(2, 4))
 
 
+def layer_keys(keys, layer):
+  """Returns one layer's own keys, (B,), folded from the network's.
+
+  Args:
+    keys: (B,) random keys; None stays None.
+    layer: its name, which no other layer has.
+  """
+  if keys is None:
+    return None
+  number = zlib.crc32(layer.encode())
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def dropout(x, rate, keys):
+  """Returns x with values dropped at `rate`, and the others scaled up for it.
+
+  An example's mask is drawn from its own key, so that it does not depend on the
+  batch or the device that the example is in.
+
+  Args:
+    x: (B, ...).
+    rate: probability of a value to become 0, below 1.
+    keys: (B,) random keys; None drops nothing.
+  """
+  if keys is None:
+    return x
+  kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))
+  return jnp.where(kept(keys), x / (1 - rate), 0)
+
+
 RESAMPLE = {None: lambda x: x, 'up': upsample, 'down': downsample}
 
 
@@ -58,8 +90,14 @@ class ResnetBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, emb, *, deterministic):
-    """Returns (B, H', W', out_ch) of x (B, H, W, C) and emb (B, emb_ch)."""
+  def __call__(self, x, emb, dropout_keys):
+    """Returns (B, H', W', out_ch) of x (B, H, W, C) and emb (B, emb_ch).
+
+    Args:
+      x: features.
+      emb: of noise level and class.
+      dropout_keys: (B,) random keys; None drops nothing.
+    """
     resample = RESAMPLE[self.resample]
     in_ch = x.shape[-1]
 
@@ -74,7 +112,7 @@ class ResnetBlock(nn.Module):
     scale, shift = jnp.split(temb[:, None, None, :], 2, axis=-1)
     h = normalize(self.out_ch, dtype=self.dtype, name='norm2')(h)
     h = nn.swish(h * (1 + scale) + shift)
-    h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+    h = dropout(h, self.dropout, dropout_keys)
     h = nn.Conv(
       self.out_ch,
       (3, 3),
@@ -87,6 +125,32 @@ class ResnetBlock(nn.Module):
     if in_ch != self.out_ch:
       x = nn.Dense(self.out_ch, dtype=self.dtype, name='nin_shortcut')(x)
     return x + h
+
+
+def attention_implementation(device, dtype, pixels, head_dim):
+  """Returns what `jax.nn.dot_product_attention` is to use: 'cudnn' or 'xla'.
+
+  cuDNN's fused attention never stores the pixels x pixels matrix, but is for
+  some types and sizes alone: of 16 bits, from compute capability 8.0 on, and
+  with a gradient for heads of up to 128 channels, on Hopper (9.x) up to 256.
+  Its tiles have 64 pixels, and other sizes have failed in some versions.
+
+  Args:
+    device: a jax.Device, of those in use.
+    dtype: of the query.
+    pixels: sequence length.
+    head_dim: channels of a head.
+  """
+  # What is no GPU has none, and AMD's is of another form.
+  capability = str(getattr(device, 'compute_capability', ''))
+  major = re.fullmatch(r'(\d+)\.\d+', capability)
+  if device.platform not in ('gpu', 'cuda') or major is None:
+    return 'xla'
+  if int(major[1]) < 8 or dtype not in (jnp.bfloat16, jnp.float16):
+    return 'xla'
+  largest = 256 if int(major[1]) == 9 else 128
+  fits = head_dim % 8 == 0 and head_dim <= largest and pixels % 64 == 0
+  return 'cudnn' if fits else 'xla'
 
 
 class AttnBlock(nn.Module):
@@ -114,7 +178,10 @@ class AttnBlock(nn.Module):
       nn.DenseGeneral((heads, head_dim), dtype=self.dtype, name=name)(h)
       for name in ('q', 'k', 'v')
     )  # (B, H*W, heads, head_dim)
-    h = jax.nn.dot_product_attention(q, k, v)
+    implementation = attention_implementation(
+      jax.devices()[0], q.dtype, q.shape[1], head_dim
+    )
+    h = jax.nn.dot_product_attention(q, k, v, implementation=implementation)
     h = nn.DenseGeneral(
       channels,
       axis=(-2, -1),

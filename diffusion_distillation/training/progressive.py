@@ -191,7 +191,7 @@ def find_teacher(path, config, denoiser):
     **model['args'],
   }
   for name, value in json.loads(json.dumps(ours)).items():
-    if name not in ('dropout', 'dtype') and theirs.get(name) != value:
+    if name not in ('dropout', 'dtype', 'remat') and theirs.get(name) != value:
       raise UserError(
         f'the teacher {teacher.path} has {name} {theirs.get(name)}, the config '
         f'{value}; they must agree'

@@ -109,7 +109,7 @@ def check(config, open_data=False):
       schedules.get_logsnr_schedule(**part.model.train_logsnr_schedule)
       schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
       gamma_of(part.model.logvar_type)
-      _check_batch(part.train.batch_size)
+      _check_batch(part.train)
       if part.distillation is not None:
         rounds(part.distillation)
       elif part.train.num_updates is None:
@@ -148,6 +148,7 @@ def _trainings(config):
 _BOUNDS = {
   'seed': (0, 2**32 - 1),
   'train.batch_size': (1, None),
+  'train.accumulate': (1, None),
   'train.num_updates': (1, 2**31 - 1),
   'train.learning_rate': (0, 1e6),
   'train.learning_rate_warmup_steps': (0, 2**31 - 1),
@@ -208,10 +209,12 @@ def _check_samplers(config):
       )
 
 
-def _check_batch(batch_size):
-  devices = jax.device_count()
-  if batch_size % devices:
+def _check_batch(train):
+  devices, parts = jax.device_count(), train.accumulate
+  least = devices * parts
+  if train.batch_size % least:
     raise ValueError(
-      f'train.batch_size={batch_size} cannot be split over {devices} devices; '
-      f'use {max(1, batch_size // devices) * devices}'
+      f'train.batch_size={train.batch_size} must be a multiple of {devices} '
+      f'devices x train.accumulate={parts}; use '
+      f'{max(1, train.batch_size // least) * least}'
     )

@@ -28,28 +28,26 @@ def make_distill_step(denoiser, optimizer, config):
   schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
 
   def distill_step(state, teacher_params, num_steps, batch, key):
-    x, labels = to_unit(batch['image']), batch['label']  # (B, H, W, C), (B,)
-    time_keys, eps_keys, dropout_keys = example_keys(
-      key, state.step, x.shape[0]
-    )
-    index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(
-      time_keys
-    )
-    logsnr, _ = targets.step_logsnr(schedule, index, num_steps)
-    z_t = diffuse(x, logsnr, eps_keys)
-    dropout_keys = dropout_keys if model.args.dropout else None
-
-    # Computed outside the loss, of parameters that are not the student's: no
-    # gradient reaches the teacher. Nothing is clipped here.
-    x_target = targets.distillation_target(
-      denoiser.bind(teacher_params, labels), z_t, index, num_steps, schedule
-    )
-
-    def loss_fn(params):
+    def loss_fn(params, examples):
+      batch, (time_keys, eps_keys, dropout_keys) = examples
+      x, labels = to_unit(batch['image']), batch['label']  # (B, H, W, C), (B,)
+      index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(
+        time_keys
+      )
+      logsnr, _ = targets.step_logsnr(schedule, index, num_steps)
+      z_t = diffuse(x, logsnr, eps_keys)
+      # Of parameters that are not `params`: no gradient reaches the teacher.
+      # Nothing is clipped here.
+      x_target = targets.distillation_target(
+        denoiser.bind(teacher_params, labels), z_t, index, num_steps, schedule
+      )
       x_hat = denoiser.bind(params, labels, dropout_keys)(z_t, logsnr)
       name = model.mean_loss_weight_type
       return jnp.mean(losses.weighted_mse(name, x_target, x_hat, logsnr))
 
-    return gradient_update(state, loss_fn, optimizer, config.train)
+    keys = example_keys(key, state.step, len(batch['image']))
+    return gradient_update(
+      state, loss_fn, (batch, keys), optimizer=optimizer, train=config.train
+    )
 
   return distill_step

@@ -26,21 +26,19 @@ def make_train_step(denoiser, optimizer, config):
   schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
 
   def train_step(state, batch, key):
-    x = to_unit(batch['image'])  # (B, H, W, C)
-    time_keys, eps_keys, dropout_keys = example_keys(
-      key, state.step, x.shape[0]
+    keys = example_keys(key, state.step, len(batch['image']))
+    return gradient_update(
+      state, loss_fn, (batch, keys), optimizer=optimizer, train=config.train
     )
+
+  def loss_fn(params, examples):
+    batch, (time_keys, eps_keys, dropout_keys) = examples
+    x = to_unit(batch['image'])  # (B, H, W, C)
     logsnr = schedule(jax.vmap(draw_time)(time_keys))
     z_t = diffuse(x, logsnr, eps_keys)
-    dropout_keys = dropout_keys if model.args.dropout else None
-
-    def loss_fn(params):
-      denoise = denoiser.bind(params, batch['label'], dropout_keys)
-      x_hat = denoise(z_t, logsnr)
-      name = model.mean_loss_weight_type
-      return jnp.mean(losses.weighted_mse(name, x, x_hat, logsnr))
-
-    return gradient_update(state, loss_fn, optimizer, config.train)
+    x_hat = denoiser.bind(params, batch['label'], dropout_keys)(z_t, logsnr)
+    name = model.mean_loss_weight_type
+    return jnp.mean(losses.weighted_mse(name, x, x_hat, logsnr))
 
   def draw_time(key):
     num_steps = model.train_num_steps

@@ -45,16 +45,41 @@ def diffuse(x, logsnr, eps_keys):
   return process.diffuse(x, logsnr, eps)
 
 
-def gradient_update(state, loss_fn, optimizer, train):
+def mean_gradient(loss_fn, params, examples, parts):
+  """Returns loss and gradient, means over the examples, one part at a time.
+
+  Args:
+    loss_fn: (params, examples) -> scalar, the mean over these examples.
+    params: float32, as are the sums of the gradients.
+    examples: pytree whose leaves have a leading axis B.
+    parts: by which B can be divided. With 1 there is no loop.
+  """
+  gradient = jax.value_and_grad(loss_fn)
+  if parts == 1:
+    return gradient(params, examples)
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+  split = jax.tree.map(lambda e: e.reshape(parts, -1, *e.shape[1:]), examples)
+  zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
+  # Not a loop on CPU: see `replicas.compile_step`.
+  unroll = parts if jax.default_backend() == 'cpu' else 1
+  total, _ = jax.lax.scan(add, zeros, split, unroll=unroll)
+  return jax.tree.map(lambda t: t / parts, total)
+
+
+def gradient_update(state, loss_fn, examples, *, optimizer, train):
   """Returns the state after one update, and its metrics.
 
   Args:
     state: a TrainState.
-    loss_fn: params -> scalar, the mean over this replica's examples.
+    loss_fn: (params, examples) -> scalar, the mean over these examples.
+    examples: this replica's, a pytree whose leaves have a leading axis B.
     optimizer: from `make_optimizer`.
     train: config.train.
   """
-  loss, grads = jax.value_and_grad(loss_fn)(state.params)
+  loss, grads = mean_gradient(loss_fn, state.params, examples, train.accumulate)
   # The mean over all replicas comes before clipping: clipping each replica's
   # gradient would make the result depend on their number.
   loss, grads = jax.lax.pmean((loss, grads), 'batch')

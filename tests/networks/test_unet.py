@@ -1,13 +1,17 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion_distillation.networks import layers
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.networks.unet import LOGSNR_INPUTS, UNet
 
 SMALL = {'ch': 8, 'emb_ch': 16, 'ch_mult': (1, 2), 'num_res_blocks': 1}
 SMALL |= {'attn_resolutions': (4,)}
+QUICK = {'xla_backend_optimization_level': 0}  # to compile, not to run
 
 
 def shapes(height=8, **args):
@@ -156,14 +160,66 @@ def test_dropout_is_active_with_keys_only_and_each_example_has_its_own():
   )
   keys = jax.random.split(jax.random.key(0), 3)
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICK)
   def x_hat(keys):
-    labels = jnp.zeros(3, jnp.int32)
+    size = 3 if keys is None else len(keys)
+    labels = jnp.zeros(size, jnp.int32)
     denoise = denoiser.bind(params, labels, keys)
-    return denoise(jnp.ones((3, 8, 8, 1)), jnp.zeros(3))
+    return denoise(jnp.ones((size, 8, 8, 1)), jnp.zeros(size))
 
-  still, dropped, other = x_hat(None), x_hat(keys), x_hat(keys[::-1])
+  still, dropped, other = x_hat(None), x_hat(keys), x_hat(keys[:0:-1])
   np.testing.assert_allclose(still[0], still[1], atol=1e-6)
   assert float(jnp.abs(dropped[0] - dropped[1]).max()) > 1e-3
-  # An example's mask goes with its key, wherever it stands in the batch.
-  np.testing.assert_allclose(dropped, other[::-1], atol=1e-5)
+  # An example's mask goes with its key, wherever it stands in whatever batch.
+  np.testing.assert_allclose(dropped[1:], other[::-1], atol=1e-5)
+
+
+def network(**args):
+  return UNet(**{'out_ch': 1, **SMALL, **args})
+
+
+def inputs(batch=2):
+  """Returns x, logsnr, y and dropout keys."""
+  x = jax.random.normal(jax.random.key(1), (batch, 8, 8, 1))
+  keys = jax.random.split(jax.random.key(2), batch)
+  return x, jnp.zeros(batch), jnp.zeros(batch, jnp.int32), keys
+
+
+def test_each_layer_s_masks_are_its_own(monkeypatch):
+  seen = []
+
+  def record(x, rate, keys):
+    assert rate == 0.5
+    seen.append(keys)
+    return x
+
+  monkeypatch.setattr(layers, 'dropout', record)
+  *args, keys = inputs()
+
+  @jax.jit
+  def of_all_layers(keys):
+    network(dropout=0.5).init_with_output(
+      jax.random.key(0), *args, train=True, dropout_keys=keys
+    )
+    return seen
+
+  data = [jax.random.key_data(k) for k in of_all_layers(keys)]
+  assert len(np.unique(np.concatenate(data), axis=0)) == 2 * len(data)
+  # On the way down, in the middle, on the way up; and between the levels.
+  assert len(data) == 2 + 2 + 4 + 2
+
+
+def test_active_dropout_needs_keys():
+  *args, keys = inputs()
+
+  def output(rate, train, keys):
+    return jax.eval_shape(
+      lambda: network(dropout=rate).init_with_output(
+        jax.random.key(0), *args, train=train, dropout_keys=keys
+      )[0]
+    )
+
+  with pytest.raises(ValueError, match='dropout_keys, one random key per'):
+    output(0.5, True, None)
+  for case in ((0.5, True, keys), (0.5, False, None), (0.0, True, None)):
+    assert output(*case).shape == (2, 8, 8, 1)

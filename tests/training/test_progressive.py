@@ -156,6 +156,18 @@ def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
   # Sampled in another way it is the same teacher.
   config.model.eval_logsnr_schedule.logsnr_max = 10.0
   assert progressive.find_teacher(path, config, denoiser) == found
+  # So it is in another precision, or with less memory: be it that the card is
+  # older than the key.
+  config.model.args.update(dtype='bfloat16', remat=True, dropout=0.5)
+  assert progressive.find_teacher(path, config, denoiser) == found
+  teacher = checkpoints.load(path)
+  args = {k: v for k, v in teacher.card['args'].items() if k != 'remat'}
+  old = dataclasses.replace(teacher, card={**teacher.card, 'args': args})
+  weight_files.write(old, tmp_path / 'old.safetensors')
+  found = progressive.find_teacher(
+    tmp_path / 'old.safetensors', config, denoiser
+  )
+  assert found == str(tmp_path / 'old.safetensors')
   for section, key, value in (
     (config.model, 'mean_type', 'x'),
     (config.model.args, 'logsnr_input_type', 'linear'),
