@@ -42,11 +42,11 @@ NAMES = {
     '--config.model.args.head_dim=8',
   ],
   'lsun_bedroom128': [
-    '--config.model.args.ch_mult=(1,1)',
+    '--config.model.args.ch_mult=(1,1,1)',
     '--config.model.args.head_dim=8',
   ],
   'lsun_church128': [
-    '--config.model.args.ch_mult=(1,1)',
+    '--config.model.args.ch_mult=(1,1,1)',
     '--config.model.args.head_dim=8',
   ],
 }

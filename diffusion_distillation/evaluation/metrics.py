@@ -1,6 +1,7 @@
 """Distances between sets of features, in float64."""
 
 import numpy as np
+from scipy.linalg import lapack
 
 _NEIGHBOURS = 3  # k of precision and recall
 
@@ -43,9 +44,11 @@ class Moments:
 def frechet_distance(mean_1, cov_1, mean_2, cov_2):
   """Returns the squared Frechet distance of two Gaussians, as in FID.
 
-  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017). C1 C2 has
-  the eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2), which stay real and at
-  least 0 where a general matrix root of singular covariances may not.
+  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017). With
+  C1 = A A^T and C2 = B B^T the root's trace is the sum of the singular values
+  of A^T B. That is exact for the singular covariances of few images (the
+  eigenvalues of a product are not: 6e-8 off at 8 images), and then costs next
+  to nothing, since A and B have as many columns as the covariances have rank.
 
   Args:
     mean_1: (D,).
@@ -53,12 +56,18 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2):
     mean_2: (D,).
     cov_2: (D, D).
   """
-  values, vectors = np.linalg.eigh(cov_1)
-  root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-  cross = np.linalg.eigvalsh(root @ cov_2 @ root)
+  across = _factor(cov_1).T @ _factor(cov_2)
   trace = np.trace(cov_1) + np.trace(cov_2)
-  trace -= 2 * np.sum(np.sqrt(np.maximum(cross, 0)))
+  trace -= 2 * np.sum(np.linalg.svd(across, compute_uv=False))
   return float(np.sum((mean_1 - mean_2) ** 2) + trace)
+
+
+def _factor(cov):
+  """Returns A (D, rank) with A A^T = cov, by a Cholesky factor with pivots."""
+  lower, pivots, rank, _ = lapack.dpstrf(cov, lower=1)
+  factor = np.empty((len(cov), rank))
+  factor[pivots - 1] = np.tril(lower)[:, :rank]
+  return factor
 
 
 def classifier_score(probabilities):

@@ -46,6 +46,22 @@ def test_frechet_distance_agrees_with_scipy_s_matrix_root(samples):
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+def test_frechet_distance_of_few_images_is_exact():
+  # Covariances X^T X and Y^T Y: their root's trace is that of |X Y^T|.
+  rng = np.random.RandomState(2)
+  x, y = rng.standard_normal((8, 300)), rng.standard_normal((5, 300)) * 2 + 1
+  (mean_1, cov_1), (mean_2, cov_2) = statistics(x), statistics(y)
+  x, y = (x - mean_1) / np.sqrt(7), (y - mean_2) / np.sqrt(4)
+  want = np.sum((mean_1 - mean_2) ** 2) + np.sum(x**2) + np.sum(y**2)
+  want -= 2 * np.linalg.norm(x @ y.T, 'nuc')
+  got = metrics.frechet_distance(mean_1, cov_1, mean_2, cov_2)
+  np.testing.assert_allclose(got, want, rtol=1e-12)
+  # All images alike.
+  still = metrics.frechet_distance(mean_1, cov_1, mean_2, 0 * cov_2)
+  want = np.sum((mean_1 - mean_2) ** 2) + np.sum(x**2)
+  np.testing.assert_allclose(still, want, rtol=1e-12)
+
+
 def test_moments_are_mean_and_unbiased_covariance():
   mean, cov = statistics(np.array([[0.0, 1.0], [2.0, 1.0]]))
   np.testing.assert_allclose(mean, [1, 1])
