@@ -46,8 +46,11 @@ def _side_by_side(subject, batch_size, num_steps):
     'sampler/evaluations': timing.ratio(times['sample'], times['evaluate']),
     'generator ms': 1e3 * medians['generate'],
     'images/s': batch_size / medians['generate'],
-    'TFLOP/s': num_steps * batch_size * subject.flops
-    / medians['generate'] / 1e12,
+    'TFLOP/s': num_steps
+    * batch_size
+    * subject.flops
+    / medians['generate']
+    / 1e12,
     f's for {_MANY:,} (extrapolated)': _MANY * medians['generate'] / batch_size,
   }
 

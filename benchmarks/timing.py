@@ -6,30 +6,34 @@ import time
 
 import jax
 
-_REPEATS = 15
-_SECONDS = 0.5  # about, of one repeat of one function
+_SECONDS = 0.5  # about, of a turn of one function
+_TURNS = 15
+# Where a call alone takes long: fewer turns, lest they take longer in all.
+_FEWEST_TURNS = 5
+_LONGEST = 60  # seconds
 
 
-def interleaved(functions, *, repeats=_REPEATS, seconds=_SECONDS, profile=None):
-  """Returns the seconds of a call of each function, a list of each repeat.
+def interleaved(functions, profile=None):
+  """Returns the seconds of a call of each function, a list of all turns.
 
   They take turns, A B A B, so that whatever else the machine does, or how warm
-  it is, touches them alike. In its turn each is called again and again for
-  about `seconds`, without waiting for the device in between.
+  it is, touches them alike. In its turn each is called again and again for half
+  a second, without waiting for the device in between.
 
   Args:
     functions: mapping from names to functions without arguments, which return
       arrays; the first call, which compiles, is not timed.
-    repeats: turns of each.
-    seconds: of a turn.
     profile: folder for a trace of one call of each, or None.
   """
-  calls = {}
+  calls, turn = {}, 0.0
   for name, function in functions.items():
     jax.block_until_ready(function())
-    calls[name] = max(1, round(seconds / _seconds(function, 1)))
+    once = _seconds(function, 1)
+    calls[name] = max(1, round(_SECONDS / once))
+    turn += calls[name] * once
   times = {name: [] for name in functions}
-  for _ in range(repeats):
+  turns = max(_FEWEST_TURNS, min(_TURNS, round(_LONGEST / turn)))
+  for _ in range(turns):
     for name, function in functions.items():
       times[name].append(_seconds(function, calls[name]))
   trace = jax.profiler.trace(profile) if profile else contextlib.nullcontext()
@@ -50,5 +54,5 @@ def _seconds(function, calls):
 
 
 def ratio(times, other):
-  """Returns the median, over the repeats, of two functions' ratio."""
+  """Returns the median, over the turns, of two functions' ratio."""
   return statistics.median(a / b for a, b in zip(times, other, strict=True))
