@@ -1,0 +1,97 @@
+"""How long main.py takes to answer, and to make its first update.
+
+Each time it is a process of its own. The goals: help and wrong flags in 3 s;
+the first training step of the digits in 40 s, and with the persistent
+compilation cache in 15 s.
+"""
+
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+_ANSWERS = 5  # repeats
+_STEPS = 3
+_TIMEOUT = 600  # seconds
+
+_MAIN = (sys.executable, 'main.py', '--config=configs/digits_distill.py')
+
+
+def rows(subject):
+  """Returns the measurements: what takes how many seconds.
+
+  Args:
+    subject: not used; these are the digits, the quickest config to start.
+  """
+  del subject
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    caches = [folder / f'cache_{i}' for i in range(_STEPS)]
+    return [
+      _row('--help', 3, [_answer('--help') for _ in range(_ANSWERS)]),
+      _row(
+        'a wrong flag',
+        3,
+        [_answer('--config.train.no=1') for _ in range(_ANSWERS)],
+      ),
+      _row('first step', 40, [_first_step(folder, c) for c in caches]),
+      # What the first of them has compiled is there.
+      _row('first step, cached', 15, [_first_step(folder, c) for c in caches]),
+    ]
+
+
+def _row(what, goal, seconds):
+  return {
+    'start': what,
+    'seconds': statistics.median(seconds),
+    'goal': goal,
+    'repeats': len(seconds),
+  }
+
+
+def _answer(flag):
+  """Returns the seconds until main.py has said what there is to say."""
+  started = time.monotonic()
+  subprocess.run(
+    [*_MAIN, flag], capture_output=True, check=False, timeout=_TIMEOUT
+  )
+  return time.monotonic() - started
+
+
+def _first_step(folder, cache):
+  """Returns the seconds until a new training has logged its first update.
+
+  Args:
+    folder: for the run folder.
+    cache: the folder of the compilation cache.
+
+  Raises:
+    ValueError: the training ends, or takes long, without one.
+  """
+  workdir = pathlib.Path(tempfile.mkdtemp(dir=folder))
+  metrics = workdir / 'run' / 'metrics.jsonl'
+  command = [
+    *_MAIN,
+    f'--workdir={metrics.parent}',
+    '--config.teacher.train.log_loss_every_steps=1',
+  ]
+  env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(cache)}
+  started = time.monotonic()
+  with (
+    (workdir / 'stderr').open('w') as stderr,
+    subprocess.Popen(command, env=env, stderr=stderr) as process,
+  ):
+    try:
+      while not (metrics.exists() and metrics.stat().st_size):
+        if process.poll() is not None or time.monotonic() - started > _TIMEOUT:
+          raise ValueError(
+            f'{" ".join(command)} made no update: '
+            f'{(workdir / "stderr").read_text()[-500:]}'
+          )
+        time.sleep(0.01)
+      return time.monotonic() - started
+    finally:
+      process.kill()
