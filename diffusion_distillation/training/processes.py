@@ -26,8 +26,8 @@ from diffusion_distillation.training import replicas
 STATUS = 75
 
 _LOST = (
-  'another process ended, or does not answer, and says why; the same command on '
-  'all of them goes on'
+  'another process ended, or does not answer, and says why; the same '
+  'command on all of them goes on'
 )
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which all give up
 _PATIENCE_SECONDS = 7 * 24 * 3600  # of those who wait while process 0 measures
