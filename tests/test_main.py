@@ -71,6 +71,9 @@ def run(*args):
       'seeds',
       'out',
       'images',
+      'coordinator',
+      'num_processes',
+      'process_id',
     ):
       delattr(flags.FLAGS, name)
   flags.FLAGS.unparse_flags()
