@@ -44,7 +44,7 @@ def run(mode, options):
     mode: one of MODES.
     options: mapping with the values of its arguments; the rest is not used.
   """
-  function, config = MODES[mode], options['config']
+  function, config = MODES[mode], options.get('config')
   if config is not None:
     replicas.use_compilation_cache(config.get('compilation_cache_dir'))
   wanted = inspect.signature(function).parameters

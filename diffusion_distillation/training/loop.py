@@ -108,10 +108,20 @@ class _Loop:
       self._save()
       self._stage.saver.wait()
       raise UserError(f'data: {error}') from error
-    self.state, found = self._stage.update(self.state, replicas.shard(taken))
-    self._unlogged.append(found)
-    if len(self._unlogged) > 2:
-      jax.block_until_ready(self._unlogged[-3])
+    batch = replicas.shard(taken)
+    try:
+      self.state, found = self._stage.update(self.state, batch)
+      self._unlogged.append(found)
+      if len(self._unlogged) > 2:
+        jax.block_until_ready(self._unlogged[-3])
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      raise UserError(
+        f'{self._stage.name}: the devices have too little memory; set '
+        'model.args.remat=True, or a larger train.accumulate (see '
+        'docs/scaling.md)'
+      ) from error
     self.step += count
 
   def _evaluate(self):

@@ -20,10 +20,7 @@ from jax.experimental import multihost_utils
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import replicas
-
-# Exit status of a process that ends because another one did: EX_TEMPFAIL of
-# sysexits.h. The same command, on all of them, goes on.
-STATUS = 75
+from diffusion_distillation.training.stopping import STATUS
 
 _LOST = (
   'another process ended, or does not answer, and says why; the same '
