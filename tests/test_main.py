@@ -460,7 +460,7 @@ WRONG = {
   'optimizer': (['--config.train.optimizer=lion'], 'known: adam'),
   'data set': (['--config.dataset.name=mnist'], 'known: digits'),
   'steps': (['--config.distillation.start_num_steps=6'], 'power-of-two'),
-  'devices': (['--config.train.batch_size=6'], 'split over 4 devices'),
+  'devices': (['--config.train.batch_size=6'], 'a multiple of 4 devices'),
   'no teacher': (
     ['--config.distillation.teacher_checkpoint_path=/nowhere'],
     'no checkpoint at /nowhere',
