@@ -1,5 +1,6 @@
 """Four CPU devices, strict arithmetic, and nets small enough to compile."""
 
+import gc
 import os
 import tempfile
 
@@ -23,6 +24,13 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 _cache = tempfile.TemporaryDirectory()
 jax.config.update('jax_compilation_cache_dir', _cache.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def pytest_collection_finish():
+  """Tracing makes objects by the million: looks at them, and back, less."""
+  gc.freeze()
+  gc.set_threshold(100_000)
+
 
 TINY = {
   'ch': 8,
