@@ -26,10 +26,6 @@ from tests.training.worker import build_toy
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAGES = ('teacher', 'student_00002', 'student_00001')
-# Programs that run a few times take longer to optimize than to run.
-XLA_FLAGS = (
-  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
-)
 NO_TPU = {'TPU_SKIP_MDS_QUERY': '1'}  # as `import jax` sets it
 FLAGS = (
   '--config=configs/digits_distill.py',
@@ -72,7 +68,7 @@ def start(*arguments):
     cwd=ROOT,
     env={
       **os.environ,
-      'XLA_FLAGS': XLA_FLAGS,
+      'XLA_FLAGS': '--xla_backend_optimization_level=0',
       'JAX_COMPILATION_CACHE_DIR': cache,
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     },
