@@ -130,6 +130,7 @@ def assert_same_weights(one, other):
   )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(runs):
   # The clip is active: that is where per-device clipping would show.
   assert all(line.get('grad_norm', 1) > 0.05 for line in log(runs / '1'))
@@ -188,6 +189,7 @@ def assert_lost(process):
   assert said[0].startswith('error: another process ended')
 
 
+@pytest.mark.slow
 def test_a_rerun_after_a_kill_gives_the_same_bit_for_bit(
   runs, killed, tmp_path
 ):
@@ -198,6 +200,7 @@ def test_a_rerun_after_a_kill_gives_the_same_bit_for_bit(
   assert log(workdir) == log(runs / '2x2')
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_goes_on(runs, killed, tmp_path, monkeypatch):
   workdir = shutil.copytree(killed, tmp_path / 'run')
   monkeypatch.setattr(denoiser, 'UNet', build_toy)
