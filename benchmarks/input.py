@@ -31,9 +31,9 @@ from diffusion_distillation.training.teacher import make_train_step
 
 _REPEATS = 7
 _LOOP = 200  # updates that are measured in the loop, after as many
-# The paper's networks: GFLOP (2 x multiply-adds) of a forward pass of an image;
-# an update of a teacher costs three.
-_FORWARD_GFLOP = {'cifar10': 35.8, 'imagenet64': 219.4, 'lsun128': 133.6}
+# The paper's networks: GFLOP of a forward pass of an image, by --mode=plan; an
+# update of a teacher costs three.
+_FORWARD_GFLOP = {'cifar10': 34.1, 'imagenet64': 211, 'lsun128': 130}
 # Not measured: 40 % of the 989 TFLOP/s that an H200 has in bfloat16.
 _ASSUMED_TFLOP_PER_S = 400
 

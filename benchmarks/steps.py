@@ -67,7 +67,7 @@ def _side_by_side(subject, batch_size):
         'distill/train': of_train,
         'matrix TFLOP/s': rate,
         'MFU': rate and teraflops / rate,
-        'peak GB': peaks[what],
+        'peak GB, so far': peaks[what],
       }
     )
   return rows

@@ -28,6 +28,7 @@ from diffusion_distillation.training.followers import NoLog
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.progressive import Trainer
 from diffusion_distillation.training.run_folder import (
+  check_same,
   forget_failure,
   open_run_folder,
   record_failure,
@@ -88,7 +89,8 @@ def train(config, workdir):
   with open_run_folder(
     workdir, config, teacher=teacher, create=True
   ) as workdir:
-    processes.broadcast(teacher)
+    begun = {'teacher': teacher, 'config': json.dumps(config.to_dict())}
+    processes.broadcast(begun)
     evaluate = _evaluation(config, dataset, workdir, evaluator)
     log = RunLog(workdir)
     forget_failure(workdir)
@@ -130,7 +132,8 @@ def _evaluation(config, dataset, workdir, evaluator):
 
 def _follow(config, dataset, workdir):
   """Trains and draws with process 0, which reads and writes for all."""
-  teacher = processes.broadcast(None)
+  begun = processes.broadcast(None)
+  check_same(json.loads(begun['config']), config)
   generator = Generator(card_of(config, dataset), config.eval.batch_size)
 
   def evaluate(weights, card, name):
@@ -139,6 +142,7 @@ def _follow(config, dataset, workdir):
     return {}
 
   workdir = pathlib.Path(workdir)
+  teacher = begun['teacher']
   Trainer(config, dataset, workdir, teacher, NoLog(), evaluate).run()
   generator.follow()
 

@@ -103,6 +103,7 @@ class UNet(nn.Module):
       'conv_out',
       kernel_init=layers.zeros_init,
       dtype=jnp.float32,
+      precision='highest',  # accelerators take fewer digits by default
     )
 
   def _check(self, x):

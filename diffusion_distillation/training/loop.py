@@ -133,6 +133,10 @@ class _Loop:
     except KeyboardInterrupt:
       self._save()
       self._stop()
+    except jax.errors.JaxRuntimeError:  # as where another process has ended
+      self._save()
+      stage.saver.wait()
+      raise
     stage.log.write(stage.name, self.step, figures)
 
   def _log(self, progress):

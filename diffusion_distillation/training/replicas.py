@@ -1,6 +1,7 @@
 """Data parallelism: the one place that calls jax.pmap."""
 
 import collections
+import contextlib
 import functools
 import math
 import pathlib
@@ -45,9 +46,10 @@ def use_compilation_cache(folder):
     folder: path; None, or a folder that JAX has been given otherwise, changes
       nothing.
   """
-  if folder and jax.config.jax_compilation_cache_dir is None:
-    folder = pathlib.Path(folder).expanduser()
-    jax.config.update('jax_compilation_cache_dir', str(folder))
+  with contextlib.suppress(RuntimeError):  # there is no home folder
+    if folder and jax.config.jax_compilation_cache_dir is None:
+      folder = pathlib.Path(folder).expanduser()
+      jax.config.update('jax_compilation_cache_dir', str(folder))
     # Starting a run compiles many small functions, too.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 

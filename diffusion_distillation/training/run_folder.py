@@ -112,7 +112,8 @@ def _check(workdir, ours, create):
   if path.exists():
     theirs = _read(path)
     # How a run is measured does not make it another run.
-    different = _differences({**theirs['config'], 'eval': ours['eval']}, ours)
+    their_config = {**theirs['config'], 'eval': ours['eval']}
+    different = _differences(their_config, ours, _CHANGEABLE)
     if different:
       raise UserError(
         f'{workdir} holds a run of another config ({"; ".join(different)}); '
@@ -158,6 +159,25 @@ def _locked(workdir):
     yield
 
 
+def check_same(theirs, config):
+  """Checks that this process was given the config of process 0.
+
+  Args:
+    theirs: JSON values of the config there.
+    config: the config here.
+
+  Raises:
+    UserError: they differ in more than where the data are.
+  """
+  ours = json.loads(json.dumps(config.to_dict()))
+  different = _differences(theirs, ours, free={'data_dir', 'path'})
+  if different:
+    raise UserError(
+      f'process 0 has another config ({"; ".join(different)}); give all '
+      'processes the same'
+    )
+
+
 def _read(path):
   """Returns what config.json holds.
 
@@ -173,13 +193,20 @@ def _read(path):
     ) from error
 
 
-def _differences(theirs, ours, prefix=''):
-  """Returns 'key: theirs there, ours here' of what makes them other runs."""
+def _differences(theirs, ours, free, prefix=''):
+  """Returns 'key: theirs there, ours here' of each leaf that differs.
+
+  Args:
+    theirs: JSON values of a config.
+    ours: likewise.
+    free: names of keys that do not matter.
+    prefix: of the names of all keys.
+  """
   lines = []
-  for key in sorted((theirs.keys() | ours.keys()) - _CHANGEABLE):
+  for key in sorted((theirs.keys() | ours.keys()) - free):
     a, b = theirs.get(key), ours.get(key)
     if isinstance(a, dict) and isinstance(b, dict):
-      lines += _differences(a, b, f'{prefix}{key}.')
+      lines += _differences(a, b, free, f'{prefix}{key}.')
     elif a != b:
       lines.append(f'{prefix}{key}: {a} there, {b} here')
   return lines
