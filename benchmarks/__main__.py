@@ -20,7 +20,15 @@ import jax
 
 from benchmarks import stand_ins
 
-SUITES = ('steps', 'sampler', 'input', 'startup', 'rounds', 'memory')
+SUITES = (
+  'steps',
+  'sampler',
+  'input',
+  'checkpoint',
+  'startup',
+  'rounds',
+  'memory',
+)
 # Whose versions are told, where they are installed.
 _PACKAGES = (
   'jax',

@@ -86,7 +86,9 @@ def _waiting():
   config = digits_base.get_config()
   config.train.num_updates = 2 * _LOOP
   dataset, _ = check(config)
-  clock = taps.train(config, dataset, finished=(_LOOP - 1, 2 * _LOOP - 1))
+  marks = _LOOP - 1, 2 * _LOOP - 1
+  with tempfile.TemporaryDirectory() as workdir:
+    clock = taps.train(config, dataset, pathlib.Path(workdir), finished=marks)
   ends = clock.calls['train_step']
   begin, end = ends[_LOOP - 1], ends[-1]
   waited = sum(b - a for a, b in clock.waits if begin <= a < end)

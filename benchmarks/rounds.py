@@ -10,6 +10,9 @@ and its number of sampling steps are constants of the program, which is another
 one in each round.
 """
 
+import pathlib
+import tempfile
+
 import numpy as np
 
 from benchmarks import taps
@@ -41,7 +44,11 @@ def _row(what, config, replace):
   marks = first, middle, last = 0, _UPDATES // 2 - 1, _UPDATES - 1
   count = len(rounds(config.distillation))
   waited_for = [k * _UPDATES + m for k in range(count) for m in marks]
-  clock = taps.train(config, dataset, finished=waited_for, replace=replace)
+  with tempfile.TemporaryDirectory() as folder:
+    workdir = pathlib.Path(folder)
+    clock = taps.train(
+      config, dataset, workdir, finished=waited_for, replace=replace
+    )
   ends = np.reshape(clock.calls['distill_step'], (count, _UPDATES))
   # Of the second half, when nothing of the round before is going on.
   update = (ends[:, last] - ends[:, middle]) / (last - middle)

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import io
-import pathlib
-import tempfile
 import time
 from unittest import mock
 
@@ -52,12 +50,13 @@ def compilations(begin, end):
   return sum(begin <= moment < end for moment in _compilations)
 
 
-def train(config, dataset, finished=(), replace=None):
-  """Returns a Clock of a real training, in a folder that is then deleted.
+def train(config, dataset, workdir, *, finished=(), replace=None):
+  """Returns a Clock of a real training.
 
   Args:
     config: of a run.
     dataset: its Dataset.
+    workdir: the run folder.
     finished: of each step's calls, the numbers that are waited for, so that the
       time is that of their end; the loop runs ahead of the devices otherwise.
     replace: (compile_step, step, in_axes) -> what is called as compiled step,
@@ -97,10 +96,9 @@ def train(config, dataset, finished=(), replace=None):
     mock.patch.object(replicas, 'compile_step', timed_step),
     mock.patch.object(replicas, 'shard', timed_shard),
     mock.patch.object(progressive, 'batches', timed_batches),
-    tempfile.TemporaryDirectory() as folder,
     contextlib.redirect_stderr(io.StringIO()),  # the progress
   ):
-    _run(config, dataset, pathlib.Path(folder))
+    _run(config, dataset, workdir)
   return clock
 
 
