@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import memory, rounds, stand_ins, steps, subject, taps, timing
+from benchmarks import (
+  checkpoint,
+  memory,
+  rounds,
+  stand_ins,
+  steps,
+  subject,
+  taps,
+  timing,
+)
 from configs import digits_distill
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.networks.denoiser import Denoiser
@@ -231,6 +240,18 @@ def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch):
   assert row['and slower by ms'] == pytest.approx(20)
   assert row['% of 500 updates'] == pytest.approx(100 * 0.12 / 10)
   assert row['compilations/gap'] == 0
+
+
+def test_a_stall_is_what_the_loop_takes_longer_where_it_saves():
+  # Calls that return each second; the loop asks for the next batch 1 ms later,
+  # but for 51 and 81 ms after the second and the fifth, which it saves.
+  ends = [float(n) for n in range(1, 8)]
+  own = [0.001, 0.051, 0.001, 0.001, 0.081, 0.001]
+  waits = [(end + t, end + t) for end, t in zip(ends[:-1], own, strict=True)]
+  seen = {2: 2.5, 5: 5.25, 7: 9.0}
+  stalls, durable = checkpoint._saves(ends, waits, seen)
+  assert stalls == pytest.approx([0.05, 0.08])
+  assert durable == pytest.approx([0.5, 0.25])
 
 
 def test_steps_and_sampler_need_jax_flax_and_optax_alone(tmp_path):
