@@ -34,7 +34,8 @@ def make_report(config, workdir, protocol=None):
   ]
   _compare(rows, _teacher_s(config, rows), paper.figures(protocol))
   real = next((line for line in lines if line), {})
-  teacher, report_rounds, compilations = _trainings(config, workdir)
+  trainings = _trainings(config, workdir, partial=failure is not None)
+  teacher, report_rounds, compilations = trainings
   return {
     'failure': failure,
     'metric': protocol if real else None,
@@ -66,9 +67,11 @@ def _compare(rows, teacher, printed):
       row['paper'] = fid
 
 
-def _trainings(config, workdir):
+def _trainings(config, workdir, partial):
   """Returns what the teacher, the rounds, and their compilations were."""
-  teacher, compilations = _training(workdir / 'teacher'), {'train_step': 0}
+  teacher, compilations = None, {'train_step': 0}
+  if (workdir / 'teacher').exists():
+    teacher = _training(workdir / 'teacher', partial)
   if teacher is not None:
     compilations['train_step'] = teacher['compilations']
   if config.distillation is None:
@@ -76,7 +79,7 @@ def _trainings(config, workdir):
   trainings = [
     {'num_steps': this.num_steps} | training
     for this in rounds(config.distillation)
-    if (training := _training(workdir / this.name))
+    if (training := _training(workdir / this.name, partial))
   ]
   # The most that one process needed: a run that is resumed compiles anew.
   counts = [t['compilations'] for t in trainings]
@@ -85,12 +88,12 @@ def _trainings(config, workdir):
   return teacher, [{k: t[k] for k in keys} for t in trainings], compilations
 
 
-def _training(folder):
-  """Returns what the newest card in a folder says of its training, or None.
+def _training(folder, partial):
+  """Returns what the newest card in a folder says of its training.
 
-  None is that of a run whose teacher is from elsewhere, or which failed before.
+  With `partial`, None where the run failed before there was one.
   """
-  if not any(folder.glob('checkpoints/*')):
+  if partial and not any(folder.glob('checkpoints/*')):
     return None
   return checkpoints.read_card(folder)['training']
 

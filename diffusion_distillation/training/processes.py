@@ -9,9 +9,10 @@ import collections
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
-import urllib.request
+import threading
 
 import jax
 import numpy as np
@@ -19,108 +20,63 @@ from flax import serialization
 from jax.experimental import multihost_utils
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import replicas
+from diffusion_distillation.training import cluster, replicas
 from diffusion_distillation.training.stopping import STATUS
 
 _LOST = (
   'another process ended, or does not answer, and says why; the same '
   'command on all of them goes on'
 )
+# What collectives and the coordination say of it.
+_PEER = re.compile('gloo|nccl|connect|heartbeat|coordination|peer', re.I)
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which all give up
 _PATIENCE_SECONDS = 7 * 24 * 3600  # of those who wait while process 0 measures
 _CHUNK = 2**26  # bytes sent at once
 _LAG = 2  # calls, as the loop is ahead of the devices
 
 _votes = collections.deque()
+_agreed = threading.Event()
 
 
 @contextlib.contextmanager
 def joined(coordinator=None, num_processes=None, process_id=None):
   """Joins this process to the others, if there are any, while the block runs.
 
-  To be entered before JAX looks for devices. Where nothing is given, there are
-  others if the environment of a TPU pod or of Slurm says so.
-
-  Args:
-    coordinator: HOST:PORT where process 0 listens and all others find it.
-    num_processes: of all.
-    process_id: of this one, from 0 on.
+  To be entered before JAX looks for devices. For the arguments, see
+  `cluster.find`.
 
   Raises:
     UserError: they are wrong, the processes do not find each other, or another
       one ended.
   """
-  given = coordinator, num_processes, process_id
-  method = _announced() if given == (None, None, None) else 'deactivate'
-  if method == 'deactivate':
-    _check(*given)
-  if method is None or num_processes == 1:
+  found = cluster.find(coordinator, num_processes, process_id)
+  if found is None:
     yield
     return
   status = 1
   try:
-    _connect(given, method)
+    _connect(found)
     yield
     jax.distributed.shutdown()  # waits for all
+    status = None
   except jax.errors.JaxRuntimeError as error:
+    if not _PEER.search(str(error)):
+      raise  # of this process alone
     status = STATUS
     raise UserError(f'{_LOST} ({str(error).splitlines()[0]})') from error
   except KeyboardInterrupt:
     status = STATUS
+    if _agreed.is_set():
+      # Updates in flight, and what process 0 saves, need all to stay till then.
+      jax.distributed.shutdown()
     raise
   finally:
-    if jax.distributed.is_initialized():
+    if status is not None:
       # At exit, JAX would wait for the others, who may wait for this one.
       atexit.register(_leave, status)
 
 
-def _check(coordinator, num_processes, process_id):
-  """Raises UserError where the flags are not right."""
-  if None in (coordinator, num_processes, process_id):
-    raise UserError(
-      '--coordinator, --num_processes and --process_id go together: give all '
-      'three, or none'
-    )
-  if process_id >= num_processes:
-    raise UserError(
-      f'--process_id={process_id} must be 0 to {num_processes - 1}, less than '
-      '--num_processes'
-    )
-  host, _, port = coordinator.rpartition(':')
-  if not (host and port.isdigit() and 0 < int(port) < 2**16):
-    raise UserError(
-      f'--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.1:8476'
-    )
-
-
-def _announced():
-  """Returns JAX's name of the cluster that has several processes, or None.
-
-  Nothing is asked of any network but of the metadata server that every TPU VM
-  of Google's has, and JAX has left that way open only where there are TPUs.
-  """
-  known = os.environ
-  if int(known.get('SLURM_STEP_NUM_TASKS', '1')) > 1:
-    return 'slurm'
-  hosts = known.get('TPU_PROCESS_ADDRESSES', known.get('TPU_WORKER_HOSTNAMES'))
-  if hosts is not None:
-    return 'gketpu' if ',' in hosts else None
-  if 'TPU_SKIP_MDS_QUERY' in known:
-    return None
-  server = known.get('GCE_METADATA_IP', '169.254.169.254')
-  request = urllib.request.Request(
-    f'http://{server}/computeMetadata/v1/instance/attributes/'
-    'worker-network-endpoints',
-    headers={'Metadata-Flavor': 'Google'},
-  )
-  try:
-    with urllib.request.urlopen(request, timeout=1) as answer:
-      return 'gcetpu' if b',' in answer.read() else None
-  except OSError:  # no such server, or no such attribute: one host
-    return None
-
-
-def _connect(given, method):
+def _connect(found):
   """Finds the other processes, and all of their devices.
 
   Raises:
@@ -136,8 +92,7 @@ def _connect(given, method):
   ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
   try:
     jax.distributed.initialize(
-      *given,
-      cluster_detection_method=method,
+      **found,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=_PATIENCE_SECONDS,
     )
@@ -212,4 +167,6 @@ def agree_to_stop(requested):
   if jax.process_count() == 1:
     return requested
   _votes.append(replicas.any_replica(requested))
-  return len(_votes) > _LAG and bool(replicas.unreplicate(_votes.popleft()))
+  if len(_votes) > _LAG and replicas.unreplicate(_votes.popleft()):
+    _agreed.set()
+  return _agreed.is_set()

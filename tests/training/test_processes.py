@@ -20,7 +20,7 @@ import pytest
 from diffusion_distillation import modes
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.networks import denoiser
-from diffusion_distillation.training import checkpoints, processes
+from diffusion_distillation.training import checkpoints, cluster, processes
 from tests.test_main import run
 from tests.training.worker import build_toy
 
@@ -225,6 +225,15 @@ def test_processes_hear_what_process_0_says_and_stop_together(tmp_path):
     }
 
 
+def test_processes_that_stop_wait_for_process_0(tmp_path):
+  address = free_address()
+  started = [start('stop', address, i, tmp_path / str(i)) for i in range(2)]
+  for status, said in end(started):
+    assert status == processes.STATUS
+    assert not any('error' in line for line in said)
+  assert [(tmp_path / str(i)).read_text() for i in range(2)] == ['7', '7']
+
+
 def test_one_process_decides_for_itself():
   value = object()
   assert processes.broadcast(value) is value
@@ -252,8 +261,8 @@ def test_one_process_decides_for_itself():
   ],
 )
 def test_wrong_flags_are_one_line(flags, message):
-  with pytest.raises(UserError, match=message), processes.joined(*flags):
-    pass
+  with pytest.raises(UserError, match=message):
+    cluster.find(*flags)
 
 
 def test_a_mode_of_one_process_refuses_more():
@@ -299,11 +308,5 @@ def test_what_the_environment_announces(
 
   monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
   monkeypatch.setattr('os.environ', environment)
-  connected = []
-  monkeypatch.setattr(
-    processes, '_connect', lambda given, method: connected.append(method)
-  )
-  monkeypatch.setattr('jax.distributed.shutdown', lambda: None)
-  with processes.joined():
-    pass
-  assert connected == ([] if method is None else [method])
+  found = cluster.find()
+  assert found == (method and {'cluster_detection_method': method})

@@ -2,6 +2,7 @@
 
 python -m tests.training.worker train DEVICES DIES_AT [flags of main.py]
 python -m tests.training.worker talk ADDRESS PROCESS_ID FILE
+python -m tests.training.worker stop ADDRESS PROCESS_ID FILE
 """
 
 import json
@@ -90,7 +91,24 @@ def talk(address, process_id, file):
     time.sleep(60)
 
 
+def stop(address, process_id, file):
+  """Is interrupted, as process 1 was asked to stop; writes when it was."""
+  jax.config.update('jax_num_cpu_devices', 2)
+  main = int(process_id) == 0
+  try:
+    with processes.joined(address, 2, int(process_id)):
+      for i in range(100):
+        if processes.agree_to_stop(i >= 5 and not main):
+          break
+      if main:
+        time.sleep(1)  # the others would end it if they were gone by now
+      pathlib.Path(file).write_text(str(i))
+      raise KeyboardInterrupt
+  except KeyboardInterrupt:
+    sys.exit(processes.STATUS)
+
+
 if __name__ == '__main__':
   processes._HEARTBEAT_SECONDS = 10  # as 30, but sooner
   command, *arguments = sys.argv[1:]
-  {'train': train, 'talk': talk}[command](*arguments)
+  {'train': train, 'talk': talk, 'stop': stop}[command](*arguments)
