@@ -28,7 +28,9 @@ _LOST = (
   'command on all of them goes on'
 )
 # What collectives and the coordination say of it.
-_PEER = re.compile('gloo|nccl|connect|heartbeat|coordination|peer', re.I)
+_PEER = re.compile(
+  'gloo|nccl|connect|heartbeat|coordination|barrier|peer', re.I
+)
 _HEARTBEAT_SECONDS = 30  # without a sign of life, after which all give up
 _PATIENCE_SECONDS = 7 * 24 * 3600  # of those who wait while process 0 measures
 _CHUNK = 2**26  # bytes sent at once

@@ -78,7 +78,7 @@ def start(*arguments):
   )
 
 
-def start_two(workdir, dies=None, dies_at=0):
+def start_two(workdir, *flags, dies=None, dies_at=0):
   address = free_address()
   return [
     start(
@@ -86,6 +86,7 @@ def start_two(workdir, dies=None, dies_at=0):
       2,
       dies_at if i == dies else 0,
       *FLAGS,
+      *flags,
       f'--workdir={workdir}',
       f'--coordinator={address}',
       '--num_processes=2',
@@ -232,6 +233,23 @@ def test_processes_that_stop_wait_for_process_0(tmp_path):
     assert status == processes.STATUS
     assert not any('error' in line for line in said)
   assert [(tmp_path / str(i)).read_text() for i in range(2)] == ['7', '7']
+
+
+def test_a_signal_to_one_stops_a_training_of_two_and_saves_it(tmp_path):
+  never = '--config.teacher.train.eval_every_steps=100'
+  started = start_two(tmp_path / 'run', never)
+  lines = tmp_path / 'run' / 'metrics.jsonl'
+  while not (lines.exists() and lines.read_text()):
+    assert all(process.poll() is None for process in started)
+    time.sleep(0.01)
+  started[1].send_signal(signal.SIGTERM)
+  results = end(started)
+  assert [status for status, _ in results] == [processes.STATUS] * 2
+  newest = checkpoints.find(tmp_path / 'run' / 'teacher')
+  for _, said in results:
+    assert said == [
+      f'stopped teacher at update {newest.name}; the same command goes on'
+    ]
 
 
 def test_one_process_decides_for_itself():
