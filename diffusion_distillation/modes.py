@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from diffusion_distillation import single
+from diffusion_distillation import allocator, single
 from diffusion_distillation.errors import DivergedError, UserError
 from diffusion_distillation.evaluation import plots
 from diffusion_distillation.evaluation.evaluate import (
@@ -45,6 +45,7 @@ def run(mode, options):
     mode: one of MODES.
     options: mapping with the values of its arguments; the rest is not used.
   """
+  allocator.keep_freed_memory()
   function, config = MODES[mode], options.get('config')
   if config is not None:
     replicas.use_compilation_cache(config.get('compilation_cache_dir'))
