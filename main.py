@@ -63,7 +63,7 @@ def main(argv):
     sys.exit(f'error: {error}')
   except KeyboardInterrupt as stop:
     where = f' {stop}' if stop.args else ''
-    print(f'stopped{where}; the same command goes on', file=sys.stderr)
+    stopping.say(f'stopped{where}; the same command goes on')
     sys.exit(stopping.STATUS)
 
 

@@ -19,6 +19,8 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
+from diffusion_distillation.training.stopping import STATUS
+
 ROOT = pathlib.Path(__file__).parents[1]
 # Half a minute of all that a run does; checkpoints as often as the disk allows.
 SETTINGS = (
@@ -118,8 +120,8 @@ def main():
         delay = rng.uniform(0, 0.7 * seconds) if kills < args.kills else None
         begun = time.monotonic()
         said, status = finish(start(killed), delay, how)
-        if status == 1:
-          sys.exit(said)
+        if status not in (0, -how if how == signal.SIGKILL else STATUS):
+          sys.exit(f'status {status}: {said}')
         if status != 0:
           kills += 1
           print(

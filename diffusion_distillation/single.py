@@ -92,7 +92,7 @@ def given(value, flag):
 def _load(path, config):
   """Returns the Checkpoint at a path; `config` describes the original's."""
   if config is None or not weight_files.needs_config(path):
-    return checkpoints.load(path)
+    return checkpoints.load(path, fall_back=True)
   _, denoiser = check(config)
   return checkpoints.load(path, denoiser.param_shapes(), config)
 

@@ -154,6 +154,8 @@ def _table(columns, rows):
     text = f'{value:.3g}' if isinstance(value, float) else str(value)
     return f'<td>{html.escape(text)}</td>'
 
-  head = ''.join(f'<th>{c.replace("_", " ")}</th>' for c in columns)
+  head = ''.join(
+    f'<th>{html.escape(c.replace("_", " "))}</th>' for c in columns
+  )
   body = ''.join(f'<tr>{"".join(map(cell, row))}</tr>' for row in rows)
   return f'<table><tr>{head}</tr>{body}</table>'

@@ -79,8 +79,9 @@ class CheckpointFolder:
 
   def _restore(self, path, template, num_updates):
     card = step_folder.read_card(path)
-    if card['training'] is None:
-      raise DamagedError(f'{path} was not saved by a training')
+    training = card['training'] or {}
+    if training.get('updates') != int(path.name):
+      raise DamagedError(f'{path} is not what a training saved there')
     weights = step_folder.read_weights(path, card, template.weights)
     updates, training = card['training']['updates'], {}
     if updates < num_updates:

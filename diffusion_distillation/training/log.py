@@ -1,5 +1,6 @@
 """What a run tells: a progress line, metrics.jsonl and TensorBoard events."""
 
+import contextlib
 import pathlib
 import shutil
 import sys
@@ -94,7 +95,9 @@ class Progress:
     start, end = (
       ('\r\x1b[K', '\n' if last else '') if self._live else ('', '\n')
     )
-    print(f'{start}{line}', end=end, file=sys.stderr, flush=True)
+    # Ctrl-C ends a pipe that is read no more before the run, which goes on.
+    with contextlib.suppress(BrokenPipeError):
+      print(f'{start}{line}', end=end, file=sys.stderr, flush=True)
 
   def _speed(self, now, done):
     """Returns rate and time left, once there are two lines to tell them by."""

@@ -77,8 +77,9 @@ def check_length(stage, had):
       f'{stage.name} has had {updates} updates, more than the {wanted} that '
       'the config says; choose at least as many, or another --workdir'
     )
-  if stage.followed_by and had['num_updates'] == updates < wanted:
+  if stage.followed_by and had['num_updates'] != wanted:
     raise UserError(
-      f'{stage.followed_by} began from the {updates} updates of {stage.name}, '
-      f'which cannot be made {wanted} any more; choose another --workdir'
+      f'{stage.followed_by} began from the {had["num_updates"]} updates of '
+      f'{stage.name}, which cannot be made {wanted} any more; choose another '
+      '--workdir'
     )

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 
@@ -94,11 +93,17 @@ def asked():
   return _asked.is_set()
 
 
+def say(text):
+  """Writes a line to stderr, if anybody still reads it: Ctrl-C ends a pipe."""
+  with contextlib.suppress(OSError):
+    os.write(2, f'{text}\n'.encode())
+
+
 def _handle(number, frame):
   del number, frame
   if not _asked.is_set():
     _asked.set()
-    print('stopping', file=sys.stderr, flush=True)
+    say('stopping')
     if _interruptible.is_set() or not _deferred.is_set():
       raise KeyboardInterrupt
 
@@ -117,5 +122,5 @@ def _watch(reader, over):
     time.sleep(0.1)
   with _saving:
     if not over.is_set():
-      print('stopped; the same command goes on', file=sys.stderr, flush=True)
+      say('stopped; the same command goes on')
       os._exit(STATUS)

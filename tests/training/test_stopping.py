@@ -118,3 +118,21 @@ def test_a_save_that_has_begun_is_finished_before():
   """)
   assert status == stopping.STATUS
   assert said.index('saved') < said.index('the same command goes on')
+
+
+def test_a_signal_counts_where_stderr_is_read_no_more():
+  """As Ctrl-C on `main.py 2>&1 | tee log`, which ends tee first."""
+  reader, writer = os.pipe()
+  kept = os.dup(2)
+  os.dup2(writer, 2)
+  os.close(writer)
+  os.close(reader)
+  try:
+    with stopping.handled(), stopping.deferrable() as defer:
+      defer()
+      os.kill(os.getpid(), signal.SIGTERM)
+      asked = stopping.asked()
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+  assert asked
