@@ -42,6 +42,7 @@ SETTINGS = (
   '--config.eval.batch_size=50',
   '--config.eval.student_samplers=("ddim",)',
 )
+_PATIENCE = 10  # seconds from the signal to the end
 
 
 def start(workdir, settings=SETTINGS):
@@ -106,7 +107,9 @@ def main():
   with tempfile.TemporaryDirectory() as folder:
     whole = pathlib.Path(folder, 'whole')
     begun = time.monotonic()
-    finish(start(whole))
+    said, status = finish(start(whole))
+    if status != 0:
+      sys.exit(f'status {status}: {said}')
     seconds, want = time.monotonic() - begun, arrays(whole)
     print(f'uninterrupted: {seconds:.1f} s, {len(want) - 1} arrays', flush=True)
     kills, runs, wrong = 0, 0, set()
@@ -124,15 +127,18 @@ def main():
           sys.exit(f'status {status}: {said}')
         if status != 0:
           kills += 1
+          ended = time.monotonic() - begun - delay
           print(
             f'{kills:3}: killed after {delay:4.1f} s, status {status}, ended '
-            f'{time.monotonic() - begun - delay:3.1f} s later: {said[:70]}',
+            f'{ended:3.1f} s later: {said[:70]}',
             flush=True,
           )
+          if ended > _PATIENCE:
+            wrong.add(f'kill {kills}: {ended:.1f} s')
       different = differences(want, arrays(killed))
       print(f'run {runs} ended; differences: {different[:3]}', flush=True)
       wrong.update(different)
-  print(f'{kills} kills, {runs} runs: {"DIFFERENT" if wrong else "the same"}')
+  print(f'{kills} kills, {runs} runs: {"; ".join(sorted(wrong)) or "the same"}')
   sys.exit(1 if wrong else 0)
 
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks import taps
 from diffusion_distillation.training import replicas
-from diffusion_distillation.training.settings import check, rounds
+from diffusion_distillation.training.rounds import rounds
+from diffusion_distillation.training.settings import check
 
 _UPDATES = 40  # of a round that is measured
 _ROUND = 500  # of the round that the loss is a share of

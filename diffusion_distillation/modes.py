@@ -21,17 +21,16 @@ from diffusion_distillation.evaluation.feature_sets import batches_of
 from diffusion_distillation.evaluation.features import NO_WEIGHTS
 from diffusion_distillation.evaluation.generate import Generator, dismiss
 from diffusion_distillation.evaluation.report import summary, write_report
+from diffusion_distillation.training import failure, processes, replicas
 from diffusion_distillation.training import plan as plans
-from diffusion_distillation.training import processes, replicas
 from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.followers import NoLog
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.progressive import Trainer
 from diffusion_distillation.training.run_folder import (
+  check_run_folder,
   check_same,
-  forget_failure,
   open_run_folder,
-  record_failure,
   teacher_of,
 )
 from diffusion_distillation.training.settings import check
@@ -75,8 +74,10 @@ def _joined(mode, options):
 def train(config, workdir):
   """Trains, distills, evaluates and reports: all that the config says."""
   config = single.given(config, '--config=configs/NAME.py')
-  dataset, denoiser = check(config, open_data=True)
   workdir = single.given(workdir, '--workdir=DIR')
+  if processes.is_main():
+    check_run_folder(workdir, config)
+  dataset, denoiser = check(config, open_data=True)
   if not processes.is_main():
     _follow(config, dataset, workdir)
     return
@@ -94,12 +95,15 @@ def train(config, workdir):
     processes.broadcast(begun)
     evaluate = _evaluation(config, dataset, workdir, evaluator)
     log = RunLog(workdir)
-    forget_failure(workdir)
+    failure.forget(workdir)
     try:
       Trainer(config, dataset, workdir, teacher, log, evaluate).run()
     except DivergedError as error:
-      record_failure(workdir, error)
-      write_report(config, dataset, workdir)
+      failure.record(workdir, error)
+      try:
+        write_report(config, dataset, workdir)
+      except (UserError, OSError) as report_error:
+        print(f'no report: {report_error}', file=sys.stderr)
       raise
     finally:
       log.close()

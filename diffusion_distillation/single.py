@@ -18,6 +18,9 @@ from diffusion_distillation.samplers import METHODS
 from diffusion_distillation.training import checkpoints, weight_files
 from diffusion_distillation.training.settings import check
 
+# Keys of config.eval that name files.
+_PLACES = ('cache_dir', 'inception_path', 'reference_path')
+
 
 def sample(checkpoint, seeds, out, sampler, num_steps, config):
   """Draws samples of a checkpoint into `out`."""
@@ -51,13 +54,8 @@ def evaluate_checkpoint(path, config, sampler, num_steps):
   method, num_steps = _sampling(card, sampler, num_steps)
   if config is not None:
     dataset, _ = check(config)
-  elif 'eval' in (card['config'] or {}):
-    config = ConfigDict(card['config'])
-    dataset = load_dataset(config.dataset.name, config.dataset.args)
   else:
-    raise UserError(
-      f'{path} does not say how it is measured; give --config=configs/NAME.py'
-    )
+    config, dataset = _measuring(card, path)
   if list(dataset.image_shape) != list(card['image_shape']):
     raise UserError(
       f'{path} draws images of {card["image_shape"]}, the config has a data '
@@ -67,6 +65,32 @@ def evaluate_checkpoint(path, config, sampler, num_steps):
   return evaluate.evaluate_checkpoint(
     config, checkpoint, evaluator, method=method, num_steps=num_steps
   )
+
+
+def _measuring(card, path):
+  """Returns the config that a card bears, and its Dataset.
+
+  A card may be anybody's: the files that it names, to read or to write, are
+  not touched.
+
+  Raises:
+    UserError: it does not say enough.
+  """
+  give = 'give --config=configs/NAME.py'
+  config = card['config'] or {}
+  if 'eval' not in config:
+    raise UserError(f'{path} does not say how it is measured; {give}')
+  settings = {**config['eval'], **dict.fromkeys(_PLACES)}
+  config = ConfigDict({**config, 'eval': settings})
+  try:
+    name, args = config.dataset.name, config.dataset.args
+    if any(args.get(place) for place in ('path', 'data_dir')):
+      raise ValueError('its data are in a folder that it names')
+    return config, load_dataset(name, args)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be measured by its card: {error}; {give}'
+    ) from error
 
 
 def evaluate_images(path, config):

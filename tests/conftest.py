@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 
 # Before JAX starts: the steps are tested on four replicas, and their programs,
@@ -61,6 +62,15 @@ def strict_types(request):
   ours = {'core', 'samplers', 'networks'} & set(path.parts)
   with jax.numpy_dtype_promotion('strict' if ours else 'standard'):
     yield
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+  """A run that is told to stop keeps its handlers: its process ends."""
+  handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+  yield
+  for number, handler in handlers.items():
+    signal.signal(number, handler)
 
 
 @pytest.fixture

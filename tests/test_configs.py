@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import base, cifar10_distill, original
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.training import settings
+from diffusion_distillation.training.rounds import rounds as rounds_of
 
 SHAPES = {
   'cifar10': ((32, 32, 3), 1),
@@ -109,7 +110,7 @@ def test_the_configs_are_the_paper_s(name):
   assert config.train.weight_decay == config.train.ema_decay == 0
   assert config.model.args.dropout == 0
 
-  ladder = settings.rounds(config.distillation)
+  ladder = rounds_of(config.distillation)
   assert config.distillation.start_num_steps == start
   assert len(ladder) == rounds
   for this in ladder:
@@ -331,7 +332,7 @@ def test_updates_may_be_a_mapping_in_a_file(updates, incomplete):
   if not incomplete:
     config = ConfigDict(original.complete(config).to_dict())
   config.distillation = {**config.distillation, 'steps_per_iter': updates}
-  ladder = settings.rounds(original.complete(ConfigDict(config)).distillation)
+  ladder = rounds_of(original.complete(ConfigDict(config)).distillation)
   assert [(r.num_steps, r.num_updates) for r in ladder] == [(2, 6), (1, 5)]
 
 

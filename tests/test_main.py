@@ -248,7 +248,7 @@ def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
 
 
 def test_a_training_that_diverges_is_in_the_report(
-  workdir, tmp_path, monkeypatch
+  workdir, tmp_path, monkeypatch, capsys
 ):
   original, path = loop.run, tmp_path / 'digits'
   shutil.copytree(workdir, path)
@@ -270,6 +270,11 @@ def test_a_training_that_diverges_is_in_the_report(
   assert ('distilled', 1) not in rows
   page = (path / 'report' / 'index.html').read_text()
   assert 'This run failed' in page and 'loss nan at update 2' in page
+  # What keeps the report from being written does not hide it.
+  (path / 'evaluations.jsonl').write_bytes(b'\xff\n')
+  assert run(*TINY, f'--workdir={path}') == code
+  assert 'no report: ' in capsys.readouterr().err
+  (path / 'evaluations.jsonl').unlink()
   monkeypatch.undo()
   # On another machine, or by another version, it may go well.
   assert run(*TINY, f'--workdir={path}') is None
@@ -463,6 +468,35 @@ def test_a_card_that_does_not_say_how_it_is_measured(workdir, monkeypatch):
   foreign['image_shape'] = [32, 32, 3]
   code = run(*TINY, '--mode=evaluate', checkpoint)
   assert 'draws images of [32, 32, 3]' in code and '\n' not in code
+
+
+def test_the_files_that_a_card_names_are_not_touched(
+  workdir, tmp_path, monkeypatch
+):
+  card = checkpoints.read_card(workdir / 'student_00002')
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  foreign = {**card, 'config': {**card['config']}}
+  foreign['config']['eval'] = {
+    **card['config']['eval'],
+    'cache_dir': str(tmp_path / 'cache'),
+    'reference_path': '/nowhere.npz',
+  }
+  monkeypatch.setattr(step_folder, 'read_card', lambda path: foreign)
+  monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
+  assert run('--mode=evaluate', checkpoint) is None
+  assert not any(tmp_path.iterdir())
+  for wrong, message in (
+    (
+      {'name': 'folder', 'args': {'path': '/home'}},
+      'in a folder that it names',
+    ),
+    ({'name': 'mnist', 'args': {}}, 'unknown data set'),
+    ({'name': 'digits'}, 'args'),
+  ):
+    foreign['config']['dataset'] = wrong
+    code = run('--mode=evaluate', checkpoint)
+    assert message in code and '\n' not in code
+    assert 'give --config=configs/NAME.py' in code
 
 
 def test_wrong_weights_or_references_end_a_run_at_its_start(

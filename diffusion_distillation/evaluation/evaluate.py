@@ -48,7 +48,8 @@ def evaluate_run(config, dataset, workdir, evaluator):
     shards.draw(generator, load, progress)
     figures = evaluator.measure(shards.images(), config.eval.num_samples)
     figures |= {'seconds': shards.seconds(), **evaluator.real_figures()}
-    plots.save_grid(_first(shards.images()), row.grid(workdir))
+    images = _first(shards.images())
+    plots.save_grid(images, row.grid(workdir), row.description)
     measured.add(row, protocol, figures)
     shards.remove()
     distance = figures['frechet_distance']
@@ -111,7 +112,7 @@ def draw_grids(config, dataset, workdir):
     workdir: its folder, absolute; gets samples/*.png.
   """
   rows = plan_rows(config, workdir)
-  missing = [row for row in rows if not row.grid(workdir).exists()]
+  missing = [r for r in rows if not plots.shows(r.grid(workdir), r.description)]
   if not missing:
     return
   generator = _generator(config, dataset)
@@ -123,7 +124,7 @@ def draw_grids(config, dataset, workdir):
       row.num_steps,
       row.method,
     )
-    plots.save_grid(images, row.grid(workdir))
+    plots.save_grid(images, row.grid(workdir), row.description)
     progress.show(i, row.name)
 
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import sys
@@ -137,8 +138,20 @@ def fingerprint(examples):
   digest = hashlib.sha256(str(len(examples)).encode())
   for i in range(min(len(examples), _SAMPLED)):
     index = i * len(examples) // min(len(examples), _SAMPLED)
-    digest.update(np.ascontiguousarray(examples[index]['image']))
+    digest.update(np.ascontiguousarray(image_of(examples, index)))
   return digest.hexdigest()
+
+
+def image_of(examples, index):
+  """Returns the image of an example, uint8 (H, W, C).
+
+  Raises:
+    UserError: it is damaged, or not there any more.
+  """
+  try:
+    return examples[index]['image']
+  except (ValueError, OSError) as error:
+    raise UserError(f'data: {error}') from error
 
 
 def _cache_name(network, dataset, split):
@@ -165,10 +178,7 @@ def shown(batches, what, total):
 
 def _batches(examples):
   """Yields the images of examples in batches."""
-
-  def image(index):
-    return examples[index]['image']
-
+  image = functools.partial(image_of, examples)
   # Threads, since decoding a large image takes as long as the network.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for indices in batches_of(range(len(examples))):

@@ -9,11 +9,13 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffusion_distillation.evaluation import paper
 from diffusion_distillation.samplers import METHODS
 
 _COLUMNS, _ROWS = 20, 5
+_OF = 'Description'  # of PNG's own keywords
 GRID_IMAGES = _COLUMNS * _ROWS
 _STYLES = {
   'distilled': ('Distilled (this run)', 'C3', 'o-'),
@@ -61,13 +63,29 @@ def to_image(array):
   return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def save_grid(images, path):
-  """Writes the `grid` of images as a PNG, whole, and its folder if needed."""
+def save_grid(images, path, of=''):
+  """Writes the `grid` of images as a PNG, whole, and its folder if needed.
+
+  Args:
+    images: as `grid` takes them.
+    path: of the file.
+    of: what they are; see `shows`.
+  """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  new = path.with_name(f'{path.name}.new')
-  to_image(grid(images)).save(new, format='png')
+  new, text = path.with_name(f'{path.name}.new'), PngInfo()
+  text.add_text(_OF, of)
+  to_image(grid(images)).save(new, format='png', pnginfo=text)
   os.replace(new, path)
+
+
+def shows(path, of):
+  """Returns whether a file is the picture that was saved as `of` that."""
+  try:
+    with Image.open(path) as image:
+      return image.info.get(_OF) == of
+  except (OSError, SyntaxError, ValueError):  # absent, or damaged
+    return False
 
 
 def plot_fid_vs_steps(report, path):

@@ -5,11 +5,12 @@ import json
 import numpy as np
 
 from diffusion_distillation.evaluation import page, paper, plots
+from diffusion_distillation.evaluation.feature_sets import image_of
 from diffusion_distillation.evaluation.rows import FIGURES, Measured, plan_rows
 from diffusion_distillation.training import checkpoints, files
+from diffusion_distillation.training import failure as failures
 from diffusion_distillation.training.cards import teacher_steps
-from diffusion_distillation.training.run_folder import failure_of
-from diffusion_distillation.training.settings import rounds
+from diffusion_distillation.training.rounds import rounds
 
 
 def make_report(config, workdir, protocol=None):
@@ -23,7 +24,7 @@ def make_report(config, workdir, protocol=None):
   Raises:
     UserError: a training is not finished, and has not failed.
   """
-  measured, failure = Measured(workdir), failure_of(workdir)
+  measured, failure = Measured(workdir), failures.read(workdir)
   protocol = protocol or measured.newest_protocol()
   planned = plan_rows(config, workdir, partial=failure is not None)
   lines = [measured.find(row, protocol) or {} for row in planned]
@@ -115,7 +116,7 @@ def write_report(config, dataset, workdir, protocol=None):
   real = workdir / 'samples' / 'training_images.png'
   if not real.exists():
     count = min(plots.GRID_IMAGES, len(dataset.train))
-    images = [dataset.train[i]['image'] for i in range(count)]
+    images = [image_of(dataset.train, i) for i in range(count)]
     plots.save_grid(np.stack(images), real)
   rows = plan_rows(config, workdir, partial=report['failure'] is not None)
   grids = [real, *(row.grid(workdir) for row in rows)]

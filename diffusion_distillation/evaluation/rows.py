@@ -1,14 +1,15 @@
 """The rows of a report: what is to be measured, and what is measured."""
 
 import dataclasses
+import json
 import pathlib
 
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.samplers import METHODS
 from diffusion_distillation.training import checkpoints, files
 from diffusion_distillation.training.cards import teacher_steps
+from diffusion_distillation.training.rounds import rounds
 from diffusion_distillation.training.run_folder import teacher_of
-from diffusion_distillation.training.settings import rounds
 
 # What is measured, in the order of the columns; a row has some of them.
 FIGURES = (
@@ -23,6 +24,9 @@ FIGURES = (
   'kid',
   'seconds',
 )
+
+# What a protocol says at least.
+_SAYS = {'label', 'dataset', 'features', 'num_samples', 'reference', 'heldout'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,11 @@ class Row:
       'num_steps': self.num_steps,
       'updates': self.updates,
     }
+
+  @property
+  def description(self):
+    """The same as text, by which its picture is known."""
+    return json.dumps(self.identity)
 
   def grid(self, workdir):
     """Returns the path of its picture."""
@@ -148,8 +157,8 @@ class Measured:
     """Returns the protocol of the newest line, or None."""
     protocols = [line.get('metric') for line in files.read_jsonl(self._path)]
     # Earlier versions said less; such lines count as not measured.
-    protocols = [p for p in protocols if isinstance(p, dict) and 'label' in p]
-    return protocols[-1] if protocols else None
+    whole = [p for p in protocols if isinstance(p, dict) and p.keys() >= _SAYS]
+    return whole[-1] if whole else None
 
   def add(self, row, protocol, figures):
     """Adds a Row's figures."""

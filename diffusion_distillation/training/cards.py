@@ -106,7 +106,7 @@ _SENSE = {
   'num_classes': _is_count,
   'dataset': _is_mapping,
   'parent': lambda value: value is None or isinstance(value, str),
-  'config': lambda value: value is None or _is_mapping(value, 'model'),
+  'config': lambda value: value is None or _is_mapping(value, 'model', 'eval'),
   'training': lambda value: (
     value is None
     or (

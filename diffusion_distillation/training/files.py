@@ -10,6 +10,19 @@ import numpy as np
 
 from diffusion_distillation.errors import DamagedError, UserError
 
+# A disk that cannot be written to.
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
+# What keeps a good file from being read: for now, or from us.
+_PASSING = (
+  errno.EIO,
+  errno.ENOMEM,
+  errno.EMFILE,
+  errno.ENFILE,
+  errno.EACCES,
+  errno.ESTALE,
+  errno.ETIMEDOUT,
+)
+
 
 def write_text(path, text):
   """Writes a file whole or not at all."""
@@ -58,22 +71,37 @@ def reading(path):
 
   What a damaged one makes its reader raise is not to be foreseen: of orbax, it
   is often a bare Exception.
+
+  Raises:
+    UserError: it is not the checkpoint's fault, which may be good.
+    DamagedError: anything else is wrong.
   """
   try:
     yield
   except UserError:
     raise
   except Exception as error:
+    if _said(error, _PASSING) or isinstance(error, MemoryError):
+      raise UserError(
+        f'{path} cannot be read now: {reason(error)}; nothing was changed; try '
+        'again'
+      ) from error
     raise DamagedError(
       f'{path} cannot be read, it is damaged or not ours: {reason(error)}'
     ) from error
 
 
+def _said(error, codes):
+  """Returns the first of the system's messages that an exception bears."""
+  known = map(os.strerror, codes)
+  return next((message for message in known if message in str(error)), None)
+
+
 def reason(error):
   """Returns the first line of what an exception says, or its type."""
-  for known in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
-    if known in str(error):
-      return known  # which libraries say at the end of much else
+  # Which libraries say at the end of much else.
+  if known := _said(error, (*_FULL, *_PASSING)):
+    return known
   first = ' '.join(str(error).strip().split('\n')[0].split())
   return first[:200] or type(error).__name__
 
@@ -92,19 +120,27 @@ def write_npz(path, arrays):
       new.unlink(missing_ok=True)
 
 
-def read_jsonl(path):
+def read_jsonl(path, keys=()):
   """Returns the JSON lines of a file, without a last one that is torn.
 
+  Args:
+    path: of the file, which need not be there.
+    keys: what each line has.
+
   Raises:
-    UserError: a line before that is none.
+    UserError: a line before that is none, or lacks a key.
   """
   path = pathlib.Path(path)
   if not path.exists():
     return []
-  whole, _, _ = path.read_text().rpartition('\n')
   try:
-    entries = [json.loads(line) for line in whole.splitlines()]
-    return [dict(entry) for entry in entries]
+    whole, _, _ = path.read_text().rpartition('\n')
+    entries = [dict(json.loads(line)) for line in whole.splitlines()]
+    for entry in entries:
+      for key in keys:
+        if key not in entry:
+          raise ValueError(f'a line has no {key!r}')
+    return entries
   except (ValueError, TypeError) as error:
     raise UserError(
       f'{path} is damaged ({error}); remove the line, or the file'

@@ -1,5 +1,6 @@
 """The loop of one training: the teacher's, or a round's."""
 
+import contextlib
 import time
 
 import jax
@@ -109,34 +110,27 @@ class _Loop:
       self._stage.saver.wait()
       raise UserError(f'data: {error}') from error
     batch = replicas.shard(taken)
-    try:
+    with _enough_memory(self._stage):
       self.state, found = self._stage.update(self.state, batch)
       self._unlogged.append(found)
       if len(self._unlogged) > 2:
         jax.block_until_ready(self._unlogged[-3])
-    except jax.errors.JaxRuntimeError as error:
-      if 'RESOURCE_EXHAUSTED' not in str(error):
-        raise
-      raise UserError(
-        f'{self._stage.name}: the devices have too little memory; set '
-        'model.args.remat=True, or a larger train.accumulate (see '
-        'docs/scaling.md)'
-      ) from error
     self.step += count
 
   def _evaluate(self):
+    """Evaluates, once the state is on its way to the disk.
+
+    So there is nothing to lose while it lasts, and a run that is told to stop
+    need not wait for what is compiled there.
+    """
     stage, name = self._stage, f'{self._stage.name}_{self.step:07}'
+    self._save()
     try:
       with stopping.interruptible():
         weights = replicas.unreplicate(self.state.weights)
         figures = stage.evaluate(weights, stage.card, name)
     except KeyboardInterrupt:
-      self._save()
       self._stop()
-    except jax.errors.JaxRuntimeError:  # as where another process has ended
-      self._save()
-      stage.saver.wait()
-      raise
     stage.log.write(stage.name, self.step, figures)
 
   def _log(self, progress):
@@ -166,7 +160,9 @@ class _Loop:
       'final_loss': self._loss,
       'compilations': replicas.compilations[self._stage.step_name],
     }
-    state, unlogged = replicas.snapshot(self.state), tuple(self._unlogged)
+    with _enough_memory(self._stage):
+      state = replicas.snapshot(self.state)
+    unlogged = tuple(self._unlogged)
     self._stage.saver.start(_write, self._stage, state, unlogged, training)
     self._saved, self._saved_step = now, self.step
 
@@ -174,6 +170,25 @@ class _Loop:
     """Ends the run, once its state is saved."""
     self._stage.saver.wait()
     raise KeyboardInterrupt(f'{self._stage.name} at update {self.step}')
+
+
+@contextlib.contextmanager
+def _enough_memory(stage):
+  """Tells in one line that the devices' memory is full.
+
+  Raises:
+    UserError: it is.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise UserError(
+      f'{stage.name}: the devices have too little memory; set '
+      'model.args.remat=True, or a larger train.accumulate (see '
+      'docs/scaling.md)'
+    ) from error
 
 
 def _write(stage, state, unlogged, training):

@@ -13,15 +13,21 @@ from ml_collections import ConfigDict
 from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.training import checkpoints, processes, replicas
+from diffusion_distillation.training import (
+  checkpoints,
+  processes,
+  replicas,
+  step_folder,
+)
 from diffusion_distillation.training.cards import card_of
 from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 from diffusion_distillation.training.followers import NoCheckpoints
 from diffusion_distillation.training.log import RunLog
 from diffusion_distillation.training.loop import run
 from diffusion_distillation.training.optimizer import make_optimizer
+from diffusion_distillation.training.rounds import number_of, rounds
 from diffusion_distillation.training.saver import Saver
-from diffusion_distillation.training.settings import rounds, teacher_config
+from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.stage import Stage
 from diffusion_distillation.training.state import create_state
 from diffusion_distillation.training.student import make_distill_step
@@ -119,6 +125,7 @@ class Trainer:
       weights = self._train(
         config,
         name=this.name,
+        num_steps=this.num_steps,
         step_name='distill_step',
         start=functools.partial(started, weights, length),
         template=jax.eval_shape(begin, denoiser.param_shapes(), length),
@@ -135,11 +142,11 @@ class Trainer:
       config.model, dataset.image_shape, dataset.num_classes
     )
 
-  def _train(self, config, *, name, data_seed, **stage):
+  def _train(self, config, *, name, data_seed, num_steps=None, **stage):
     """Returns the weights after one training, in its own folder."""
     stage = Stage(
       name=name,
-      followed_by=self._begun_after(name),
+      followed_by=self._begun_after(num_steps),
       batches=functools.partial(
         batches,
         self.dataset,
@@ -162,14 +169,25 @@ class Trainer:
       return NoCheckpoints()
     return CheckpointFolder(self.workdir / name / 'checkpoints')
 
-  def _begun_after(self, name):
-    """Returns the name of the next training that has begun, or None."""
-    if self.config.distillation is None or not processes.is_main():
+  def _begun_after(self, num_steps):
+    """Returns the name of the next round that has begun, or None.
+
+    Be it one that this config leaves out: another length of its rounds may have
+    come between.
+
+    Args:
+      num_steps: of the round that is asked for; None is the teacher.
+    """
+    if not processes.is_main():
       return None
-    names = ['teacher', *(r.name for r in rounds(self.config.distillation))]
-    later = names[names.index(name) + 1 :]
-    begun = [n for n in later if self._checkpoints(n).newest() != 'none']
-    return next(iter(begun), None)
+    begun = {
+      number_of(folder.parent.name): folder.parent.name
+      for folder in self.workdir.glob('*/checkpoints')
+      if step_folder.steps(folder)
+    }
+    begun.pop(None, None)  # the teacher
+    later = [n for n in begun if num_steps is None or n < num_steps]
+    return begun[max(later)] if later else None
 
 
 def _begin(train, optimizer):

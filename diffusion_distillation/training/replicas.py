@@ -184,7 +184,10 @@ def shard(batches):
   devices = jax.local_device_count()
 
   def stack(*arrays):
-    array = np.stack(arrays)  # (updates, B, ...)
+    # One is not copied: copying gives way to the threads that read ahead, and
+    # then waits for them (of the digits' update of 25 ms, 0.9 instead of 0.08).
+    one = len(arrays) == 1
+    array = arrays[0][None] if one else np.stack(arrays)  # (updates, B, ...)
     array = array.reshape(len(arrays), devices, -1, *array.shape[2:])
     return array.swapaxes(0, 1)
 

@@ -27,7 +27,7 @@ _CHANGEABLE = {
   'steps_per_iter',
   'substeps',
 }
-_LOCK, _FAILURE = 'lock', 'failure.txt'
+_LOCK = 'lock'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -47,20 +47,17 @@ def teacher_of(workdir):
   return _read(path)['teacher'] if path.exists() else None
 
 
-def record_failure(workdir, error):
-  """Keeps why a training failed, for the report."""
-  files.write_text(workdir / _FAILURE, f'{error}\n')
+def check_run_folder(workdir, config):
+  """Checks that a run that has begun is this config's, and nobody works in it.
 
+  So that a second process is refused before it opens data and teacher.
 
-def forget_failure(workdir):
-  """Forgets why a training failed: it is tried again."""
-  (workdir / _FAILURE).unlink(missing_ok=True)
-
-
-def failure_of(workdir):
-  """Returns why a training failed, or None."""
-  path = workdir / _FAILURE
-  return path.read_text().strip() if path.exists() else None
+  Raises:
+    UserError: it is not, or somebody does.
+  """
+  if (pathlib.Path(workdir) / 'config.json').exists():
+    with open_run_folder(workdir, config):
+      pass
 
 
 @contextlib.contextmanager
@@ -123,8 +120,8 @@ def _check(workdir, ours, create):
   if not create:
     raise UserError(f'{workdir} holds no run; --mode=train makes one')
   # What a run that was killed at its very beginning leaves behind.
-  ours = (_LOCK, 'config.json.new')
-  if workdir.is_dir() and any(p.name not in ours for p in workdir.iterdir()):
+  left = (_LOCK, 'config.json.new')
+  if workdir.is_dir() and any(p.name not in left for p in workdir.iterdir()):
     raise UserError(
       f'{workdir} is not empty and holds no run; choose another --workdir'
     )

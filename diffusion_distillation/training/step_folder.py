@@ -8,6 +8,7 @@ of all). Reading the weights needs nothing but the folder.
 import contextlib
 import logging
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -23,6 +24,9 @@ _ALONE = ocp.options.MultiprocessingOptions(
 )
 # What orbax has not finished bears a name like this; a finished one is renamed.
 UNFINISHED = '*.orbax-checkpoint-tmp*'
+
+# How to undo what keeps orbax quiet, and an entry for each that needs it.
+_hushed, _hushing = [], threading.Lock()
 
 
 def write(path, weights, training, card):
@@ -141,8 +145,22 @@ def _quiet():
   """Keeps orbax from telling a hundred times what its exception tells once.
 
   Where one array fails, it logs tracebacks, and so do those that are still
-  under way, even later: what is set here stays, once it is needed.
+  under way, even later: what is set here stays, once it is needed. A thread
+  may save while another reads: the last one out sets it back.
   """
+  with _hushing:
+    if not _hushed:
+      _hushed.append(_hush())
+    _hushed.append(None)
+  yield
+  with _hushing:
+    _hushed.pop()
+    if len(_hushed) == 1:
+      _hushed.pop()()
+
+
+def _hush():
+  """Hushes orbax; returns a function that undoes it."""
   hook = sys.unraisablehook
   loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
   levels = [logger.level for logger in loggers]
@@ -151,10 +169,12 @@ def _quiet():
     if 'Event loop is closed' not in str(unraisable.exc_value):
       hook(unraisable)
 
+  def undo():
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)
+
   sys.unraisablehook = without_late_arrays
   for logger in loggers:
     logger.setLevel(logging.CRITICAL)
-  yield
-  sys.unraisablehook = hook
-  for logger, level in zip(loggers, levels, strict=True):
-    logger.setLevel(level)
+  return undo

@@ -50,8 +50,9 @@ def handled():
   finally:
     over.set()
     signal.set_wakeup_fd(descriptor)
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
+    if not asked():  # or else the process ends, and one more must not kill it
+      for number, handler in handlers.items():
+        signal.signal(number, handler)
     writer.close()
     watch.join()
     reader.close()
@@ -70,7 +71,8 @@ def deferrable():
 def interruptible():
   """Lets KeyboardInterrupt through within a block that has deferred it.
 
-  The block that catches it still has its work to save.
+  And, as everywhere else, the end of the process: what is to be saved must be
+  saved, or on its way to it, before.
   """
   _interruptible.set()
   try:
@@ -118,7 +120,7 @@ def _watch(reader, over):
       break
   if over.wait(_GRACE):
     return
-  while _deferred.is_set():
+  while _deferred.is_set() and not _interruptible.is_set():
     time.sleep(0.1)
   with _saving:
     if not over.is_set():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -207,3 +209,18 @@ def test_data_that_are_not_there_are_said_in_one_line():
 
   with pytest.raises(UserError, match='not prepared'):
     evaluator(dataset=Absent())
+
+
+def test_an_image_that_is_damaged_by_now_is_told_in_one_line(tmp_path):
+  class Damaged(list):
+    def __getitem__(self, index):
+      raise ValueError('cat.png cannot be read')
+
+  with pytest.raises(UserError, match=r'^data: cat\.png cannot be read$'):
+    feature_sets.image_of(Damaged(), 0)
+  dataset = dataclasses.replace(
+    colours(), open_heldout=lambda: Damaged(colours().heldout)
+  )
+  measuring = evaluator(dataset=dataset)
+  with pytest.raises(UserError, match=r'^data: cat\.png cannot be read$'):
+    measuring.measure([images_of(colours().train)], 40)

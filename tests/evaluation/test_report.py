@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -165,3 +166,22 @@ def test_the_page_and_the_curve_show_the_paper_s_figures(tmp_path):
   assert '<th>FID in the paper</th>' in text and '<td>9.12</td>' in text
   assert 'read off its Figure 4' in text and text.count('<img') == 1
   assert 'distilled_ancestral' in text
+
+
+def test_protocols_that_say_too_little_do_not_count(tmp_path):
+  measured = Measured(tmp_path)
+  row = plan_rows(tiny_config(), tmp_path)[0]
+  measured.add(row, PROTOCOL, {'frechet_distance': 1.0})
+  for little in (None, 'FID', {'label': 'FID'}):
+    measured.add(row, little, {'frechet_distance': 2.0})
+  assert measured.newest_protocol() == PROTOCOL
+
+
+def test_a_picture_is_known_by_what_it_shows(tmp_path):
+  path, images = tmp_path / 'a.png', np.zeros((2, 8, 8, 1), np.uint8)
+  assert not plots.shows(path, 'updates: 3')
+  plots.save_grid(images, path, 'updates: 3')
+  assert plots.shows(path, 'updates: 3')
+  assert not plots.shows(path, 'updates: 4')
+  path.write_bytes(path.read_bytes()[:20])
+  assert not plots.shows(path, 'updates: 3')

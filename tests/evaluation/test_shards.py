@@ -100,3 +100,15 @@ def test_a_damaged_file_is_drawn_anew(tmp_path):
   generator = Counting()
   assert drawn(tmp_path, generator)[0] == list(range(10))
   assert generator.drawn == list(range(4, 10))
+
+
+def test_any_damage_to_a_file_means_that_it_is_drawn_anew(tmp_path):
+  want, _ = drawn(tmp_path, Counting())
+  path = tmp_path / '00000004.npz'
+  good = path.read_bytes()
+  for at in (6, 30, len(good) // 2, len(good) - 12):  # the zip's own fields
+    for bit in range(8):
+      bad = bytearray(good)
+      bad[at] ^= 1 << bit
+      path.write_bytes(bad)
+      assert drawn(tmp_path, Counting())[0] == want

@@ -1,5 +1,9 @@
+import errno
 import json
+import logging
+import os
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +16,7 @@ from diffusion_distillation.training import (
   checkpoints,
   checksums,
   files,
+  step_folder,
 )
 from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 from diffusion_distillation.training.state import create_state
@@ -308,3 +313,66 @@ def test_a_card_of_an_earlier_version_has_no_checksums(tmp_path):
   other = jax.tree.map(lambda leaf: leaf.reshape(2, 3), PARAMS)
   with pytest.raises(UserError, match='its weights has another checksum'):
     checksums.verify(card, tmp_path, weights=other)
+
+
+@pytest.mark.parametrize('item', ['weights', 'training', 'card'])
+def test_each_checksum_is_looked_at(tmp_path, monkeypatch, item):
+  """Of files that their reader has no fault to find with."""
+  add = checksums.add_checksums
+
+  def wrong(card, **items):
+    card = add(card, **items)
+    return {**card, 'checksums': {**card['checksums'], item: '0'}}
+
+  save(tmp_path, big(3))
+  monkeypatch.setattr(step_folder, 'add_checksums', wrong)
+  save(tmp_path, big(5))
+  restored, _ = CheckpointFolder(tmp_path).restore(big(0), 9)
+  assert restored.step == 3 and (tmp_path / '5.damaged').is_dir()
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    OSError(errno.EIO, os.strerror(errno.EIO)),
+    # As TensorStore has it.
+    ValueError('DATA_LOSS: Failed to open [OS error 13: Permission denied]'),
+    MemoryError(),
+  ],
+)
+def test_what_cannot_be_read_for_now_is_no_damage(tmp_path, monkeypatch, error):
+  def fail(*args, **kwargs):
+    raise error
+
+  save(tmp_path, big(3), big(5))
+  before = sorted(tmp_path.rglob('*'))
+  monkeypatch.setattr(
+    step_folder.ocp.StandardCheckpointHandler, 'restore', fail
+  )
+  with pytest.raises(UserError, match=r'5 cannot be read now: .* try again'):
+    CheckpointFolder(tmp_path).restore(big(0), 9)
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_orbax_is_heard_again_once_no_thread_needs_it_quiet():
+  logger, hook = logging.getLogger('absl'), sys.unraisablehook
+  level = logger.level
+  first, second = step_folder._quiet(), step_folder._quiet()
+  # A save begins, a read begins, the save ends first.
+  first.__enter__()
+  second.__enter__()
+  first.__exit__(None, None, None)
+  assert logger.level == logging.CRITICAL
+  second.__exit__(None, None, None)
+  assert (logger.level, sys.unraisablehook) == (level, hook)
+
+
+@pytest.mark.parametrize(
+  'data', [b'{"stage": "teacher"}\n', b'\xff\n', b'[3]\n', b'7\n']
+)
+def test_damaged_lines_are_told_in_one_line(tmp_path, data):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(data)
+  with pytest.raises(UserError, match=r'metrics\.jsonl is damaged') as caught:
+    files.read_jsonl(path, keys=('stage', 'step'))
+  assert '\n' not in str(caught.value)

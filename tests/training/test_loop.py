@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from diffusion_distillation.training import (
   checkpoints,
   files,
   loop,
+  metrics,
   replicas,
   step_folder,
   stopping,
@@ -349,3 +352,73 @@ def test_weights_that_are_not_finite_are_not_saved(compiled, tmp_path):
   with pytest.raises(UserError, match='weights are not finite after update 7'):
     run(compiled, tmp_path, bad_at=6, bad=667)
   assert int(checkpoints.find(tmp_path).name) <= 6
+
+
+def test_a_gradient_that_is_not_finite_stops_it_too(tmp_path):
+  found = {
+    'loss': np.ones(3, np.float32),
+    'grad_norm': np.array([1, np.inf, 1], np.float32),
+  }
+  assert metrics.not_finite(found, 7) == (
+    'loss 1.0 and gradient norm inf at update 6'
+  )
+  del found['grad_norm']
+  assert metrics.not_finite({**found, 'grad_norm': found['loss']}, 7) is None
+  assert metrics.not_finite({}, 7) is None
+
+
+def test_what_an_evaluation_may_cost_is_saved_before(compiled, tmp_path):
+  def killed(weights, card, name):
+    raise KilledError
+
+  with pytest.raises(KilledError):
+    run(compiled, tmp_path, evaluate=killed, eval_every=3, save_every=999)
+  assert checkpoints.find(tmp_path).name == '3'
+
+
+def test_full_devices_are_told_in_one_line(compiled, tmp_path, monkeypatch):
+  def full(state):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
+
+  monkeypatch.setattr(replicas, 'snapshot', full)
+  with pytest.raises(UserError, match='too little memory; set model'):
+    run(compiled, tmp_path)
+
+
+def test_a_saver_tells_what_went_wrong_and_does_one_thing_at_a_time():
+  def fail():
+    raise UserError('full')
+
+  done, go = [], threading.Event()
+  with Saver() as saver:
+    saver.start(lambda: (go.wait(10), done.append(1)))
+    saver.check()  # which does not wait
+    assert saver.busy and not done
+    threading.Timer(0.2, go.set).start()
+    saver.start(lambda: done.append(len(done)))
+    saver.wait()
+    assert done == [1, 1]
+    saver.start(fail)
+    while saver.busy:
+      time.sleep(0.01)
+    with pytest.raises(UserError, match='full'):
+      saver.check()
+    saver.start(fail)
+    with pytest.raises(UserError, match='full'):
+      saver.start(done.clear)
+    assert done
+
+
+def test_the_log_forgets_an_evaluation_at_the_step_it_goes_on_from(tmp_path):
+  log = RunLog(tmp_path)
+  log.rewind('teacher', 0)
+  log.write('teacher', 2, {'loss': 1.0})
+  log.write('teacher', 2, {'frechet_distance': 2.0})
+  log.write('student', 4, {'loss': 3.0})
+  log.rewind('teacher', 2)
+  log.close()
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line) for line in lines] == [
+    {'stage': 'teacher', 'step': 2, 'loss': 1.0},
+    {'stage': 'student', 'step': 4, 'loss': 3.0},
+  ]

@@ -47,7 +47,7 @@ def train(config, workdir, monkeypatch, teacher=None):
     progressive.replicas, 'compile_step', recorder.compile_step
   )
   dataset, _ = check(config)
-  workdir.mkdir()
+  workdir.mkdir(exist_ok=True)
   log = RunLog(workdir)
   trainer = progressive.Trainer(config, dataset, workdir, teacher, log, None)
   trainer.run()
@@ -177,3 +177,14 @@ def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='they must agree'):
       teachers.find_teacher(path, config, denoiser)
     section[key] = before
+
+
+def test_a_round_that_the_config_leaves_out_has_begun_all_the_same(
+  config, tmp_path, monkeypatch
+):
+  config.distillation.steps_per_iter = {2: 1, 1: 1}
+  train(config, tmp_path / 'run', monkeypatch)
+  config.distillation.update(end_num_steps=2)
+  config.distillation.steps_per_iter = {2: 2}
+  with pytest.raises(UserError, match='student_00001 began from the 1 updates'):
+    train(config, tmp_path / 'run', monkeypatch)

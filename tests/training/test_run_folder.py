@@ -1,5 +1,6 @@
 """The run folder: one config's, and one process's at a time."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -7,7 +8,11 @@ import sys
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training.run_folder import open_run_folder
+from diffusion_distillation.training import failure, run_folder
+from diffusion_distillation.training.run_folder import (
+  check_run_folder,
+  open_run_folder,
+)
 from tests.conftest import tiny_config
 
 
@@ -122,3 +127,46 @@ def test_without_create_there_must_be_a_run(tmp_path):
   with pytest.raises(UserError, match='holds no run'):
     opened(tmp_path / 'none', create=False)
   assert not (tmp_path / 'none').exists()
+
+
+def test_what_began_before_the_lock_was_had_is_seen(tmp_path, monkeypatch):
+  """Two new runs of different configs at once: the later one is refused."""
+  locked = run_folder._locked
+
+  def late(workdir):
+    monkeypatch.setattr(run_folder, '_locked', locked)
+    opened(workdir, changed(seed=1))
+    return locked(workdir)
+
+  monkeypatch.setattr(run_folder, '_locked', late)
+  with pytest.raises(UserError, match='another config'):
+    opened(tmp_path)
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
+  def none(file, how):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(run_folder.fcntl, 'flock', none)
+  assert opened(tmp_path) == tmp_path
+  said = capsys.readouterr().err
+  assert said.startswith('notice: ') and 'No locks available' in said
+
+
+def test_a_run_is_looked_at_without_making_one(tmp_path):
+  check_run_folder(tmp_path / 'new', tiny_config())
+  assert not (tmp_path / 'new').exists()
+  opened(tmp_path)
+  check_run_folder(tmp_path, tiny_config())
+  with pytest.raises(UserError, match='another config'):
+    check_run_folder(tmp_path, changed(seed=1))
+  with (
+    open_run_folder(tmp_path, tiny_config()),
+    pytest.raises(UserError, match='is in use by'),
+  ):
+    check_run_folder(tmp_path, tiny_config())
+
+
+def test_why_a_run_failed_is_read_whatever_it_says(tmp_path):
+  (tmp_path / 'failure.txt').write_bytes(b'loss \xff\n')
+  assert failure.read(tmp_path) == 'loss \ufffd'

@@ -2,11 +2,8 @@ import jax
 import pytest
 
 from diffusion_distillation.errors import UserError
-from diffusion_distillation.training.settings import (
-  check,
-  rounds,
-  teacher_config,
-)
+from diffusion_distillation.training.rounds import number_of, rounds
+from diffusion_distillation.training.settings import check, teacher_config
 
 
 def test_rounds_halve_from_start_to_end(config):
@@ -134,3 +131,11 @@ def test_a_config_without_a_section_is_refused(config):
     del config.train
   with pytest.raises(UserError, match='lacks the key'):
     check(config)
+
+
+def test_a_round_is_known_by_its_folder(config):
+  for this in rounds(config.distillation):
+    assert number_of(this.name) == this.num_steps
+  assert number_of('student_131072') == 131072
+  for name in ('teacher', 'student_', 'student_4b', 'samples', '00004'):
+    assert number_of(name) is None

@@ -45,7 +45,7 @@ def test_what_was_before_is_restored():
   with stopping.handled():
     assert [signal.getsignal(number) for number in SIGNALS] != before
   assert [signal.getsignal(number) for number in SIGNALS] == before
-  # One run's signal is not the next one's.
+  # One run's signal is not the next one's, in a process that goes on.
   with pytest.raises(KeyboardInterrupt), stopping.handled():
     os.kill(os.getpid(), signal.SIGTERM)
   with stopping.handled():
@@ -102,6 +102,36 @@ def test_a_long_call_ends_with_the_process():
   """)
   assert status == stopping.STATUS
   assert 'the same command goes on' in said
+
+
+def test_a_long_call_in_a_part_that_can_be_interrupted_does_so_too():
+  """As a compilation in an evaluation: what is to be saved was saved before."""
+  status, said = in_a_process("""
+  lock = threading.Lock()
+  lock.acquire()
+  with stopping.handled(), stopping.deferrable() as defer:
+    defer()
+    signal.signal(signal.SIGTERM, lambda *args: None)
+    with stopping.interruptible():
+      lock.acquire(timeout=30)
+  """)
+  assert status == stopping.STATUS
+  assert 'the same command goes on' in said
+
+
+def test_a_second_signal_does_not_kill_a_process_on_its_way_out():
+  status, said = in_a_process("""
+  try:
+    with stopping.handled():
+      time.sleep(30)
+  except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    print('still here')
+    raise SystemExit(stopping.STATUS)
+  """)
+  assert status == stopping.STATUS
+  assert sorted(said.splitlines()) == ['still here', 'stopping']
 
 
 def test_a_save_that_has_begun_is_finished_before():
