@@ -103,8 +103,9 @@ def _of_network(denoiser, batch_size):
 
 
 def _of_blocks(denoiser, batch_size):
-  """Returns the bytes of the residuals of each block alone."""
+  """Returns the bytes of the residuals of each block alone, with dropout."""
   network, blocks = denoiser.network.clone(remat=False), []
+  denoiser = dataclasses.replace(denoiser, network=network)
 
   def record(call, args, kwargs, context):
     if isinstance(context.module, ResnetBlock | AttnBlock):
@@ -112,21 +113,22 @@ def _of_blocks(denoiser, batch_size):
       blocks.append((context.module.clone(parent=None, name=None), shapes))
     return call(*args, **kwargs)
 
-  def run(params, *inputs):
+  def run(params, z, logsnr, labels, keys):
     with nn.intercept_methods(record):
-      return network.apply({'params': params}, *inputs, train=False)
+      return denoiser.bind(params, labels, keys)(z, logsnr)
 
-  inputs = _inputs(denoiser, batch_size)
+  inputs = (*_inputs(denoiser, batch_size), _keys(batch_size))
   jax.eval_shape(run, denoiser.param_shapes(), *inputs)
   return [_of_block(module, args) for module, args in blocks]
 
 
 def _of_block(module, args):
   variables = jax.eval_shape(module.init, jax.random.key(0), *args)
-  shapes = jax.eval_shape(
-    lambda *primals: jax.vjp(module.apply, *primals)[1], variables, *args
-  )
-  return _nbytes(shapes)
+
+  def residuals(variables, x, *rest):  # random keys have no derivative
+    return jax.vjp(lambda *ours: module.apply(*ours, *rest), variables, x)[1]
+
+  return _nbytes(jax.eval_shape(residuals, variables, *args))
 
 
 def _inputs(denoiser, batch_size):

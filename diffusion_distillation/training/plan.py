@@ -1,5 +1,7 @@
 """What a config will cost, before anything runs."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,12 @@ from diffusion_distillation.training.state import create_state
 
 
 def forward_flops(denoiser):
-  """Returns the FLOPs of one evaluation of one image, by XLA's count."""
+  """Returns the FLOPs of one evaluation of one image, by XLA's count.
+
+  In float32, since fused attention, of other types, is not counted.
+  """
+  network = denoiser.network.clone(dtype='float32')
+  denoiser = dataclasses.replace(denoiser, network=network)
   z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
   logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
   labels = jax.ShapeDtypeStruct((1,), jnp.int32)
