@@ -16,9 +16,8 @@ import time
 import jax
 import numpy as np
 
-from benchmarks import taps
+from benchmarks import random_images, taps
 from configs import cifar10_base
-from diffusion_distillation.data.dataset import ArrayExamples, Dataset
 from diffusion_distillation.training import replicas
 from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
 
@@ -47,7 +46,9 @@ def rows(subject):
     workdir = pathlib.Path(temporary)
     folder = workdir / 'teacher' / 'checkpoints'
     with _Watch(folder) as watch:
-      clock = taps.train(config, _dataset(), workdir=workdir, replace=step.make)
+      clock = taps.train(
+        config, random_images.dataset(8), workdir=workdir, replace=step.make
+      )
     started = time.perf_counter()
     CheckpointFolder(folder).restore(step.template, _UPDATES + 1)
     restored = time.perf_counter() - started
@@ -85,21 +86,6 @@ def _saves(ends, waits, seen):
   saved = [updates for updates in seen if updates < len(ends)]
   stalls = [float(own[updates - 1] - usual) for updates in saved]
   return stalls, [seen[updates] - ends[updates - 1] for updates in saved]
-
-
-def _dataset():
-  """Returns a single random image of CIFAR-10's size."""
-  rng = np.random.default_rng(0)
-  images = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
-  examples = ArrayExamples(images, np.zeros(8, np.int32))
-  return Dataset(
-    name='random',
-    image_shape=(32, 32, 3),
-    num_classes=1,
-    random_flip=False,
-    open_train=lambda: examples,
-    open_heldout=lambda: examples,
-  )
 
 
 class _Idle:

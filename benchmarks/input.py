@@ -15,13 +15,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from benchmarks import taps
+from benchmarks import random_images, taps
 from configs import digits_base
-from diffusion_distillation.data.dataset import (
-  ArrayExamples,
-  Dataset,
-  load_dataset,
-)
+from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.training import replicas
 from diffusion_distillation.training.optimizer import make_optimizer
@@ -52,8 +48,9 @@ def rows(subject):
       size: load_dataset('folder', {**args, 'image_size': size})
       for size in (64, 128)
     }
+    memory = random_images.dataset(50_000)
     return [
-      _row('gives', '32x32 in memory, batch 128', _given(_in_memory(), 128)),
+      _row('gives', '32x32 in memory, batch 128', _given(memory, 128)),
       _row('gives', 'JPEG 500x375 to 64, batch 64', _given(jpegs[64], 64)),
       _row('gives', 'JPEG 500x375 to 128, batch 64', _given(jpegs[128], 64)),
       _row('takes', 'digits_base, 8x8, batch 64', _taken({}, 64)),
@@ -97,23 +94,6 @@ def _waiting():
     'digits_base, 8x8, in the loop',
     _LOOP * config.train.batch_size / (end - begin),
     waiting=100 * waited / (end - begin),
-  )
-
-
-def _in_memory():
-  """Returns a data set of CIFAR-10's size."""
-  rng = np.random.default_rng(0)
-  examples = ArrayExamples(
-    rng.integers(0, 256, (50_000, 32, 32, 3), np.uint8),
-    np.zeros(50_000, np.int32),
-  )
-  return Dataset(
-    name='random',
-    image_shape=(32, 32, 3),
-    num_classes=1,
-    random_flip=True,
-    open_train=lambda: examples,
-    open_heldout=lambda: examples,
   )
 
 

@@ -122,8 +122,8 @@ def _train():
   train.substeps = 1
   # Updates between two lines of the log.
   train.log_loss_every_steps = 100
-  # Seconds between two checkpoints, which wait for the next line of the log;
-  # one more comes at the end.
+  # Seconds between two checkpoints; one more comes before each evaluation, when
+  # the run is told to stop, and at the end.
   train.checkpoint_every_secs = 900
   # Updates between two evaluations while training; absent: none.
   train.eval_every_steps = config_dict.placeholder(int)
