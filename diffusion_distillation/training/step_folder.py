@@ -25,9 +25,6 @@ _ALONE = ocp.options.MultiprocessingOptions(
 # What orbax has not finished bears a name like this; a finished one is renamed.
 UNFINISHED = '*.orbax-checkpoint-tmp*'
 
-# How to undo what keeps orbax quiet, and an entry for each that needs it.
-_hushed, _hushing = [], threading.Lock()
-
 
 def write(path, weights, training, card):
   """Writes a new folder, whole or not at all.
@@ -52,7 +49,7 @@ def write(path, weights, training, card):
       composite_options=ocp.CompositeOptions(multiprocessing_options=_ALONE)
     )
     with (
-      _quiet(),
+      _quiet,
       ocp.Checkpointer(handler, multiprocessing_options=_ALONE) as checkpointer,
     ):
       checkpointer.save(path, args)
@@ -134,29 +131,39 @@ def steps(folder):
 def _handler(handler_type):
   handler = handler_type()
   try:
-    with _quiet():
+    with _quiet:
       yield handler
   finally:
     handler.close()
 
 
-@contextlib.contextmanager
-def _quiet():
+class _Quiet:
   """Keeps orbax from telling a hundred times what its exception tells once.
 
   Where one array fails, it logs tracebacks, and so do those that are still
   under way, even later: what is set here stays, once it is needed. A thread
   may save while another reads: the last one out sets it back.
   """
-  with _hushing:
-    if not _hushed:
-      _hushed.append(_hush())
-    _hushed.append(None)
-  yield
-  with _hushing:
-    _hushed.pop()
-    if len(_hushed) == 1:
-      _hushed.pop()()
+
+  def __init__(self):
+    self._lock, self._inside, self._undo = threading.Lock(), 0, None
+
+  def __enter__(self):
+    with self._lock:
+      if self._inside == 0:
+        self._undo = _hush()
+      self._inside += 1
+
+  def __exit__(self, kind, *exception):
+    with self._lock:
+      self._inside -= 1
+      if kind is not None:
+        self._undo = None
+      if self._inside == 0 and self._undo is not None:
+        self._undo()
+
+
+_quiet = _Quiet()
 
 
 def _hush():

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import logging
@@ -355,16 +356,21 @@ def test_what_cannot_be_read_for_now_is_no_damage(tmp_path, monkeypatch, error):
 
 
 def test_orbax_is_heard_again_once_no_thread_needs_it_quiet():
-  logger, hook = logging.getLogger('absl'), sys.unraisablehook
-  level = logger.level
-  first, second = step_folder._quiet(), step_folder._quiet()
+  logger, hook, quiet = logging.getLogger('absl'), sys.unraisablehook, []
+  logger.setLevel(logging.WARNING)
   # A save begins, a read begins, the save ends first.
-  first.__enter__()
-  second.__enter__()
-  first.__exit__(None, None, None)
+  with contextlib.ExitStack() as read:
+    with step_folder._quiet:
+      read.enter_context(step_folder._quiet)
+    quiet.append(logger.level)
+  assert quiet == [logging.CRITICAL]
+  assert (logger.level, sys.unraisablehook) == (logging.WARNING, hook)
+  # What fails still has its late tracebacks to come.
+  with pytest.raises(UserError), step_folder._quiet, step_folder._quiet:
+    raise UserError
   assert logger.level == logging.CRITICAL
-  second.__exit__(None, None, None)
-  assert (logger.level, sys.unraisablehook) == (level, hook)
+  logger.setLevel(logging.WARNING)
+  sys.unraisablehook = hook
 
 
 @pytest.mark.parametrize(
