@@ -204,6 +204,10 @@ def test_steps_count_their_arithmetic(monkeypatch):
   monkeypatch.setattr(timing, 'interleaved', lambda functions, profile: times)
   monkeypatch.setattr(steps, '_train', lambda *args: lambda: np.zeros(()))
   monkeypatch.setattr(steps, '_distill', steps._train)
+  # Two updates in a call.
+  monkeypatch.setattr(
+    steps.replicas, 'updates_per_call', lambda train, count: 2
+  )
   measured = types.SimpleNamespace(
     config=digits_distill.get_config(),
     batch_sizes=(8,),
@@ -212,14 +216,15 @@ def test_steps_count_their_arithmetic(monkeypatch):
     flops=1e9,
   )
   train, distill = steps.rows(measured)
-  # Three and five evaluations of eight images of a GFLOP.
-  assert train['TFLOP/s'] == pytest.approx(24e9 / 0.1 / 1e12)
-  assert distill['TFLOP/s'] == pytest.approx(40e9 / 0.17 / 1e12)
-  assert distill['images/s'] == pytest.approx(8 / 0.17)
+  # Three and five evaluations of two times eight images of a GFLOP.
+  assert train['TFLOP/s'] == pytest.approx(48e9 / 0.1 / 1e12)
+  assert distill['TFLOP/s'] == pytest.approx(80e9 / 0.17 / 1e12)
+  assert distill['images/s'] == pytest.approx(16 / 0.17)
+  assert distill['ms/update'] == pytest.approx(85)
   assert train['distill/train'] == pytest.approx(1.7)
   # Of matrices of 8192 x 8192 on each of the tests' four devices.
   assert train['matrix TFLOP/s'] == pytest.approx(4 * 2 * 8.192**3, rel=1e-6)
-  assert train['MFU'] == pytest.approx(0.24 / train['matrix TFLOP/s'])
+  assert train['MFU'] == pytest.approx(0.48 / train['matrix TFLOP/s'])
 
 
 def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch):
@@ -237,8 +242,9 @@ def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch):
   assert row['gaps'] == 2
   assert row['ms/update'] == pytest.approx(20)
   assert row['lost ms/round'] == pytest.approx(100)
-  assert row['and slower by ms'] == pytest.approx(20)
-  assert row['% of 500 updates'] == pytest.approx(100 * 0.12 / 10)
+  assert row['% of 500 updates'] == pytest.approx(100 * 0.1 / 10)
+  assert row['slower by ms'] == pytest.approx(20)
+  assert row['and that %'] == pytest.approx(100 * 0.02 / 10)
   assert row['compilations/gap'] == 0
 
 
