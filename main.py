@@ -63,8 +63,7 @@ def main(argv):
     sys.exit(f'error: {error}')
   except KeyboardInterrupt as stop:
     where = f' {stop}' if stop.args else ''
-    stopping.say(f'stopped{where}; the same command goes on')
-    sys.exit(stopping.STATUS)
+    stopping.leave(f'stopped{where}; the same command goes on')
 
 
 def parse_flags(argv):

@@ -99,8 +99,8 @@ def train(config, workdir):
     try:
       Trainer(config, dataset, workdir, teacher, log, evaluate).run()
     except DivergedError as error:
-      failure.record(workdir, error)
       try:
+        failure.record(workdir, error)
         write_report(config, dataset, workdir)
       except (UserError, OSError) as report_error:
         print(f'no report: {report_error}', file=sys.stderr)

@@ -4,6 +4,7 @@ import sys
 
 from ml_collections import ConfigDict
 
+from diffusion_distillation.core import schedules
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import evaluate
@@ -14,9 +15,11 @@ from diffusion_distillation.evaluation.sample_files import (
   parse_seeds,
   write_samples,
 )
+from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.samplers import METHODS
-from diffusion_distillation.training import checkpoints, weight_files
-from diffusion_distillation.training.settings import check
+from diffusion_distillation.samplers.ancestral import gamma_of
+from diffusion_distillation.training import checkpoints, files, weight_files
+from diffusion_distillation.training.settings import check, check_numbers
 
 # Keys of config.eval that name files.
 _PLACES = ('cache_dir', 'inception_path', 'reference_path')
@@ -27,6 +30,7 @@ def sample(checkpoint, seeds, out, sampler, num_steps, config):
   path = given(checkpoint, '--checkpoint=PATH')
   seeds, out = parse_seeds(seeds), given(out, '--out=FILE.npz or --out=FOLDER')
   checkpoint = _load(path, config)
+  _check_card(checkpoint)
   method, num_steps = _sampling(checkpoint.card, sampler, num_steps)
   write_samples(
     checkpoint, seeds=seeds, out=out, method=method, num_steps=num_steps
@@ -61,6 +65,7 @@ def evaluate_checkpoint(path, config, sampler, num_steps):
       f'{path} draws images of {card["image_shape"]}, the config has a data '
       f'set of {list(dataset.image_shape)}'
     )
+  _check_card(checkpoint)
   evaluator = open_evaluator(config, dataset)
   return evaluate.evaluate_checkpoint(
     config, checkpoint, evaluator, method=method, num_steps=num_steps
@@ -81,15 +86,19 @@ def _measuring(card, path):
   if 'eval' not in config:
     raise UserError(f'{path} does not say how it is measured; {give}')
   settings = {**config['eval'], **dict.fromkeys(_PLACES)}
-  config = ConfigDict({**config, 'eval': settings})
   try:
+    config = ConfigDict({**config, 'eval': settings})
+    check_numbers(config)
+    for key in ('num_samples', 'batch_size'):
+      if type(settings.get(key)) is not int:
+        raise ValueError(f'eval.{key} is {settings.get(key)!r}')
     name, args = config.dataset.name, config.dataset.args
     if any(args.get(place) for place in ('path', 'data_dir')):
       raise ValueError('its data are in a folder that it names')
     return config, load_dataset(name, args)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(
-      f'{path} cannot be measured by its card: {error}; {give}'
+      f'{path} cannot be measured by its card: {files.reason(error)}; {give}'
     ) from error
 
 
@@ -119,6 +128,26 @@ def _load(path, config):
     return checkpoints.load(path, fall_back=True)
   _, denoiser = check(config)
   return checkpoints.load(path, denoiser.param_shapes(), config)
+
+
+def _check_card(checkpoint):
+  """Checks that a card says what can be sampled, and how.
+
+  Raises:
+    UserError: it does not, or the weights are not those of its network.
+  """
+  card, path = checkpoint.card, checkpoint.path
+  try:
+    model = {'mean_type': card['mean_type'], 'args': card['args']}
+    denoiser = build_denoiser(model, card['image_shape'], card['num_classes'])
+    schedules.get_logsnr_schedule(**card['logsnr_schedule'])
+    gamma_of(card['logvar_type'])
+    shapes = denoiser.param_shapes()
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'the card of {path} cannot be used: {files.reason(error)}'
+    ) from error
+  weight_files.check_match(path, checkpoint.weights, shapes)
 
 
 def _sampling(card, sampler, num_steps):

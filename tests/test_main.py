@@ -497,6 +497,42 @@ def test_the_files_that_a_card_names_are_not_touched(
     code = run('--mode=evaluate', checkpoint)
     assert message in code and '\n' not in code
     assert 'give --config=configs/NAME.py' in code
+  foreign['config']['dataset'] = card['config']['dataset']
+  for wrong, message in (
+    ({}, 'num_samples is None'),
+    ({'num_samples': 'x', 'batch_size': 8}, 'cannot be measured'),
+    ({'num_samples': 16.0, 'batch_size': 8}, 'num_samples is 16.0'),
+    ({'num_samples': 16, 'batch_size': 0}, 'batch_size must be at least 1'),
+  ):
+    foreign['config']['eval'] = wrong
+    code = run('--mode=evaluate', checkpoint)
+    assert message in code and '\n' not in code
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'message'),
+  [
+    ('mean_type', 'score', 'known: x, eps'),
+    ('args', {'ch': 8, 'depth': 3}, 'depth'),
+    ('args', {'ch': 'wide'}, 'cannot be used'),
+    ('logsnr_schedule', {}, 'name'),
+    ('logvar_type', 'large', 'known: '),
+    ('num_classes', 7, 'does not fit'),
+  ],
+)
+def test_a_card_that_cannot_be_sampled_is_one_line(
+  workdir, tmp_path, monkeypatch, key, value, message
+):
+  card = checkpoints.read_card(workdir / 'student_00002')
+  monkeypatch.setattr(
+    step_folder, 'read_card', lambda path: {**card, key: value}
+  )
+  monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  for args in (['--mode=evaluate'], ['--mode=sample', f'--out={tmp_path}/a']):
+    code = run(*args, checkpoint)
+    assert message in code and '\n' not in code
+  assert not any(tmp_path.iterdir())
 
 
 def test_wrong_weights_or_references_end_a_run_at_its_start(

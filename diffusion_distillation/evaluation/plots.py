@@ -83,8 +83,9 @@ def shows(path, of):
   """Returns whether a file is the picture that was saved as `of` that."""
   try:
     with Image.open(path) as image:
+      image.load()
       return image.info.get(_OF) == of
-  except (OSError, SyntaxError, ValueError):  # absent, or damaged
+  except Exception:  # absent, or damaged: what is raised is not to be foreseen
     return False
 
 

@@ -61,8 +61,9 @@ def _teacher_s(config, rows):
 def _compare(rows, teacher, printed):
   """Adds to each row its ratio to the teacher's, and the paper's figure."""
   for row in rows:
-    if teacher and {'frechet_distance'} <= row.keys() & teacher.keys():
-      row['ratio'] = row['frechet_distance'] / teacher['frechet_distance']
+    distance = teacher and teacher.get('frechet_distance')
+    if distance and 'frechet_distance' in row:
+      row['ratio'] = row['frechet_distance'] / distance
     fid = printed.get(row['sampler'], {}).get(row['num_steps'])
     if fid is not None:
       row['paper'] = fid

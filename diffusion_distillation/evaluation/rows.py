@@ -135,6 +135,12 @@ def _is_finished(path, config):
   return True
 
 
+def _is_sound(line):
+  """Returns whether a line's figures are numbers."""
+  figures = [line[name] for name in (*FIGURES, 'floor') if name in line]
+  return all(isinstance(f, int | float) for f in figures if f is not None)
+
+
 class Measured:
   """The measured rows of a run, in a file, so that none is measured twice.
 
@@ -149,7 +155,7 @@ class Measured:
     """Returns the newest line of a Row by that protocol, or None."""
     wanted = {**row.identity, 'metric': protocol}
     for line in reversed(files.read_jsonl(self._path)):
-      if wanted.items() <= line.items():
+      if wanted.items() <= line.items() and _is_sound(line):
         return line
     return None
 

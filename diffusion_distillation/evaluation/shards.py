@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from diffusion_distillation.errors import UserError
 from diffusion_distillation.training import files
 
 
@@ -64,11 +65,11 @@ class Shards:
   def images(self):
     """Yields the images of each batch, uint8 (B, H, W, C), once drawn."""
     for seeds in self.batches:
-      yield self._read(seeds)['images']
+      yield self._drawn(seeds)['images']
 
   def seconds(self):
     """Returns how long drawing took, without compilation."""
-    return sum(float(self._read(seeds)['seconds']) for seeds in self.batches)
+    return sum(float(self._drawn(seeds)['seconds']) for seeds in self.batches)
 
   def remove(self):
     """Removes the files."""
@@ -81,6 +82,20 @@ class Shards:
     first, last = int(seeds[0]), int(seeds[-1])
     return json.dumps({**self._row.identity, 'seeds': [first, last]})
 
+  def _drawn(self, seeds):
+    """Returns the arrays of a file.
+
+    Raises:
+      UserError: it was there, and is no more.
+    """
+    shard = self._read(seeds)
+    if shard is None:
+      raise UserError(
+        f'{self._path(seeds)} is damaged or gone; the same command draws it '
+        'anew'
+      )
+    return shard
+
   def _read(self, seeds):
     """Returns the arrays of a file, or None where it is absent."""
     path = self._path(seeds)
@@ -89,6 +104,8 @@ class Shards:
     try:
       with np.load(path, allow_pickle=False) as file:
         shard = dict(file)
+    except OSError:  # of the system, and not of the file
+      raise
     except Exception:
       # What a damaged one raises is not to be foreseen; it is drawn anew.
       return None

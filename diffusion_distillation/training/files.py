@@ -12,15 +12,32 @@ from diffusion_distillation.errors import DamagedError, UserError
 
 # A disk that cannot be written to.
 _FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
-# What keeps a good file from being read: for now, or from us.
+# What the system says of a file that is damaged, or not there.
+_DAMAGE = errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL
+# What keeps a good file from being read, as libraries repeat it.
 _PASSING = (
-  errno.EIO,
-  errno.ENOMEM,
-  errno.EMFILE,
-  errno.ENFILE,
-  errno.EACCES,
-  errno.ESTALE,
-  errno.ETIMEDOUT,
+  *map(
+    os.strerror,
+    (
+      errno.EIO,
+      errno.ENOMEM,
+      errno.EMFILE,
+      errno.ENFILE,
+      errno.EACCES,
+      errno.EPERM,
+      errno.EAGAIN,
+      errno.EBUSY,
+      errno.ESTALE,
+      errno.ENOTCONN,
+      errno.ETIMEDOUT,
+      errno.ECONNRESET,
+      errno.EHOSTUNREACH,
+      errno.ENOLCK,
+      errno.ENOSPC,
+      errno.EDQUOT,
+    ),
+  ),
+  "can't start new thread",
 )
 
 
@@ -81,27 +98,34 @@ def reading(path):
   except UserError:
     raise
   except Exception as error:
-    if _said(error, _PASSING) or isinstance(error, MemoryError):
-      raise UserError(
-        f'{path} cannot be read now: {reason(error)}; nothing was changed; try '
-        'again'
-      ) from error
+    if _is_passing(error):
+      raise unreadable(path, error) from error
     raise DamagedError(
       f'{path} cannot be read, it is damaged or not ours: {reason(error)}'
     ) from error
 
 
-def _said(error, codes):
-  """Returns the first of the system's messages that an exception bears."""
-  known = map(os.strerror, codes)
-  return next((message for message in known if message in str(error)), None)
+def unreadable(path, error):
+  """Returns the UserError of what may be good, but cannot be read for now."""
+  return UserError(
+    f'{path} cannot be read now: {reason(error)}; nothing was changed; try '
+    'again, or move it away'
+  )
+
+
+def _is_passing(error):
+  """Returns whether an exception tells of the system, not of the file."""
+  if isinstance(error, OSError) and error.errno is not None:
+    return error.errno not in _DAMAGE
+  said = str(error)
+  return isinstance(error, MemoryError) or any(p in said for p in _PASSING)
 
 
 def reason(error):
   """Returns the first line of what an exception says, or its type."""
-  # Which libraries say at the end of much else.
-  if known := _said(error, (*_FULL, *_PASSING)):
-    return known
+  for known in (*map(os.strerror, _FULL), *_PASSING):
+    if known in str(error):
+      return known  # which libraries say at the end of much else
   first = ' '.join(str(error).strip().split('\n')[0].split())
   return first[:200] or type(error).__name__
 
@@ -120,26 +144,26 @@ def write_npz(path, arrays):
       new.unlink(missing_ok=True)
 
 
-def read_jsonl(path, keys=()):
+def read_jsonl(path, types=()):
   """Returns the JSON lines of a file, without a last one that is torn.
 
   Args:
     path: of the file, which need not be there.
-    keys: what each line has.
+    types: mapping from what each line must have to the value's type.
 
   Raises:
-    UserError: a line before that is none, or lacks a key.
+    UserError: a line before that is none, or lacks something.
   """
   path = pathlib.Path(path)
   if not path.exists():
     return []
+  whole, _, _ = path.read_bytes().rpartition(b'\n')
   try:
-    whole, _, _ = path.read_text().rpartition('\n')
     entries = [dict(json.loads(line)) for line in whole.splitlines()]
     for entry in entries:
-      for key in keys:
-        if key not in entry:
-          raise ValueError(f'a line has no {key!r}')
+      for key in types:
+        if not isinstance(entry.get(key), types[key]):
+          raise ValueError(f'a line has {key!r}: {entry.get(key)!r}')
     return entries
   except (ValueError, TypeError) as error:
     raise UserError(
@@ -154,10 +178,9 @@ def write_jsonl(path, entries):
 
 def append_jsonl(path, entry):
   """Adds a JSON line; a torn line before it goes."""
-  with writing(path), pathlib.Path(path).open('a+') as file:
+  with writing(path), pathlib.Path(path).open('a+b') as file:
     file.seek(0)
-    text = file.read()
-    if not text.endswith('\n'):
-      file.truncate(len(text[: text.rfind('\n') + 1].encode()))
-    file.write(json.dumps(entry) + '\n')
+    data = file.read()
+    file.truncate(data.rfind(b'\n') + 1)
+    file.write(json.dumps(entry).encode() + b'\n')
     _sync(file)

@@ -27,7 +27,7 @@ class RunLog:
     So are the figures of an evaluation at `step` itself, which follows the
     checkpoint. TensorBoard's events are made anew from metrics.jsonl.
     """
-    entries = files.read_jsonl(self._path, keys=('stage', 'step'))
+    entries = files.read_jsonl(self._path, {'stage': str, 'step': int})
     kept = [e for e in entries if e['stage'] != stage or _is_done(e, step)]
     if len(kept) < len(entries):
       files.write_jsonl(self._path, kept)

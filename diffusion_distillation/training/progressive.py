@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -181,9 +182,9 @@ class Trainer:
     if not processes.is_main():
       return None
     begun = {
-      number_of(folder.parent.name): folder.parent.name
-      for folder in self.workdir.glob('*/checkpoints')
-      if step_folder.steps(folder)
+      number_of(name): name
+      for name in os.listdir(self.workdir)
+      if step_folder.steps(self.workdir / name / 'checkpoints')
     }
     begun.pop(None, None)  # the teacher
     later = [n for n in begun if num_steps is None or n < num_steps]

@@ -178,6 +178,9 @@ def to_host(snapshot):
 def shard(batches):
   """Returns batches, a list of trees (B, ...), as (devices, updates, B', ...).
 
+  The devices may compute from the very memory of a batch: nothing is to be
+  written to it any more.
+
   Raises:
     ValueError: B is not a multiple of the number of devices.
   """

@@ -183,7 +183,10 @@ def _read(path):
   """
   try:
     run = json.loads(path.read_text())
-    return {'config': dict(run['config']), 'teacher': run['teacher']}
+    teacher = run['teacher']
+    if not isinstance(teacher, str | None):
+      raise TypeError(f'its teacher is {teacher!r}')
+    return {'config': dict(run['config']), 'teacher': teacher}
   except (ValueError, KeyError, TypeError) as error:
     raise UserError(
       f'{path} cannot be read ({error!r}); choose another --workdir'

@@ -42,11 +42,11 @@ class Saver:
       last.result()
 
   def start(self, save, *args):
-    """Starts save(*args), once what was started before is done."""
+    """Starts save(*args), once what was started before is done.
+
+    From here on, a signal does not end the process before it is saved.
+    """
     self.wait()
-    self._last = self._executor.submit(_undisturbed, save, *args)
-
-
-def _undisturbed(save, *args):
-  with stopping.saving():
-    save(*args)
+    stopping.begin_saving()
+    self._last = self._executor.submit(save, *args)
+    self._last.add_done_callback(lambda _: stopping.end_saving())

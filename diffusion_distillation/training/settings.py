@@ -44,7 +44,7 @@ def check(config, open_data=False):
   try:
     dataset = load_dataset(config.dataset.name, config.dataset.args)
     for part in _trainings(config):
-      _check_numbers(part)
+      check_numbers(part)
       make_optimizer(part.train)
       losses.weight(part.model.mean_loss_weight_type, 0.0)
       schedules.get_logsnr_schedule(**part.model.train_logsnr_schedule)
@@ -117,7 +117,7 @@ _BOUNDS = {
 }
 
 
-def _check_numbers(config):
+def check_numbers(config):
   """Raises ValueError for a number that is out of bounds."""
   for key, (least, most) in _BOUNDS.items():
     holder = config

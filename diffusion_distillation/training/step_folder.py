@@ -7,6 +7,7 @@ of all). Reading the weights needs nothing but the folder.
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 
@@ -69,9 +70,8 @@ def read_card(path):
   """
   with files.reading(path), _handler(ocp.JsonCheckpointHandler) as handler:
     card = handler.restore(path / 'card')
-  cards.check_keys(card, path)
-  verify(card, path)
-  return card
+    verify(card, path)
+  return cards.check_keys(card, path)
 
 
 def read_weights(path, card, expected=None):
@@ -122,9 +122,19 @@ def _empty(leaf):
 
 
 def steps(folder):
-  """Returns the folders of steps in a folder, the newest first."""
-  steps = [p for p in folder.glob('*') if p.name.isdecimal() and p.is_dir()]
-  return sorted(steps, key=lambda path: int(path.name), reverse=True)
+  """Returns the folders of steps in a folder, the newest first.
+
+  Raises:
+    UserError: there may be some, but they cannot be seen for now.
+  """
+  try:
+    with os.scandir(folder) as entries:
+      names = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  except OSError as error:  # which `glob` would take for an empty folder
+    raise files.unreadable(folder, error) from error
+  return [folder / name for name in sorted(names, key=int, reverse=True)]
 
 
 @contextlib.contextmanager

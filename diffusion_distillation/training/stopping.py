@@ -1,9 +1,11 @@
 """Being told to stop: SIGTERM and SIGINT end a run in order, and soon.
 
-Whoever has work to lose defers the signal and looks whether there was one;
-anyone else is ended by KeyboardInterrupt, and, where that does not come through
-for seconds because the main thread is in a long call, such as a compilation,
-with the process. A run can be killed at any moment, so neither loses anything.
+Whoever has work to lose defers the signal and looks whether there was one. All
+else can be killed at any moment, and loses nothing: there the process ends at
+once. Not by an exception, which a module that is half imported, or a callback
+of another library, turns into something else; and not by way of the
+interpreter's own end, which threads of XLA have crashed, and in which a second
+signal kills.
 """
 
 import contextlib
@@ -30,8 +32,8 @@ _saving = threading.Lock()
 def handled():
   """Handles the signals while the block runs; has no effect in other threads.
 
-  Raises:
-    KeyboardInterrupt: there was one, and nobody deferred it.
+  Where the main thread is in a long call, such as a compilation, Python's own
+  handlers wait for it: a thread then ends the process.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -41,7 +43,6 @@ def handled():
   reader, writer = socket.socketpair()
   writer.setblocking(False)
   handlers = {number: signal.signal(number, _handle) for number in _SIGNALS}
-  # Python's own handlers wait for the main thread; this one tells at once.
   descriptor = signal.set_wakeup_fd(writer.fileno())
   watch = threading.Thread(target=_watch, args=(reader, over), daemon=True)
   watch.start()
@@ -69,10 +70,13 @@ def deferrable():
 
 @contextlib.contextmanager
 def interruptible():
-  """Lets KeyboardInterrupt through within a block that has deferred it.
+  """Raises KeyboardInterrupt within a block that has deferred the signal.
 
-  And, as everywhere else, the end of the process: what is to be saved must be
-  saved, or on its way to it, before.
+  What is to be saved must be saved, or on its way to it, before: where the
+  exception does not come through, the process ends.
+
+  Raises:
+    KeyboardInterrupt: there was a signal, be it before.
   """
   _interruptible.set()
   try:
@@ -83,11 +87,14 @@ def interruptible():
     _interruptible.clear()
 
 
-@contextlib.contextmanager
-def saving():
-  """Keeps the process alive until the block is over, which is not long."""
-  with _saving:
-    yield
+def begin_saving():
+  """Keeps the process alive until `end_saving`, which any thread may call."""
+  _saving.acquire()
+
+
+def end_saving():
+  """Ends what `begin_saving` began."""
+  _saving.release()
 
 
 def asked():
@@ -101,13 +108,22 @@ def say(text):
     os.write(2, f'{text}\n'.encode())
 
 
+def leave(text='stopped; the same command goes on'):
+  """Ends the process, with a line, once nothing is being saved."""
+  begin_saving()
+  say(text)
+  os._exit(STATUS)
+
+
 def _handle(number, frame):
   del number, frame
   if not _asked.is_set():
     _asked.set()
     say('stopping')
-    if _interruptible.is_set() or not _deferred.is_set():
+    if _interruptible.is_set():
       raise KeyboardInterrupt
+    if not _deferred.is_set():
+      leave()
 
 
 def _watch(reader, over):
@@ -122,7 +138,5 @@ def _watch(reader, over):
     return
   while _deferred.is_set() and not _interruptible.is_set():
     time.sleep(0.1)
-  with _saving:
-    if not over.is_set():
-      say('stopped; the same command goes on')
-      os._exit(STATUS)
+  if not over.is_set():
+    leave()

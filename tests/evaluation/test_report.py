@@ -183,5 +183,15 @@ def test_a_picture_is_known_by_what_it_shows(tmp_path):
   plots.save_grid(images, path, 'updates: 3')
   assert plots.shows(path, 'updates: 3')
   assert not plots.shows(path, 'updates: 4')
-  path.write_bytes(path.read_bytes()[:20])
-  assert not plots.shows(path, 'updates: 3')
+  good = path.read_bytes()
+  for bad in (good[:20], good[: len(good) // 2], good[:60] + b'x' + good[61:]):
+    path.write_bytes(bad)
+    assert not plots.shows(path, 'updates: 3')
+
+
+def test_figures_that_are_no_numbers_count_as_not_measured(tmp_path):
+  measured, row = Measured(tmp_path), plan_rows(tiny_config(), tmp_path)[0]
+  measured.add(row, PROTOCOL, {'frechet_distance': 1.0, 'floor': None})
+  for figures in ({'frechet_distance': 'x'}, {'floor': 'x'}):
+    measured.add(row, PROTOCOL, figures)
+  assert measured.find(row, PROTOCOL)['frechet_distance'] == 1.0

@@ -1,8 +1,11 @@
+import errno
+import os
 import pathlib
 
 import numpy as np
 import pytest
 
+from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation.rows import Row
 from diffusion_distillation.evaluation.shards import Shards
 
@@ -112,3 +115,20 @@ def test_any_damage_to_a_file_means_that_it_is_drawn_anew(tmp_path):
       bad[at] ^= 1 << bit
       path.write_bytes(bad)
       assert drawn(tmp_path, Counting())[0] == want
+
+
+def test_a_file_that_cannot_be_read_for_now_is_kept(tmp_path, monkeypatch):
+  drawn(tmp_path, Counting())
+  before = sorted(tmp_path.iterdir())
+
+  def fail(path, **kwargs):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+  monkeypatch.setattr(np, 'load', fail)
+  with pytest.raises(OSError, match='Too many open files'):
+    drawn(tmp_path, Counting())
+  assert sorted(tmp_path.iterdir()) == before
+  monkeypatch.undo()
+  before[0].unlink()
+  with pytest.raises(UserError, match='damaged or gone'):
+    list(Shards(tmp_path, ROW, 10, 4).images())

@@ -217,6 +217,11 @@ DAMAGE = {
   'weights of another step': lambda path: shutil.copytree(
     path.with_name('3') / 'weights', path / 'weights', dirs_exist_ok=True
   ),
+  'a bit of a key of the card': lambda path: (
+    path / 'card' / 'metadata'
+  ).write_text(
+    (path / 'card' / 'metadata').read_text().replace('num_steps', 'num_stepr')
+  ),
   'a bit of the card': lambda path: (path / 'card' / 'metadata').write_text(
     (path / 'card' / 'metadata').read_text().replace('ddim', 'ddin')
   ),
@@ -336,6 +341,8 @@ def test_each_checksum_is_looked_at(tmp_path, monkeypatch, item):
   'error',
   [
     OSError(errno.EIO, os.strerror(errno.EIO)),
+    OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN)),
+    RuntimeError("can't start new thread"),
     # As TensorStore has it.
     ValueError('DATA_LOSS: Failed to open [OS error 13: Permission denied]'),
     MemoryError(),
@@ -374,11 +381,39 @@ def test_orbax_is_heard_again_once_no_thread_needs_it_quiet():
 
 
 @pytest.mark.parametrize(
-  'data', [b'{"stage": "teacher"}\n', b'\xff\n', b'[3]\n', b'7\n']
+  'data',
+  [
+    b'{"stage": "teacher"}\n',
+    b'{"stage": "teacher", "step": "x"}\n',
+    b'\xff\n',
+    b'[3]\n',
+    b'7\n',
+  ],
 )
 def test_damaged_lines_are_told_in_one_line(tmp_path, data):
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(data)
   with pytest.raises(UserError, match=r'metrics\.jsonl is damaged') as caught:
-    files.read_jsonl(path, keys=('stage', 'step'))
+    files.read_jsonl(path, {'stage': str, 'step': int})
   assert '\n' not in str(caught.value)
+
+
+def test_a_torn_line_may_be_torn_within_a_character(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(b'{"a": 1}\n{"b": "\xc3')
+  assert files.read_jsonl(path) == [{'a': 1}]
+  files.append_jsonl(path, {'c': 2})
+  assert path.read_bytes() == b'{"a": 1}\n{"c": 2}\n'
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+  def fail(path):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  save(tmp_path, big(3))
+  assert step_folder.steps(tmp_path / 'nowhere') == []
+  assert step_folder.steps(tmp_path / '3' / '_CHECKPOINT_METADATA') == []
+  folder = CheckpointFolder(tmp_path)
+  monkeypatch.setattr(os, 'scandir', fail)
+  with pytest.raises(UserError, match='cannot be read now: Input/output error'):
+    folder.restore(big(0), 9)

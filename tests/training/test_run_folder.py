@@ -170,3 +170,20 @@ def test_a_run_is_looked_at_without_making_one(tmp_path):
 def test_why_a_run_failed_is_read_whatever_it_says(tmp_path):
   (tmp_path / 'failure.txt').write_bytes(b'loss \xff\n')
   assert failure.read(tmp_path) == 'loss \ufffd'
+
+
+@pytest.mark.parametrize('teacher', [5, ['a'], {}])
+def test_a_config_file_that_is_damaged_is_told_in_one_line(tmp_path, teacher):
+  opened(tmp_path)
+  path = tmp_path / 'config.json'
+  run = json.loads(path.read_text())
+  path.write_text(json.dumps({**run, 'teacher': teacher}))
+  for ask in (
+    lambda: opened(tmp_path),
+    lambda: run_folder.teacher_of(tmp_path),
+  ):
+    with pytest.raises(
+      UserError, match=r'config\.json cannot be read'
+    ) as caught:
+      ask()
+    assert '\n' not in str(caught.value)
