@@ -62,8 +62,9 @@ def main(argv):
   except (UserError, OSError) as error:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt as stop:
-    where = f' {stop}' if stop.args else ''
-    stopping.leave(f'stopped{where}; the same command goes on')
+    stopping.leave(f'stopped {stop}; the same command goes on')
+  finally:
+    stopping.ignore()
 
 
 def parse_flags(argv):

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import tempfile
 
 # Before JAX starts: the steps are tested on four replicas, and their programs,
@@ -62,15 +61,6 @@ def strict_types(request):
   ours = {'core', 'samplers', 'networks'} & set(path.parts)
   with jax.numpy_dtype_promotion('strict' if ours else 'standard'):
     yield
-
-
-@pytest.fixture(autouse=True)
-def own_signals():
-  """A run that is told to stop keeps its handlers: its process ends."""
-  handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-  yield
-  for number, handler in handlers.items():
-    signal.signal(number, handler)
 
 
 @pytest.fixture

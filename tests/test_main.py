@@ -78,6 +78,7 @@ def run(*args):
       delattr(flags.FLAGS, name)
   flags.FLAGS.unparse_flags()
   before = sys.argv, pathlib.Path.cwd()
+  handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
   sys.argv = [MAIN, *map(str, args)]
   os.chdir(ROOT)
   try:
@@ -87,6 +88,8 @@ def run(*args):
   finally:
     sys.argv = before[0]
     os.chdir(before[1])
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
 
 
 @pytest.fixture(scope='module')

@@ -43,7 +43,7 @@ def handled():
   reader, writer = socket.socketpair()
   writer.setblocking(False)
   handlers = {number: signal.signal(number, _handle) for number in _SIGNALS}
-  descriptor = signal.set_wakeup_fd(writer.fileno())
+  descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
   watch = threading.Thread(target=_watch, args=(reader, over), daemon=True)
   watch.start()
   try:
@@ -51,9 +51,8 @@ def handled():
   finally:
     over.set()
     signal.set_wakeup_fd(descriptor)
-    if not asked():  # or else the process ends, and one more must not kill it
-      for number, handler in handlers.items():
-        signal.signal(number, handler)
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
     writer.close()
     watch.join()
     reader.close()
@@ -85,6 +84,16 @@ def interruptible():
     yield
   finally:
     _interruptible.clear()
+
+
+def ignore():
+  """Ignores the signals from now on, where all is done but the process's end.
+
+  The interpreter gives up other handlers before that, and would be killed.
+  """
+  if threading.current_thread() is threading.main_thread():
+    for number in _SIGNALS:
+      signal.signal(number, signal.SIG_IGN)
 
 
 def begin_saving():

@@ -133,6 +133,22 @@ def test_where_nothing_is_to_lose_the_process_ends_at_once(number):
   ]
 
 
+def signalled_until_it_ends(code):
+  """Returns status and words of a process that gets signals all the time."""
+  with subprocess.Popen(
+    [sys.executable, '-c', code],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout.readline() == 'ready\n'
+    while process.poll() is None:
+      for number in SIGNALS:
+        process.send_signal(number)
+      time.sleep(0.002)
+    return process.returncode, process.stderr.read().splitlines()
+
+
 def test_more_signals_do_not_kill_a_process_on_its_way_out():
   code = """
 import threading, time
@@ -142,24 +158,29 @@ with stopping.handled(), stopping.deferrable() as defer:
   print('ready', flush=True)
   while not stopping.asked():
     time.sleep(0.01)
-stopping.begin_saving()
-threading.Timer(0.5, stopping.end_saving).start()
-stopping.leave('stopped at update 3')
+  stopping.begin_saving()
+  threading.Timer(0.5, stopping.end_saving).start()
+  stopping.leave('stopped at update 3')
 """
-  with subprocess.Popen(
-    [sys.executable, '-c', code],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  ) as process:
-    assert process.stdout.readline() == 'ready\n'
-    while process.poll() is None:
-      process.send_signal(signal.SIGTERM)
-      process.send_signal(signal.SIGINT)
-      time.sleep(0.002)
-    said = process.stderr.read()
-  assert process.returncode == stopping.STATUS
-  assert said.splitlines() == ['stopping', 'stopped at update 3']
+  assert signalled_until_it_ends(code) == (
+    stopping.STATUS,
+    ['stopping', 'stopped at update 3'],
+  )
+
+
+def test_where_all_is_done_a_signal_is_nothing():
+  """Not even while the interpreter ends, which drops handlers of Python's."""
+  code = """
+import time
+from diffusion_distillation.training import stopping
+class Late:
+  def __del__(self):
+    time.sleep(0.3)
+late = Late()
+stopping.ignore()
+print('ready', flush=True)
+"""
+  assert signalled_until_it_ends(code) == (0, [])
 
 
 def test_a_save_that_has_begun_is_finished_before():
