@@ -120,7 +120,11 @@ def main():
         runs + 1,
       )
       while status != 0:
-        delay = rng.uniform(0, 0.7 * seconds) if kills < args.kills else None
+        # Before it has begun, Python ends as any program does.
+        first = 0 if how == signal.SIGKILL else 1
+        delay = None
+        if kills < args.kills:
+          delay = rng.uniform(first, 0.7 * seconds)
         begun = time.monotonic()
         said, status = finish(start(killed), delay, how)
         if status not in (0, -how if how == signal.SIGKILL else STATUS):
