@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from diffusion_distillation.errors import UserError
+from diffusion_distillation.errors import DamagedError, UserError
 from diffusion_distillation.training import files
 
 
@@ -102,12 +102,9 @@ class Shards:
     if not path.exists():
       return None
     try:
-      with np.load(path, allow_pickle=False) as file:
+      with files.reading(path), np.load(path, allow_pickle=False) as file:
         shard = dict(file)
-    except OSError:  # of the system, and not of the file
-      raise
-    except Exception:
-      # What a damaged one raises is not to be foreseen; it is drawn anew.
+    except DamagedError:
       return None
     same = str(shard.get('identity')) == self._identity(seeds)
     return shard if same else None

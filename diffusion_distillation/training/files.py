@@ -84,7 +84,7 @@ def writing(path):
 
 @contextlib.contextmanager
 def reading(path):
-  """Tells whatever goes wrong while a checkpoint is read as DamagedError.
+  """Tells whatever goes wrong while a file is read as DamagedError.
 
   What a damaged one makes its reader raise is not to be foreseen: of orbax, it
   is often a bare Exception.

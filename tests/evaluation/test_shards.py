@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_for_now_is_kept(tmp_path, monkeypatch):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
   monkeypatch.setattr(np, 'load', fail)
-  with pytest.raises(OSError, match='Too many open files'):
+  with pytest.raises(UserError, match='cannot be read now: Too many open'):
     drawn(tmp_path, Counting())
   assert sorted(tmp_path.iterdir()) == before
   monkeypatch.undo()
