@@ -9,8 +9,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs.original import ConfigFile
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import stopping
+from diffusion_distillation.runtime import signals
+from diffusion_distillation.runtime.errors import UserError
 
 MODES = ('train', 'sample', 'evaluate', 'report', 'plan', 'export')
 
@@ -54,7 +54,7 @@ def main(argv):
   logging.set_verbosity(logging.WARNING)
   options = {option.name: option.value for option in _OPTIONS}
   try:
-    with stopping.handled():
+    with signals.handled():
       # Imported here, so that --help and wrong flags answer at once.
       from diffusion_distillation import modes
 
@@ -62,9 +62,9 @@ def main(argv):
   except (UserError, OSError) as error:
     sys.exit(f'error: {error}')
   except KeyboardInterrupt as stop:
-    stopping.leave(f'stopped {stop}; the same command goes on')
+    signals.leave(f'stopped {stop}; the same command goes on')
   finally:
-    stopping.ignore()
+    signals.ignore()
 
 
 def parse_flags(argv):

@@ -19,7 +19,7 @@ import platform
 import jax
 
 from benchmarks import stand_ins
-from diffusion_distillation import allocator
+from diffusion_distillation.runtime import allocator
 
 SUITES = (
   'steps',

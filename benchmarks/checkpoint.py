@@ -18,8 +18,10 @@ import numpy as np
 
 from benchmarks import random_images, taps
 from configs import cifar10_base
-from diffusion_distillation.training import replicas
-from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
+from diffusion_distillation.checkpoints.checkpoint_folder import (
+  CheckpointFolder,
+)
+from diffusion_distillation.runtime import devices
 
 _UPDATE = 0.05  # seconds
 _UPDATES = 1800
@@ -121,10 +123,10 @@ class _Idle:
         if leaf.dtype == np.float32
         else leaf
       ),
-      replicas.unreplicate(state),
+      devices.unreplicate(state),
     )
     self.params, self.template = jax.eval_shape(lambda: (host.params, host))
-    return replicas.replicate(host)
+    return devices.replicate(host)
 
 
 class _Watch:

@@ -19,11 +19,11 @@ from benchmarks import random_images, taps
 from configs import digits_base
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.data.pipeline import batches
-from diffusion_distillation.training import replicas
+from diffusion_distillation.objectives.denoising import make_train_step
+from diffusion_distillation.runtime import devices
+from diffusion_distillation.training.config import check
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.settings import check
 from diffusion_distillation.training.state import create_state
-from diffusion_distillation.training.teacher import make_train_step
 
 _REPEATS = 7
 _LOOP = 200  # updates that are measured in the loop, after as many
@@ -137,8 +137,8 @@ def _taken(folder_args, batch_size):
   dataset, denoiser = check(config)
   optimizer = make_optimizer(config.train)
   step = make_train_step(denoiser, optimizer, config)
-  compiled = replicas.compile_step(step, in_axes=(0, 0, None))
-  state = replicas.replicate(
+  compiled = devices.compile_step(step, in_axes=(0, 0, None))
+  state = devices.replicate(
     create_state(
       jax.jit(denoiser.init)(jax.random.key(0)),
       optimizer,
@@ -147,7 +147,7 @@ def _taken(folder_args, batch_size):
     )
   )
   batch = next(batches(dataset, batch_size=batch_size, seed=0))
-  batch, key = replicas.shard([batch]), jax.random.key(1)
+  batch, key = devices.shard([batch]), jax.random.key(1)
 
   def update():
     nonlocal state

@@ -19,7 +19,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-from diffusion_distillation.training.stopping import STATUS
+from diffusion_distillation.runtime.signals import STATUS
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Half a minute of all that a run does; checkpoints as often as the disk allows.

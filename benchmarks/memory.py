@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_distillation.networks.layers import AttnBlock, ResnetBlock
+from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.state import create_state
 
 _DEVICES = (16, 32, 80, 141)  # GB

@@ -16,9 +16,9 @@ import tempfile
 import numpy as np
 
 from benchmarks import taps
-from diffusion_distillation.training import replicas
-from diffusion_distillation.training.rounds import rounds
-from diffusion_distillation.training.settings import check
+from diffusion_distillation.objectives.rounds import rounds
+from diffusion_distillation.runtime import devices
+from diffusion_distillation.training.config import check
 
 _UPDATES = 40  # of a round that is measured
 _ROUND = 500  # of the round that the loss is a share of
@@ -83,7 +83,7 @@ def _constants(compile_step, step, in_axes):
 
   def call(state, teacher_params, num_steps, batches, key):
     if int(num_steps) not in compiled:
-      teacher, static = replicas.unreplicate(teacher_params), int(num_steps)
+      teacher, static = devices.unreplicate(teacher_params), int(num_steps)
 
       def constant_step(state, batch, key):
         return step(state, teacher, static, batch, key)

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import timing
 from diffusion_distillation.core import schedules
-from diffusion_distillation.evaluation.generate import Generator
+from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.samplers import sample
 
 _MANY = 50_000  # images, of which FID is measured

@@ -1,6 +1,6 @@
 """Training and distillation steps: time, arithmetic, memory, and their ratio.
 
-Both go through `replicas.compile_step`, as training does, with as many updates
+Both go through `devices.compile_step`, as training does, with as many updates
 in a dispatch. By count a distillation step costs 5/3 of a training step: three
 units for the student, forward and backward, and one for each of the teacher's
 two evaluations. The goal is at most 1.75.
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from diffusion_distillation.training import replicas
+from diffusion_distillation.objectives.denoising import make_train_step
+from diffusion_distillation.objectives.progressive import make_distill_step
+from diffusion_distillation.runtime import devices
+from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.state import create_state
-from diffusion_distillation.training.student import make_distill_step
-from diffusion_distillation.training.teacher import make_train_step
 
 # In forward passes of the network: backward costs two.
 _COST = {'train': 3, 'distill': 5}
@@ -37,8 +37,8 @@ def rows(subject):
 
 def _side_by_side(subject, batch_size):
   train = subject.config.train
-  substeps = replicas.updates_per_call(train, train.substeps)
-  batch = replicas.shard([subject.batch(batch_size)] * substeps)
+  substeps = devices.updates_per_call(train, train.substeps)
+  batch = devices.shard([subject.batch(batch_size)] * substeps)
   functions, peaks = {}, {}
   for what, make in (('train', _train), ('distill', _distill)):
     functions[what] = make(subject, batch)
@@ -78,7 +78,7 @@ def _train(subject, batch):
   config = teacher_config(subject.config)
   optimizer = make_optimizer(config.train)
   step = make_train_step(subject.denoiser, optimizer, config)
-  compiled = replicas.compile_step(step, in_axes=(0, 0, None))
+  compiled = devices.compile_step(step, in_axes=(0, 0, None))
   return _repeated(compiled, _state(subject, config, optimizer), (), batch)
 
 
@@ -87,8 +87,8 @@ def _distill(subject, batch):
   config = subject.config
   optimizer = make_optimizer(config.train)
   step = make_distill_step(subject.denoiser, optimizer, config)
-  compiled = replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
-  teacher = replicas.replicate(subject.params), jnp.int32(_NUM_STEPS)
+  compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
+  teacher = devices.replicate(subject.params), jnp.int32(_NUM_STEPS)
   return _repeated(compiled, _state(subject, config, optimizer), teacher, batch)
 
 
@@ -99,7 +99,7 @@ def _state(subject, config, optimizer):
     num_updates=10**6,
     ema_decay=config.train.ema_decay,
   )
-  return replicas.replicate(jax.tree.map(np.asarray, state))
+  return devices.replicate(jax.tree.map(np.asarray, state))
 
 
 def _repeated(compiled, state, fixed, batch):

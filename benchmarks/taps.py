@@ -9,8 +9,9 @@ from unittest import mock
 
 import jax
 
-from diffusion_distillation.training import progressive, replicas
-from diffusion_distillation.training.log import RunLog
+from diffusion_distillation.runtime import devices
+from diffusion_distillation.runtime.log import RunLog
+from diffusion_distillation.training import trainer
 
 _compilations = []
 
@@ -63,10 +64,10 @@ def train(config, dataset, workdir, *, finished=(), replace=None):
       in place of `compile_step(step, in_axes)`; None is just that.
   """
   clock = Clock()
-  compile_step = replicas.compile_step
+  compile_step = devices.compile_step
   if replace is not None:
     compile_step = functools.partial(replace, compile_step)
-  shard, batches = replicas.shard, progressive.batches
+  shard, batches = devices.shard, trainer.batches
 
   def timed_step(step, in_axes):
     call, ends = compile_step(step, in_axes), []
@@ -93,9 +94,9 @@ def train(config, dataset, workdir, *, finished=(), replace=None):
       yield batch
 
   with (
-    mock.patch.object(replicas, 'compile_step', timed_step),
-    mock.patch.object(replicas, 'shard', timed_shard),
-    mock.patch.object(progressive, 'batches', timed_batches),
+    mock.patch.object(devices, 'compile_step', timed_step),
+    mock.patch.object(devices, 'shard', timed_shard),
+    mock.patch.object(trainer, 'batches', timed_batches),
     contextlib.redirect_stderr(io.StringIO()),  # the progress
   ):
     _run(config, dataset, workdir)
@@ -105,7 +106,7 @@ def train(config, dataset, workdir, *, finished=(), replace=None):
 def _run(config, dataset, workdir):
   log = RunLog(workdir)
   try:
-    progressive.Trainer(
+    trainer.Trainer(
       config=config,
       dataset=dataset,
       workdir=workdir,

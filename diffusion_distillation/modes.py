@@ -9,32 +9,34 @@ import sys
 
 import numpy as np
 
-from diffusion_distillation import allocator, single
-from diffusion_distillation.errors import DivergedError, UserError
-from diffusion_distillation.evaluation import plots
-from diffusion_distillation.evaluation.evaluate import (
-  draw_grids,
-  evaluate_run,
-)
+from diffusion_distillation import single
+from diffusion_distillation.checkpoints.card import card_of
+from diffusion_distillation.checkpoints.compatibility import find_teacher
+from diffusion_distillation.evaluation.classifier import NO_WEIGHTS
 from diffusion_distillation.evaluation.evaluator import open_evaluator
-from diffusion_distillation.evaluation.feature_sets import batches_of
-from diffusion_distillation.evaluation.features import NO_WEIGHTS
-from diffusion_distillation.evaluation.generate import Generator, dismiss
-from diffusion_distillation.evaluation.report import summary, write_report
-from diffusion_distillation.training import failure, processes, replicas
-from diffusion_distillation.training import plan as plans
-from diffusion_distillation.training.cards import card_of
-from diffusion_distillation.training.followers import NoLog
-from diffusion_distillation.training.log import RunLog
-from diffusion_distillation.training.progressive import Trainer
-from diffusion_distillation.training.run_folder import (
+from diffusion_distillation.evaluation.statistics import batches_of
+from diffusion_distillation.generation.generator import Generator, dismiss
+from diffusion_distillation.report import plots
+from diffusion_distillation.report.report import summary, write_report
+from diffusion_distillation.report.run import draw_grids, evaluate_run
+from diffusion_distillation.runtime import (
+  allocator,
+  devices,
+  failure,
+  processes,
+)
+from diffusion_distillation.runtime.errors import DivergedError, UserError
+from diffusion_distillation.runtime.log import RunLog
+from diffusion_distillation.runtime.run_folder import (
   check_run_folder,
   check_same,
   open_run_folder,
   teacher_of,
 )
-from diffusion_distillation.training.settings import check
-from diffusion_distillation.training.teachers import find_teacher
+from diffusion_distillation.training import plan as plans
+from diffusion_distillation.training.config import check
+from diffusion_distillation.training.followers import NoLog
+from diffusion_distillation.training.trainer import Trainer
 
 
 def run(mode, options):
@@ -47,7 +49,7 @@ def run(mode, options):
   allocator.keep_freed_memory()
   function, config = MODES[mode], options.get('config')
   if config is not None:
-    replicas.use_compilation_cache(config.get('compilation_cache_dir'))
+    devices.use_compilation_cache(config.get('compilation_cache_dir'))
   wanted = inspect.signature(function).parameters
   with _joined(mode, options):
     function(**{name: options[name] for name in wanted})

@@ -4,22 +4,24 @@ import sys
 
 from ml_collections import ConfigDict
 
+from diffusion_distillation.checkpoints import checkpoint as checkpoints
+from diffusion_distillation.checkpoints import weight_files
 from diffusion_distillation.core import schedules
 from diffusion_distillation.data.dataset import load_dataset
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.evaluation import evaluate
 from diffusion_distillation.evaluation.evaluator import open_evaluator
-from diffusion_distillation.evaluation.image_files import ImageFiles
-from diffusion_distillation.evaluation.sample_files import (
+from diffusion_distillation.generation.image_files import ImageFiles
+from diffusion_distillation.generation.sample_files import (
   check_writable,
   parse_seeds,
   write_samples,
 )
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.report import run
+from diffusion_distillation.runtime import files
+from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import METHODS
 from diffusion_distillation.samplers.ancestral import gamma_of
-from diffusion_distillation.training import checkpoints, files, weight_files
-from diffusion_distillation.training.settings import check, check_numbers
+from diffusion_distillation.training.config import check, check_numbers
 
 # Keys of config.eval that name files.
 _PLACES = ('cache_dir', 'inception_path', 'reference_path')
@@ -67,7 +69,7 @@ def evaluate_checkpoint(path, config, sampler, num_steps):
     )
   _check_card(checkpoint)
   evaluator = open_evaluator(config, dataset)
-  return evaluate.evaluate_checkpoint(
+  return run.evaluate_checkpoint(
     config, checkpoint, evaluator, method=method, num_steps=num_steps
   )
 

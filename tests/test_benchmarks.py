@@ -29,7 +29,7 @@ from benchmarks import (
 from configs import digits_distill
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.networks.denoiser import Denoiser
-from diffusion_distillation.training.settings import teacher_config
+from diffusion_distillation.training.config import teacher_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from configs import base, cifar10_distill, original
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.training import settings
-from diffusion_distillation.training.rounds import rounds as rounds_of
+from diffusion_distillation.objectives.rounds import rounds as rounds_of
 
 SHAPES = {
   'cifar10': ((32, 32, 3), 1),
@@ -62,7 +61,7 @@ COSINE = {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
 @pytest.mark.parametrize('name', PAPER)
 def test_the_networks_and_schedules_are_the_paper_s(name):
   config = importlib.import_module(f'configs.{name}_distill').get_config()
-  teacher = settings.teacher_config(config)
+  teacher = config.teacher_config(config)
   for part in (config, teacher):
     assert part.model.args.to_dict() == {
       **NETWORKS[name],
@@ -87,7 +86,7 @@ def test_the_configs_are_the_paper_s(name):
   ]
   config = importlib.import_module(f'configs.{name}_distill').get_config()
   alone = importlib.import_module(f'configs.{name}_base').get_config()
-  teacher = settings.teacher_config(config)
+  teacher = config.teacher_config(config)
   assert teacher.train.to_dict() == alone.train.to_dict()
   assert teacher.model.to_dict() == alone.model.to_dict()
 
@@ -321,8 +320,8 @@ def test_a_subset_of_lsun_must_be_one(subset):
 @pytest.mark.parametrize('config', [{}, {'dataset': {'name': 'CIFAR100'}}])
 def test_an_unknown_data_set_is_told_first(config):
   config = original.complete(ConfigDict(config))
-  with pytest.raises(settings.UserError, match=r'unknown data set .* cifar10'):
-    settings.check(config)
+  with pytest.raises(config.UserError, match=r'unknown data set .* cifar10'):
+    config.check(config)
 
 
 @pytest.mark.parametrize('updates', [{1: 5, 2: 6}, {'1': 5, '2': 6}])
@@ -346,6 +345,6 @@ def test_another_image_size_than_there_is_is_refused():
 def test_students_without_teacher_or_its_section_are_refused():
   config = original.complete(written_for_the_original())
   config.distillation.teacher_checkpoint_path = None
-  with pytest.raises(settings.UserError, match='teacher_checkpoint_path'):
-    settings.check(config)
+  with pytest.raises(config.UserError, match='teacher_checkpoint_path'):
+    config.check(config)
   json.dumps(config.to_dict())

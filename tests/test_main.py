@@ -18,15 +18,13 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import kill_resume
-from diffusion_distillation.errors import DivergedError
-from diffusion_distillation.evaluation import features, shards
-from diffusion_distillation.training import (
-  checkpoints,
-  loop,
-  progressive,
-  step_folder,
-  stopping,
-)
+from diffusion_distillation.checkpoints import checkpoint as checkpoints
+from diffusion_distillation.checkpoints import step_folder
+from diffusion_distillation.evaluation import classifier
+from diffusion_distillation.generation import shards
+from diffusion_distillation.runtime import signals
+from diffusion_distillation.runtime.errors import DivergedError
+from diffusion_distillation.training import loop, trainer
 from tests.evaluation.stand_in import Projections
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -190,7 +188,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
       return original(dataclasses.replace(stage, batches=batches))
 
     monkeypatch.setattr(
-      'diffusion_distillation.training.progressive.run', run_until_killed
+      'diffusion_distillation.training.trainer.run', run_until_killed
     )
     with pytest.raises(KilledError):
       run(*TINY, f'--workdir={path}')
@@ -231,7 +229,7 @@ def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
     started = time.monotonic()
     said, status = kill_resume.finish(process)
     assert time.monotonic() - started < 10
-    assert status == (-9 if number == signal.SIGKILL else stopping.STATUS)
+    assert status == (-9 if number == signal.SIGKILL else signals.STATUS)
     if number != signal.SIGKILL:
       assert 'the same command goes on' in said
   said, status = kill_resume.finish(kill_resume.start(path, settings))
@@ -262,7 +260,7 @@ def test_a_training_that_diverges_is_in_the_report(
       return original(stage)
     raise DivergedError('student_00001: loss nan at update 2')
 
-  monkeypatch.setattr(progressive, 'run', run_until_bad)
+  monkeypatch.setattr(trainer, 'run', run_until_bad)
   code = run(*TINY, f'--workdir={path}')
   assert code == 'error: student_00001: loss nan at update 2'
   report = json.loads((path / 'report' / 'report.json').read_text())
@@ -360,8 +358,8 @@ def test_evaluate_and_report_again(workdir, capsys):
 @pytest.fixture
 def no_classifier(monkeypatch):
   """Digits are measured by Inception, as all other data sets are."""
-  monkeypatch.setattr(features, '_CLASSIFIERS', {})
-  monkeypatch.setattr(features, 'Inception', Projections)
+  monkeypatch.setattr(classifier, '_CLASSIFIERS', {})
+  monkeypatch.setattr(classifier, 'Inception', Projections)
 
 
 def test_a_run_without_weights_is_measured_later(
@@ -541,7 +539,7 @@ def test_a_card_that_cannot_be_sampled_is_one_line(
 def test_wrong_weights_or_references_end_a_run_at_its_start(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(features, '_CLASSIFIERS', {})
+  monkeypatch.setattr(classifier, '_CLASSIFIERS', {})
   workdir = f'--workdir={tmp_path / "run"}'
   code = run(*TINY, workdir, '--config.eval.inception_path=/nowhere')
   assert '/nowhere' in code and '\n' not in code

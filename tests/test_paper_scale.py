@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_distillation.checkpoints import checkpoint as checkpoints
 from diffusion_distillation.data import tfds
-from diffusion_distillation.evaluation import features
-from diffusion_distillation.evaluation.inception import (
-  Inception,
-  weight_shapes,
-)
-from diffusion_distillation.training import checkpoints
+from diffusion_distillation.evaluation import classifier
+from diffusion_distillation.evaluation.inception import Inception, weight_shapes
 from tests.make_inception_weights import make_inception_weights
 from tests.make_records import write_records
 from tests.test_configs import FORM
@@ -95,7 +92,7 @@ def inception_path(tmp_path, monkeypatch):
   """A file of random weights, and a network that takes few images at once."""
   path = tmp_path / 'inception.npz'
   np.savez(path, **make_inception_weights(weight_shapes()))
-  monkeypatch.setattr(features, 'Inception', lambda p: Inception(p, 1))
+  monkeypatch.setattr(classifier, 'Inception', lambda p: Inception(p, 1))
   return f'--config.eval.inception_path={path}'
 
 

@@ -4,13 +4,13 @@ import functools
 import hashlib
 import pathlib
 
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.evaluation import feature_sets, metrics
-from diffusion_distillation.evaluation.features import (
+from diffusion_distillation.evaluation import metrics, statistics
+from diffusion_distillation.evaluation.classifier import (
   NO_WEIGHTS,
   Classifier,
   open_features,
 )
+from diffusion_distillation.runtime.errors import UserError
 
 SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1, the classes in turn'
 
@@ -58,7 +58,7 @@ class Evaluator:
     """
     self._network, self._dataset = network, dataset
     self._of_split = functools.partial(
-      feature_sets.of_split,
+      statistics.of_split,
       network,
       dataset,
       cache_dir=settings.get('cache_dir'),
@@ -79,7 +79,7 @@ class Evaluator:
 
   @functools.cached_property
   def _fingerprint(self):
-    return feature_sets.fingerprint(self._dataset.train)
+    return statistics.fingerprint(self._dataset.train)
 
   @property
   def _is_small(self):
@@ -113,9 +113,9 @@ class Evaluator:
       count = len(self._dataset.train)
       checksum = self._fingerprint
       reference = f'{name} train, {count} images'
-      if count > feature_sets.MOST_FEATURES:
+      if count > statistics.MOST_FEATURES:
         reference += (
-          f'; precision, recall and KID of {feature_sets.MOST_FEATURES}'
+          f'; precision, recall and KID of {statistics.MOST_FEATURES}'
         )
     else:
       path = pathlib.Path(self._path).expanduser()
@@ -161,10 +161,10 @@ class Evaluator:
       num_images: how many images they have.
     """
     if not self._is_small:  # which takes no time worth showing
-      batches = feature_sets.shown(
+      batches = statistics.shown(
         batches, f'{self._network.name} of samples', num_images
       )
-    real, found = self._reference, feature_sets.collect(self._network, batches)
+    real, found = self._reference, statistics.collect(self._network, batches)
     figures = {'frechet_distance': _distance(real, found)}
     if self._heldout is not None:
       figures['frechet_distance_heldout'] = _distance(self._heldout, found)
@@ -193,7 +193,7 @@ def _distance(one, other):
 
 def _read_reference(path, network):
   """Returns the FeatureSet of a file, once it is of these features."""
-  found, size = feature_sets.read(path), network.num_features
+  found, size = statistics.read(path), network.num_features
   if len(found.mu) != size:
     raise UserError(
       f'{path} has statistics of {len(found.mu)} features, {network.name} has '

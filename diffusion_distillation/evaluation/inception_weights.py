@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.evaluation import torch_file
+from diffusion_distillation.checkpoints import torch_file
+from diffusion_distillation.runtime.errors import UserError
 
 FILE_NAME = 'pt_inception-2015-12-05-6726825d.pth'
 HOW_TO_GET = (

@@ -6,14 +6,9 @@ import time
 import jax
 import numpy as np
 
-from diffusion_distillation.errors import DivergedError, UserError
-from diffusion_distillation.training import (
-  metrics,
-  processes,
-  replicas,
-  stopping,
-)
-from diffusion_distillation.training.log import Progress
+from diffusion_distillation.runtime import devices, metrics, processes, signals
+from diffusion_distillation.runtime.errors import DivergedError, UserError
+from diffusion_distillation.runtime.log import Progress
 from diffusion_distillation.training.stage import check_length, restore
 
 
@@ -41,8 +36,8 @@ def run(stage):
     check_length(stage, card['training'])
     if state.opt_state is None:
       stage.log.rewind(stage.name, stage.num_updates)
-      return replicas.replicate(state.weights)
-    loop = _Loop(stage, replicas.replicate(state), card['training'])
+      return devices.replicate(state.weights)
+    loop = _Loop(stage, devices.replicate(state), card['training'])
   loop.run()
   return loop.state.weights
 
@@ -68,10 +63,10 @@ class _Loop:
   def run(self):
     """Makes all updates."""
     stage, train = self._stage, self._stage.train
-    per_call = replicas.updates_per_call(train, stage.num_updates)
+    per_call = devices.updates_per_call(train, stage.num_updates)
     progress = Progress(stage.name, stage.num_updates)
     batches = stage.batches(start=self.step)
-    with stopping.deferrable() as defer:
+    with signals.deferrable() as defer:
       while self.step < stage.num_updates:
         if self._crossed(train.eval_every_steps, per_call):
           self._evaluate()
@@ -79,7 +74,7 @@ class _Loop:
         # Not before: the first update compiles, and has nothing to lose.
         defer()
         last = self.step == stage.num_updates
-        stop = processes.agree_to_stop(stopping.asked())
+        stop = processes.agree_to_stop(signals.asked())
         if last or self._crossed(train.log_loss_every_steps, per_call):
           self._log(progress)
         if last or stop or self._is_overdue():
@@ -109,7 +104,7 @@ class _Loop:
       self._save()
       self._stage.saver.wait()
       raise UserError(f'data: {error}') from error
-    batch = replicas.shard(taken)
+    batch = devices.shard(taken)
     with _enough_memory(self._stage):
       self.state, found = self._stage.update(self.state, batch)
       self._unlogged.append(found)
@@ -126,8 +121,8 @@ class _Loop:
     stage, name = self._stage, f'{self._stage.name}_{self.step:07}'
     self._save()
     try:
-      with stopping.interruptible():
-        weights = replicas.unreplicate(self.state.weights)
+      with signals.interruptible():
+        weights = devices.unreplicate(self.state.weights)
         figures = stage.evaluate(weights, stage.card, name)
     except KeyboardInterrupt:
       self._stop()
@@ -158,10 +153,10 @@ class _Loop:
       'num_updates': self._stage.num_updates,
       'seconds': self._seconds + now - self._started,
       'final_loss': self._loss,
-      'compilations': replicas.compilations[self._stage.step_name],
+      'compilations': devices.compilations[self._stage.step_name],
     }
     with _enough_memory(self._stage):
-      state = replicas.snapshot(self.state)
+      state = devices.snapshot(self.state)
     unlogged = tuple(self._unlogged)
     self._stage.saver.start(_write, self._stage, state, unlogged, training)
     self._saved, self._saved_step = now, self.step
@@ -198,7 +193,7 @@ def _write(stage, state, unlogged, training):
     DivergedError: it would not be worth it. The loss is computed before the
       update, so it cannot tell of the last one: the weights do.
   """
-  state, values = replicas.to_host(state), metrics.fetch(unlogged)
+  state, values = devices.to_host(state), metrics.fetch(unlogged)
   step, weights = training['updates'], (state.params, state.ema_params)
   if wrong := metrics.not_finite(values, step):
     raise _diverged(stage, wrong)

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from diffusion_distillation.objectives.rounds import rounds
+from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.rounds import rounds
-from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.state import create_state
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import jax
 
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import processes
-from diffusion_distillation.training.checkpoint_folder import state_like
+from diffusion_distillation.checkpoints.checkpoint_folder import state_like
+from diffusion_distillation.runtime import processes
+from diffusion_distillation.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from diffusion_distillation import modes
 from diffusion_distillation.data import images, prepare, tfds
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.data.pipeline import batches
-from diffusion_distillation.errors import UserError
+from diffusion_distillation.runtime.errors import UserError
 from tests.make_records import write_records
 
 NAMES = list(tfds.SOURCES)

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.evaluation import feature_sets, metrics
+from diffusion_distillation.evaluation import metrics, statistics
 from diffusion_distillation.evaluation.evaluator import Evaluator
+from diffusion_distillation.runtime.errors import UserError
 from tests.evaluation.stand_in import Projections, colours, examples
 
 
@@ -128,10 +128,10 @@ def test_a_damaged_cache_is_made_anew_and_said(tmp_path, capsys):
 
 
 def test_kept_features_are_of_images_evenly_spaced(monkeypatch):
-  monkeypatch.setattr(feature_sets, 'MOST_FEATURES', 10)
-  monkeypatch.setattr(feature_sets, '_BATCH', 7)
+  monkeypatch.setattr(statistics, 'MOST_FEATURES', 10)
+  monkeypatch.setattr(statistics, '_BATCH', 7)
   dataset = colours()
-  kept = feature_sets.of_split(Projections(), dataset, 'train')
+  kept = statistics.of_split(Projections(), dataset, 'train')
   train = Projections()(images_of(dataset.train)).features
   np.testing.assert_allclose(kept.features, train[::4], rtol=1e-5)
   np.testing.assert_allclose(kept.mu, train.mean(0), rtol=1e-4)
@@ -217,7 +217,7 @@ def test_an_image_that_is_damaged_by_now_is_told_in_one_line(tmp_path):
       raise ValueError('cat.png cannot be read')
 
   with pytest.raises(UserError, match=r'^data: cat\.png cannot be read$'):
-    feature_sets.image_of(Damaged(), 0)
+    statistics.image_of(Damaged(), 0)
   dataset = dataclasses.replace(
     colours(), open_heldout=lambda: Damaged(colours().heldout)
   )

@@ -11,9 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from diffusion_distillation.errors import UserError
 from diffusion_distillation.evaluation import inception_weights
 from diffusion_distillation.evaluation.inception_weights import read_weights
+from diffusion_distillation.runtime.errors import UserError
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 NUMBERS = np.arange(24, dtype=np.float32)

@@ -11,12 +11,12 @@ import optax
 import pytest
 
 from diffusion_distillation.networks import layers
-from diffusion_distillation.training import update
+from diffusion_distillation.objectives.denoising import make_train_step
+from diffusion_distillation.objectives.progressive import make_distill_step
+from diffusion_distillation.training import step
+from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.state import create_state
-from diffusion_distillation.training.student import make_distill_step
-from diffusion_distillation.training.teacher import make_train_step
 from tests.conftest import tiny_config
 from tests.networks.test_unet import QUICK
 from tests.training.test_steps import KEY, batch, split
@@ -114,7 +114,7 @@ def test_the_clip_is_that_of_the_whole_batch():
   examples = jnp.array([[10.0, 0.0], [10.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
 
   def step(examples):
-    return update.gradient_update(
+    return step.gradient_update(
       state,
       lambda params, x: jnp.mean(x @ params['w']),
       examples,
@@ -149,7 +149,7 @@ def test_the_memory_is_that_of_a_part(monkeypatch):
 
   def compiled(parts):
     function = jax.jit(
-      lambda params, x: update.mean_gradient(loss_fn, params, x, parts)
+      lambda params, x: step.mean_gradient(loss_fn, params, x, parts)
     )
     return function.lower(params, x).compile()
 

@@ -7,11 +7,11 @@ import pytest
 
 from diffusion_distillation.core import process, schedules, targets
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.objectives.denoising import make_train_step
+from diffusion_distillation.objectives.progressive import make_distill_step
+from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.state import create_state
-from diffusion_distillation.training.student import make_distill_step
-from diffusion_distillation.training.teacher import make_train_step
 from tests.conftest import tiny_config
 from tests.core.test_schedules import cosine64
 from tests.networks.test_unet import QUICK

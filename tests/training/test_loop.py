@@ -15,23 +15,20 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_distillation.errors import UserError
-from diffusion_distillation.training import (
-  checkpoints,
-  files,
-  loop,
-  metrics,
-  replicas,
-  step_folder,
-  stopping,
+from diffusion_distillation.checkpoints import checkpoint as checkpoints
+from diffusion_distillation.checkpoints import step_folder
+from diffusion_distillation.checkpoints.checkpoint_folder import (
+  CheckpointFolder,
 )
-from diffusion_distillation.training.checkpoint_folder import CheckpointFolder
-from diffusion_distillation.training.log import Progress, RunLog, duration
-from diffusion_distillation.training.saver import Saver
+from diffusion_distillation.checkpoints.saver import Saver
+from diffusion_distillation.runtime import devices, files, metrics, signals
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.log import Progress, RunLog, duration
+from diffusion_distillation.training import loop
 from diffusion_distillation.training.stage import Stage
 from diffusion_distillation.training.state import create_state
+from tests.checkpoints.test_checkpoints import CARD
 from tests.conftest import tiny_config
-from tests.training.test_checkpoints import CARD
 
 NUM_UPDATES = 7
 
@@ -53,7 +50,7 @@ def toy_step(state, batch, key):
 
 @pytest.fixture(scope='module')
 def compiled():
-  return replicas.compile_step(toy_step, in_axes=(0, 0, None))
+  return devices.compile_step(toy_step, in_axes=(0, 0, None))
 
 
 def begin(ema_decay=0.0):
@@ -100,7 +97,7 @@ def make_stage(
   return Stage(
     name='teacher',
     step_name='toy_step',
-    start=lambda: replicas.replicate(begin()),
+    start=lambda: devices.replicate(begin()),
     template=jax.eval_shape(begin),
     num_updates=num_updates,
     followed_by=followed_by,
@@ -118,12 +115,12 @@ def make_stage(
 def run(compiled, workdir, **kwargs):
   log = RunLog(workdir)
   try:
-    with stopping.handled(), Saver() as saver:
+    with signals.handled(), Saver() as saver:
       stage = make_stage(compiled, workdir, saver, log, **kwargs)
       weights = loop.run(stage)
   finally:
     log.close()
-  return replicas.unreplicate(weights), (workdir / 'metrics.jsonl').read_text()
+  return devices.unreplicate(weights), (workdir / 'metrics.jsonl').read_text()
 
 
 @pytest.mark.parametrize('stops', [[1], [3], [4, 5], [6, 6]])
@@ -244,15 +241,15 @@ def test_the_log_of_a_full_disk_ends_the_training(
 
 
 def test_a_snapshot_is_of_its_moment(compiled):
-  state = replicas.replicate(begin())
-  batch = replicas.shard([{'x': np.arange(4, dtype=np.float32)}])
+  state = devices.replicate(begin())
+  batch = devices.shard([{'x': np.arange(4, dtype=np.float32)}])
   state, _ = compiled(state, batch, jax.random.key(0))
-  snapshot = replicas.snapshot(state)
-  want = replicas.unreplicate(state)
+  snapshot = devices.snapshot(state)
+  want = devices.unreplicate(state)
   for _ in range(3):
     state, _ = compiled(state, batch, jax.random.key(0))
-  jax.tree.map(np.testing.assert_array_equal, replicas.to_host(snapshot), want)
-  assert replicas.unreplicate(state).params['w'] != want.params['w']
+  jax.tree.map(np.testing.assert_array_equal, devices.to_host(snapshot), want)
+  assert devices.unreplicate(state).params['w'] != want.params['w']
 
 
 def test_a_finished_training_is_not_done_again(compiled, tmp_path):
@@ -341,10 +338,10 @@ def test_a_torn_line_of_the_log_is_dropped(compiled, tmp_path):
 def test_updates_per_call_divide_all_updates(monkeypatch):
   train = tiny_config().train
   train.substeps = 10
-  assert replicas.updates_per_call(train, 600) == 1  # on CPU
+  assert devices.updates_per_call(train, 600) == 1  # on CPU
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert replicas.updates_per_call(train, 600) == 10
-  assert replicas.updates_per_call(train, 604) == 2
+  assert devices.updates_per_call(train, 600) == 10
+  assert devices.updates_per_call(train, 604) == 2
 
 
 def test_weights_that_are_not_finite_are_not_saved(compiled, tmp_path):
@@ -380,7 +377,7 @@ def test_full_devices_are_told_in_one_line(compiled, tmp_path, monkeypatch):
   def full(state):
     raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
 
-  monkeypatch.setattr(replicas, 'snapshot', full)
+  monkeypatch.setattr(devices, 'snapshot', full)
   with pytest.raises(UserError, match='too little memory; set model'):
     run(compiled, tmp_path)
 

@@ -7,12 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_distillation.training import replicas, update
+from diffusion_distillation.objectives.denoising import make_train_step
+from diffusion_distillation.objectives.progressive import make_distill_step
+from diffusion_distillation.runtime import devices
+from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.settings import teacher_config
 from diffusion_distillation.training.state import create_state
-from diffusion_distillation.training.student import make_distill_step
-from diffusion_distillation.training.teacher import make_train_step
 from tests.conftest import tiny_config
 
 KEY = jax.random.key(5)
@@ -62,7 +62,7 @@ def distill_step(denoiser):
 @pytest.fixture(scope='module')
 def compiled_distill(distill_step):
   step, _ = distill_step
-  return replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
+  return devices.compile_step(step, in_axes=(0, 0, None, 0, None))
 
 
 def other(params):
@@ -91,10 +91,10 @@ def test_student_on_one_replica_equals_four_devices(
 ):
   step, config = distill_step
   assert jax.device_count() == 4
-  state = replicas.replicate(start(params, config))
-  teacher = replicas.replicate(other(params))
+  state = devices.replicate(start(params, config))
+  teacher = devices.replicate(other(params))
   state, metrics = compiled_distill(
-    state, teacher, jnp.int32(4), replicas.shard([batch()]), KEY
+    state, teacher, jnp.int32(4), devices.shard([batch()]), KEY
   )
   one = jax.jit(jax.vmap(step, (None, None, None, 0, None), axis_name='batch'))
   want, want_metrics = one(
@@ -104,7 +104,7 @@ def test_student_on_one_replica_equals_four_devices(
     metrics['loss'][:, 0], np.repeat(want_metrics['loss'], 4), rtol=1e-4
   )
   chex.assert_trees_all_close(
-    replicas.unreplicate(state).params,
+    devices.unreplicate(state).params,
     jax.tree.map(lambda a: a[0], want.params),
     rtol=1e-4,
     atol=1e-6,
@@ -115,14 +115,14 @@ def test_one_compilation_serves_all_rounds_and_lengths(
   distill_step, compiled_distill, params
 ):
   _, config = distill_step
-  before = replicas.compilations['distill_step']
+  before = devices.compilations['distill_step']
   losses = []
   for num_steps, num_updates in ((4, 10), (2, 7), (1, 3)):
-    state = replicas.replicate(start(params, config, num_updates))
-    teacher = replicas.replicate(other(params))
+    state = devices.replicate(start(params, config, num_updates))
+    teacher = devices.replicate(other(params))
     for _ in range(2):
       state, metrics = compiled_distill(
-        state, teacher, jnp.int32(num_steps), replicas.shard([batch()]), KEY
+        state, teacher, jnp.int32(num_steps), devices.shard([batch()]), KEY
       )
     losses.append(float(metrics['loss'][0, 0]))
     # The learning rate anneals over this round's own length.
@@ -130,8 +130,8 @@ def test_one_compilation_serves_all_rounds_and_lengths(
     np.testing.assert_allclose(metrics['learning_rate'][0, 0], rate, rtol=1e-5)
   assert len(set(losses)) == 3
   # Whichever test came first may have compiled it; nothing compiles it twice.
-  assert replicas.compilations['distill_step'] - before <= 1
-  assert replicas.compilations['distill_step'] == 1
+  assert devices.compilations['distill_step'] - before <= 1
+  assert devices.compilations['distill_step'] == 1
 
 
 @pytest.mark.parametrize('make', ['teacher', 'student'])
@@ -250,19 +250,19 @@ def test_the_target_is_not_clipped():
 def test_several_updates_in_one_call_equal_the_same_one_by_one(params):
   config, spy = tiny_config(), Spy()
   step = make_distill_step(spy, make_optimizer(config.train), config)
-  compiled = replicas.compile_step(step, in_axes=(0, 0, None, 0, None))
-  teacher = replicas.replicate({'teacher': jnp.float32(0.3)})
+  compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
+  teacher = devices.replicate({'teacher': jnp.float32(0.3)})
   taken = [batch(seed=i) for i in range(3)]
 
   def run(calls):
-    state = replicas.replicate(start({'w': jnp.float32(0.9)}, config))
+    state = devices.replicate(start({'w': jnp.float32(0.9)}, config))
     metrics = []
     for some in calls:
       state, m = compiled(
-        state, teacher, jnp.int32(4), replicas.shard(some), KEY
+        state, teacher, jnp.int32(4), devices.shard(some), KEY
       )
       metrics += np.asarray(m['loss'])[0].tolist()
-    return replicas.unreplicate(state), metrics
+    return devices.unreplicate(state), metrics
 
   together, losses = run([taken])
   alone, want = run([[b] for b in taken])
@@ -299,7 +299,7 @@ def test_a_replica_s_keys_are_its_place_in_the_global_batch():
   def keys(parts, step=3, purpose=0):
     data = jax.vmap(
       lambda _: jax.random.key_data(
-        update.example_keys(KEY, jnp.int32(step), 8 // parts)[purpose]
+        step.example_keys(KEY, jnp.int32(step), 8 // parts)[purpose]
       ),
       axis_name='batch',
     )(jnp.arange(parts))

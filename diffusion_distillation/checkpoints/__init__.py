@@ -1,0 +1,1 @@
+"""Weights on disk: cards, storage, and the formats of other programs."""

@@ -1,0 +1,1 @@
+"""Images from seeds, and the files that hold them."""

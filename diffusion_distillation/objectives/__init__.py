@@ -1,0 +1,1 @@
+"""What is minimized: pure losses of denoise functions."""

@@ -1,0 +1,1 @@
+"""From measurements to tables, curves and one page."""

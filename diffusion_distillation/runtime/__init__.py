@@ -1,0 +1,1 @@
+"""The machine, without machine learning: devices, signals, files, logs."""
