@@ -69,10 +69,10 @@ def learning_rate(train, step, num_updates):
 def update_ema(ema_params, params, step, decay):
   """Returns the exponential moving average after update number `step`.
 
-  The decay warms up as min(decay, (1 + step) / (10 + step)). With the full decay
-  from the start the first parameters would dominate short trainings: after 300
-  updates at 0.999 they would have three quarters of the weight. With the
-  warm-up the weight of the initial ones falls as 9! / step^9.
+  The decay warms up as min(decay, (1 + step) / (10 + step)). With the full
+  decay from the start the first parameters would dominate short trainings:
+  after 300 updates at 0.999 they would have three quarters of the weight. With
+  the warm-up the weight of the initial ones falls as 9! / step^9.
 
   Args:
     ema_params: the average so far; the initial parameters in update 0.

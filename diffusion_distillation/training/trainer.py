@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
 import sys
@@ -25,7 +26,7 @@ from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.runtime import devices, processes, signals
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import RunLog
-from diffusion_distillation.training.config import trainings
+from diffusion_distillation.training.config import rounds, trainings
 from diffusion_distillation.training.loop import Stage, train_stage
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
@@ -85,15 +86,9 @@ class Trainer:
     """
     if not processes.is_main():
       return
-    begun = [
-      (each.name, CheckpointFolder.has_any(self._folder(each)))
-      for training in trainings(self.config)
-      for each in training.objective.rounds
-    ]
-    for (name, has_begun), (later, later_has_begun) in zip(
-      begun, begun[1:], strict=False
-    ):
-      if later_has_begun and not has_begun:
+    names = [each.name for each in rounds(self.config)]
+    for name, later in itertools.pairwise(names):
+      if self._has_begun(later) and not self._has_begun(name):
         raise UserError(
           f'{self.workdir / name} has no checkpoint, but {later} was distilled '
           f'from it; put {name} back, or remove {later} and what follows it to '
@@ -101,7 +96,7 @@ class Trainer:
         )
 
   def _outside_teacher(self):
-    """Returns the weights of a teacher from elsewhere on all devices, or None."""
+    """Returns a given teacher's weights on all devices, or None."""
     weights = None if self.teacher is None else self.teacher.weights
     weights = processes.broadcast(weights)
     return None if weights is None else devices.replicate(weights)
@@ -179,13 +174,14 @@ class Trainer:
     )
     return train_stage(stage)
 
-  def _folder(self, each):
-    return self.workdir / each.name / 'checkpoints'
+  def _has_begun(self, name):
+    folder = CheckpointFolder(self.workdir / name / 'checkpoints')
+    return folder.newest() is not None
 
   def _checkpoints(self, each):
     if not processes.is_main():
       return NoCheckpoints()
-    return CheckpointFolder(self._folder(each))
+    return CheckpointFolder(self.workdir / each.name / 'checkpoints')
 
   def _card(self, training, each):
     parent, checksum = None, None
@@ -211,10 +207,10 @@ class Trainer:
     if not processes.is_main():
       return None
     for folder in sorted(self.workdir.glob('*/checkpoints')):
-      card = CheckpointFolder.newest_card(folder)
-      if card is not None and card.parent is not None:
-        if pathlib.PurePath(card.parent).name == each.name:
-          return folder.parent.name
+      card = CheckpointFolder(folder).newest_card()
+      parent = None if card is None else card.parent
+      if parent is not None and pathlib.PurePath(parent).name == each.name:
+        return folder.parent.name
     return None
 
 

@@ -110,7 +110,7 @@ def test_a_head_scales_the_input_and_sets_the_channels(monkeypatch):
     (
       'mlp',
       {'heads': 1},
-      "no argument model.args.heads; known: width",
+      'no argument model.args.heads; known: width',
     ),
     ('mlp', {'width': 0}, 'width must be at least 1'),
     ('mlp', {'dtype': 'int8'}, 'unknown dtype'),
