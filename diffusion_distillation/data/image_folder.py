@@ -167,7 +167,7 @@ class _FileExamples(Sequence):
     return self._labels[name] if self._labels else 0
 
   def fingerprint(self):
-    """Returns a checksum of all that decides the examples, images unread."""
+    """Returns a checksum of names, labels, sizes and times (or zip CRCs)."""
     return digest(
       [
         [self._image_size, self._channels],
