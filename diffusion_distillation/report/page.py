@@ -4,6 +4,7 @@ import collections
 import html
 import importlib.resources
 import json
+import math
 import re
 
 from diffusion_distillation.report import labels, paper, pictures, plots, result
@@ -105,7 +106,7 @@ def _quality(report):
     notes.append(
       'Dotted line: real images that are not trained on '
       f'({report["metric"]["heldout"]}) are at '
-      f'{labels.number(report["floor"])}. Fewer images have a larger distance, '
+      f'{labels.numbers([report["floor"]])[0]}. Fewer images have a larger distance, '
       'so samples can come below it.'
     )
   if len(figures) == 1:
@@ -193,12 +194,11 @@ def _figures(report):
     _identity(row): ''.join(line)
     for row, *line in zip(rows, *columns, strict=True)
   }
-  reference = [row for row in rows if row['is_reference']]
   bodies = []
   for label, members in labels.group(rows).items():
     body = []
     for row in members:
-      if row in reference:
+      if row['is_reference']:
         name = f'{_text(label)}<span class="badge">reference</span>'
         line = f'<tr class="reference"><th scope="row">{name}</th>'
         bodies.insert(0, [f'{line}{cells[_identity(row)]}</tr>\n'])
@@ -207,7 +207,7 @@ def _figures(report):
     bodies.append(body)
   headings = ['sampler', *(_heading(key, report['metric']) for key in keys)]
   caption = 'The best figure of a column is marked.'
-  if reference:
+  if any(row['is_reference'] for row in rows):
     caption += ' Reference: the teacher as it is distilled.'
   table = _table('sortable', caption, headings, filter(None, bodies))
   notes = []
@@ -233,17 +233,22 @@ def _heading(key, metric):
 
 
 def _column(rows, key):
-  """Returns the cells of a column as HTML, the best one marked."""
-  values = [row[key] for row in rows if row.get(key) is not None]
-  better, best = labels.COLUMNS[key].better, None
-  if better and len(values) > 1:
-    best = max(values, key=lambda value: better * value)
+  """Returns the cells of a column as HTML, the best marked."""
+  texts, better = labels.column(rows, key), labels.COLUMNS[key].better
+  known = [
+    (better * row[key], text)
+    for row, text in zip(rows, texts, strict=True)
+    if text and math.isfinite(row[key])
+  ]
+  best = max(known)[1].split(' ')[0] if better and len(known) > 1 else None
   cells = []
-  for row, text in zip(rows, labels.column(rows, key), strict=True):
+  for row, text in zip(rows, texts, strict=True):
     if not text:
       cells.append('<td></td>')
       continue
-    content = f'<span class="best">{text}</span>' if row[key] == best else text
+    # What looks the same is equally good.
+    is_best = text.split(' ')[0] == best
+    content = f'<span class="best">{text}</span>' if is_best else text
     cells.append(f'<td data-value="{row[key]}">{content}</td>')
   return cells
 
@@ -259,10 +264,10 @@ def _training(report, entries):
   figures = []
   for key in ('loss', 'frechet_distance'):
     label = labels.heading(key, report['metric']) if key != 'loss' else key
-    for who, part in (('teacher', teacher), ('students', students)):
+    for who, part in (("teacher's", teacher), ("students'", students)):
       figure = plots.plot_training(entries, part, key, label)
       if figure is not None:
-        caption = f'{label.capitalize()} of the {who} while training.'
+        caption = f'The {who} {label} while training.'
         if len(part) > 1:
           caption += ' Rounds follow each other; above is their step count.'
         figures.append(

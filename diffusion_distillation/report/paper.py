@@ -85,9 +85,8 @@ _TUNED = 'Its ancestral sampler has a variance tuned for each number of steps.'
 def curves(metric):
   """Returns the paper's FID, (network, sampler) -> sampling steps -> FID.
 
-  It is {} for data sets that the paper does not have, and metrics other than
-  FID. The sampler is its name without options: the paper's ancestral sampler
-  stands for every variance.
+  It is {} for data sets that the paper does not have, and for metrics other
+  than FID.
 
   Args:
     metric: an Evaluator's protocol, or None.
@@ -105,10 +104,23 @@ def figure(metric, row):
     metric: an Evaluator's protocol, or None.
     row: of a report.
   """
-  sampler = row['sampler'].partition(':')[0]
-  curve = curves(metric).get((row['network'], sampler), {})
-  fid = curve.get(row['num_steps'])
+  fid = curves(metric).get(key(row), {}).get(row['num_steps'])
   return {} if fid is None else {'paper': fid}
+
+
+def key(row):
+  """Returns the key of `curves` that a row of a report is compared with.
+
+  The paper's ancestral sampler is compared with that of any variance, since the
+  paper tunes it.
+
+  Args:
+    row: of a report.
+  """
+  sampler = row['sampler']
+  if sampler.startswith('ancestral:'):
+    sampler = 'ancestral'
+  return row['network'], sampler
 
 
 def note(metric):

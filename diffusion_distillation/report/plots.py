@@ -25,10 +25,10 @@ COLORS = (
   '#138f9c',
 )
 # As matplotlib draws them, and as text does.
-MARKERS = {'o': '●', 's': '■', '^': '▲', 'D': '◆', 'v': '▼', 'P': '✚', 'X': '✖'}
+MARKERS = {'o': '●', 's': '■', '^': '▲', 'D': '◆', 'v': '▼', 'P': '✚', '*': '★'}
 _INK = '#1f2328'  # becomes the page's own text color in SVG
-_PAPER = '#808890'  # of the paper's curves that the run has no counterpart of
-_POINTS = 300  # of a training curve, at most
+_PAPER = '#808890'  # for the paper's curves that this run has no rows for
+_POINTS = 300  # at most, in a training curve
 _STYLE = {
   'axes.axisbelow': True,
   'axes.edgecolor': _INK,
@@ -40,7 +40,6 @@ _STYLE = {
   'legend.fontsize': 8,
   'legend.frameon': False,
   'svg.fonttype': 'none',
-  'svg.hashsalt': 'report',
   'text.color': _INK,
   'text.parse_math': False,
   'xtick.color': _INK,
@@ -98,7 +97,7 @@ def plot_quality(report, x='num_steps', *, legend=True):
       _draw(axes, curve, x)
     published = paper.curves(report['metric']) if x == 'num_steps' else {}
     for key, fid in published.items():
-      same = [c.color for c in curves if _of_paper(c.rows[0]) == key]
+      same = [c.color for c in curves if paper.key(c.rows[0]) == key]
       color = same[0] if same else _PAPER
       axes.plot(*zip(*sorted(fid.items()), strict=True), color=color, lw=0.7)
     if published:
@@ -182,7 +181,8 @@ def to_svg(figure, description):
     description: a sentence for readers who do not see it.
   """
   file = io.StringIO()
-  with matplotlib.rc_context(_STYLE):
+  # Names within a figure derive from the salt, and differ from other figures'.
+  with matplotlib.rc_context(_STYLE | {'svg.hashsalt': description}):
     nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(file, format='svg', transparent=True, metadata=nothing)
   svg = file.getvalue()
@@ -226,11 +226,6 @@ def _draw(axes, curve, x):
     marker=curve.marker,
     markersize=5,
   )
-
-
-def _of_paper(row):
-  """Returns the key that a row's curve has in `paper.curves`."""
-  return row['network'], row['sampler'].partition(':')[0]
 
 
 def _round_ticks(axes):
