@@ -103,11 +103,11 @@ def _quality(report):
     return ''
   notes = [paper.note(report['metric'])]
   if report['floor'] is not None:
+    (floor,) = labels.numbers([report['floor']])
     notes.append(
       'Dotted line: real images that are not trained on '
-      f'({report["metric"]["heldout"]}) are at '
-      f'{labels.numbers([report["floor"]])[0]}. Fewer images have a larger distance, '
-      'so samples can come below it.'
+      f'({report["metric"]["heldout"]}) are at {floor}. Fewer images have a '
+      'larger distance, so samples can come below it.'
     )
   if len(figures) == 1:
     notes.append(

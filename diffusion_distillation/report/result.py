@@ -22,10 +22,11 @@ def differ(row, other):
     row: a measured row of a report.
     other: another.
   """
-  if row.get('error') is None or other.get('error') is None:
+  errors = row.get('error'), other.get('error')
+  if None in errors or not all(map(math.isfinite, errors)):
     return None
   difference = row['frechet_distance'] - other['frechet_distance']
-  return abs(difference) > 2 * math.hypot(row['error'], other['error'])
+  return abs(difference) > 2 * math.hypot(*errors)
 
 
 def sentences(report):
@@ -51,7 +52,7 @@ def sentences(report):
     return ['Nothing was measured before the run failed.']
   found = [_first_sentence(measured, report['metric']['label'])]
   found += _second_sentence(measured)
-  if len(measured) < len(rows):
+  if len(measured) < len(rows) and report['failure'] is None:
     found.append(
       f'{len(measured)} of {len(rows)} rows are measured so far; the same '
       'command with --mode=evaluate measures the others.'
@@ -68,15 +69,15 @@ def _first_sentence(measured, label):
     return f'The teacher at {begin}; no student is measured.'
   if reference is None:
     return f'{begin}; the teacher at its own number of steps is not measured.'
-  ratio = f'{labels.factor(row["ratio"])} times'
-  end = {
-    True: f"{ratio} the teacher's",
-    False: "not distinguishable from the teacher's",
-    None: f"{ratio} the teacher's, give or take an error that is not known,",
-  }[differ(row, reference)]
+  different = differ(row, reference)
+  comparison = 'not distinguishable from'
+  if different is not False:
+    comparison = f'{labels.factor(row["ratio"])} times'
+  unknown = '; the uncertainty is not known' if different is None else ''
   return (
-    f'{begin}, {end} at {labels.steps(reference["num_steps"])} '
-    f'({reference["text"]}), for {_cost(row, reference)}.'
+    f"{begin}, {comparison} the teacher's at "
+    f'{labels.steps(reference["num_steps"])} ({reference["text"]}), '
+    f'for {_cost(row, reference)}{unknown}.'
   )
 
 

@@ -49,8 +49,11 @@ def test_a_difference_within_the_error_is_none():
 
 def test_without_errors_nothing_is_said_to_be_the_same():
   found = sentences(row('student', 1, 1.2), TEACHER)
-  assert len(found) == 1 and 'an error that is not known' in found[0]
-  assert '±' not in found[0].partition('teacher')[0]
+  assert len(found) == 1 and found[0].endswith('not known.')
+  assert '1.01 times' in found[0]
+
+  nan = row('student', 1, 1.2, np.nan)
+  assert 'not distinguishable' not in sentences(nan, TEACHER)[0]
 
 
 def test_a_student_that_is_surely_better():
