@@ -1,23 +1,32 @@
-"""Measures the rows of a run, and single checkpoints, and draws their images."""
+"""From a run folder to its report: measures, draws and collects."""
 
 import hashlib
 import json
+import pathlib
 import shutil
 import sys
 import tempfile
 
-import jax
 import numpy as np
 
-from diffusion_distillation.checkpoints import load
+from diffusion_distillation.checkpoints import load, read_card, read_progress
 from diffusion_distillation.checkpoints.card import make_card
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.generation.shards import Shards
-from diffusion_distillation.report.rows import Measured, plan_rows
-from diffusion_distillation.runtime.devices import cache_folder
+from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.report.report import make_report, write_report
+from diffusion_distillation.report.rows import (
+  FIGURES,
+  Measured,
+  is_finished,
+  plan_rows,
+)
+from diffusion_distillation.runtime import devices, files, run_folder
 from diffusion_distillation.runtime.log import Progress
+from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training.config import teacher_num_steps
+from diffusion_distillation.training.plan import num_parameters
 
 
 def evaluate_run(config, dataset, workdir, evaluator):
@@ -52,6 +61,7 @@ def evaluate_run(config, dataset, workdir, evaluator):
     figures = evaluator.measure(shards.images(), num_samples)
     figures['images_per_second'] = shards.images_per_second()
     figures |= evaluator.real_figures()
+    figures['hardware'] = devices.hardware()
     images = _first(shards.images(), grids.GRID_IMAGES)
     grids.save_grid(images, row.grid(workdir), row.description)
     measured.add(row, protocol, figures)
@@ -104,10 +114,10 @@ def evaluate_checkpoint(config, checkpoint, evaluator, *, sampler, num_steps):
   row = {'sampler': sampler, 'num_steps': num_steps}
   key = json.dumps([checkpoint.card.to_json(), checkpoint.checksum, row])
   name = f'samples_{hashlib.sha256(key.encode()).hexdigest()[:16]}'
-  cache = cache_folder(config.eval.get('cache_dir'), 'eval.cache_dir')
+  cache = devices.cache_folder(config.eval.get('cache_dir'), 'eval.cache_dir')
   generator = Generator(checkpoint.card, config.eval.batch_size)
   with tempfile.TemporaryDirectory() as temporary:
-    folder = (cache or _path(temporary)) / name
+    folder = (cache or pathlib.Path(temporary)) / name
     shards = Shards(folder, row, num_samples, generator.batch_size)
     shards.draw(
       lambda: generator.drawer(checkpoint.weights, sampler, num_samples),
@@ -118,6 +128,109 @@ def evaluate_checkpoint(config, checkpoint, evaluator, *, sampler, num_steps):
     figures['images_per_second'] = shards.images_per_second()
     shards.remove()
   return {'metric': evaluator.protocol(num_samples), **row, **figures}
+
+
+def report_run(config, dataset, workdir, protocol=None):
+  """Writes the report of a run from what was measured, and returns it.
+
+  Args:
+    config: of the run, checked.
+    dataset: its Dataset.
+    workdir: the run folder, absolute.
+    protocol: of the figures to show; None takes that of the newest.
+
+  Raises:
+    UserError: a training is not finished, and has not failed.
+  """
+  run, failure = run_folder.read(workdir), run_folder.read_failure(workdir)
+  rows = plan_rows(config, workdir, partial=failure is not None)
+  measured = Measured(workdir)
+  protocol = protocol or measured.newest_protocol()
+  lines = [measured.find(row, protocol) or {} for row in rows]
+  newest = next((line for line in reversed(lines) if line), {})
+  denoiser = build_denoiser(
+    config.model, dataset.image_shape, dataset.num_classes
+  )
+  report = make_report(
+    {**run, 'config': config.to_dict()},
+    [
+      _report_row(row, line, config)
+      for row, line in zip(rows, lines, strict=True)
+    ],
+    _finished_trainings(run, workdir),
+    hardware=newest.get('hardware') or devices.hardware(),
+    parameters=num_parameters(denoiser),
+    failure=failure,
+    metric=protocol if newest else None,
+    floor=newest.get('floor'),
+    train_classifier_score=newest.get('train_classifier_score'),
+  )
+  write_report(
+    report,
+    workdir / 'report',
+    row_images=_row_images(rows, workdir, dataset.image_shape),
+    real_images=_training_images(dataset, workdir),
+    entries=files.read_jsonl(workdir / 'metrics.jsonl'),
+  )
+  return report
+
+
+def _report_row(row, line, config):
+  """Returns a Row and its figures, as `report.compare` takes them."""
+  reference = canonical(config.sampler), teacher_num_steps(config)
+  figures = {name: line[name] for name in FIGURES if name in line}
+  if 'frechet_distance_error' in figures:
+    figures['error'] = figures.pop('frechet_distance_error')
+  return {
+    'network': row.network,
+    'round': row.round,
+    'sampler': row.sampler,
+    'num_steps': row.num_steps,
+    'nfe': row.nfe,
+    **figures,
+    'is_reference': (
+      row.network == 'teacher' and (row.sampler, row.num_steps) == reference
+    ),
+  }
+
+
+def _finished_trainings(run, workdir):
+  """Returns what the checkpoints say about the finished trainings."""
+  found = []
+  for each in run['rounds']:
+    path = workdir / each['name']
+    if is_finished(path):
+      progress = read_progress(path)
+      found.append(
+        {
+          'name': each['name'],
+          'objective': each['objective'],
+          'num_steps': each['num_steps'],
+          'updates': read_card(path).updates,
+          **{k: progress[k] for k in ('seconds', 'final_loss', 'compilations')},
+        }
+      )
+  return found
+
+
+def _row_images(rows, workdir, image_shape):
+  """Returns the first images of rows, read from the pictures in samples/."""
+  return {
+    (row.round, row.sampler, row.num_steps): grids.read_grid(path, image_shape)
+    for row in rows
+    if grids.shows(path := row.grid(workdir), row.description)
+  }
+
+
+def _training_images(dataset, workdir):
+  """Returns the first training images, and keeps a picture of them."""
+  path = workdir / 'samples' / 'training_images.png'
+  if path.exists():  # the data may have been moved since
+    return grids.read_grid(path, dataset.image_shape)
+  count = min(grids.GRID_IMAGES, len(dataset.train))
+  images = np.stack([dataset.train[i]['image'] for i in range(count)])
+  grids.save_grid(images, path)
+  return images
 
 
 def make_generator(config, dataset):
