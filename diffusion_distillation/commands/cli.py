@@ -2,9 +2,11 @@
 
 import difflib
 import keyword
+import pathlib
 import pkgutil
 import re
 import sys
+import textwrap
 
 from absl import flags
 from ml_collections import config_flags
@@ -14,26 +16,36 @@ from diffusion_distillation.commands import MODES, config_file
 from diffusion_distillation.runtime import signals
 from diffusion_distillation.runtime.errors import UserError
 
-_HEAD = """\
+_HELP = """\
 Trains diffusion models, distills them into samplers of a few steps, and
 evaluates them.
 
-  python main.py --config=FILE.py --workdir=DIR [--mode=MODE]
+  {program} --config=FILE.py --workdir=DIR [--mode=MODE]
     [--config.KEY=VALUE ...]
 
 Rerun the same command to resume a run.
-"""
-_EXAMPLES = """
+
+Modes, with their flags; the default is train:
+{modes}
+Flags:
+{flags}
+Configs, in configs/:
+{configs}
 Examples:
-  python main.py --config=configs/digits_distill.py --workdir=runs/digits
-  python main.py --mode=sample --checkpoint=runs/digits/student_00004
+  {program} --config=configs/digits_distill.py --workdir=runs/digits
+  {program} --mode=sample --checkpoint=runs/digits/student_00004
     --seeds=0-63 --out=samples
-  python main.py --config=configs/folder_distill.py --workdir=runs/mine
+  {program} --config=configs/folder_distill.py --workdir=runs/mine
     --config.dataset.args.path=FOLDER --config.train.batch_size=64
 """
+# What is typed to run a file; the installed command has its own name.
+_PROGRAMS = {
+  'main.py': 'python main.py',
+  '__main__.py': 'python -m diffusion_distillation',
+}
 # Name of a flag -> the form of its value, and what it is.
 _FLAGS = {
-  'config': ('FILE.py', 'config file, or the name of one of those above'),
+  'config': ('FILE.py', 'config file, or the name of one of those below'),
   'workdir': ('DIR', 'run folder'),
   'checkpoint': ('PATH', 'run folder of a training, or a file of weights'),
   'out': ('PATH', 'FILE.npz or a folder of PNGs; with export, a file'),
@@ -72,7 +84,7 @@ def run(argv):
       status of a run that was asked to stop.
   """
   if {'--help', '-help', '-h'} & set(argv):
-    print(_help(), end='')
+    print(_help(argv[0]), end='')
     return
   try:
     _run_mode(*parse(argv))
@@ -198,18 +210,27 @@ def _run_mode(name, values):
   )
 
 
-def _help():
+def _help(program):
   """Returns the text of --help."""
-  lines = [_HEAD, 'Modes:']
-  for name, mode in MODES.items():
-    flags_of = [f'--{flag}' for flag in mode.needs]
-    flags_of += [f'[--{flag}]' for flag in mode.takes]
-    lines += [f'  {name:<10}{mode.help}', f'{"":12}{" ".join(flags_of)}']
-  lines += ['', 'Flags:']
-  for name, (form, text) in _FLAGS.items():
-    lines.append(f'  {f"--{name}={form}":<24}{text}')
-  lines.append(f'  {"--debug":<24}show the traceback of an error')
-  lines += ['', 'Configs, in configs/:']
-  for name, text in config_file.available().items():
-    lines.append(f'  {name:<24}{text}')
-  return '\n'.join(lines) + '\n' + _EXAMPLES
+  name = pathlib.Path(program).name
+  modes = []
+  for mode, row in MODES.items():
+    takes = [f'--{flag}' for flag in row.needs]
+    takes += [f'[--{flag}]' for flag in row.takes]
+    wrapped = textwrap.wrap(' '.join(takes), 64)
+    modes += [(mode, row.help), *(('', line) for line in wrapped)]
+  rows = [(f'--{flag}={form}', text) for flag, (form, text) in _FLAGS.items()]
+  rows.append(('--debug', 'show the traceback of an error'))
+  return _HELP.format(
+    program=_PROGRAMS.get(name, name),
+    modes=_table(modes),
+    flags=_table(rows),
+    configs=_table(config_file.available().items()),
+  )
+
+
+def _table(rows):
+  """Returns rows of two columns as indented text."""
+  rows = list(rows)
+  width = max(len(first) for first, _ in rows) + 2
+  return ''.join(f'  {first:<{width}}{second}\n' for first, second in rows)
