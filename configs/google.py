@@ -2,9 +2,9 @@
 
 python main.py --config=configs/google.py:THEIRS.py --workdir=DIR
 
-THEIRS.py is a file such as the original's config/cifar_distill.py; it runs as it
-is. Data sets and samplers get the names that they have here. What the original
-does not say, such as how to evaluate, is as in base.py.
+THEIRS.py is a file such as the original's config/cifar_distill.py, unchanged.
+Data sets and samplers get the names that they have here. What the original does
+not say, such as how to evaluate, is as in base.py.
 """
 
 import importlib
@@ -42,7 +42,11 @@ def get_config(path=None):
     raise UserError(
       "name the original's file: --config=configs/google.py:THEIRS.py"
     )
-  return translate(config_file.run(path))
+  theirs = config_file.run(path)
+  try:
+    return translate(theirs)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
 
 
 def translate(theirs):
@@ -60,9 +64,8 @@ def translate(theirs):
   for name in ('dataset', 'model', 'train'):
     _check_section(name, theirs.get(name))
   _set_dataset(config, theirs.pop('dataset'))
-  _set_samplers(
-    config, theirs.pop('sampler', None), theirs['model'].pop('logvar_type', None)
-  )
+  logvar_type = theirs['model'].pop('logvar_type', None)
+  _set_samplers(config, theirs.pop('sampler', None), logvar_type)
   idle = _IDLE
   if 'distillation' in theirs:
     _check_section('distillation', theirs['distillation'])
@@ -93,10 +96,8 @@ def _set_dataset(config, dataset):
   theirs = (dataset.get('name'), args.pop('subset', None))
   if theirs not in known:
     names = ', '.join(' '.join(filter(None, key)) for key in known)
-    raise UserError(
-      f'the data set {" ".join(map(str, filter(None, theirs)))} of the original '
-      f'is unknown here; known: {names}'
-    )
+    name = ' '.join(map(str, filter(None, theirs)))
+    raise UserError(f"unknown data set '{name}'; the original has: {names}")
   name, size = known[theirs]
   if args.pop('image_size', size) != size:
     raise UserError(f'dataset.args.image_size must be {size} for {name}')
@@ -161,7 +162,9 @@ def _merge(config, theirs, prefix=''):
   for key, value in theirs.items():
     name = f'{prefix}{key}'
     if key not in config:
-      raise UserError(f'unknown key {name}{config_file.near(key, config)}')
+      raise UserError(
+        f'unknown key {name}{config_file.near(name, config, prefix)}'
+      )
     if isinstance(config[key], ConfigDict):
       _merge(config[key], _check_section(name, value), f'{name}.')
     else:

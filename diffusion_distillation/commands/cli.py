@@ -163,11 +163,14 @@ def _change(config, argv, known):
     rest = changes(argv)
   except flags.UnrecognizedFlagError as error:
     name = error.flagname
-    if name.startswith('config.'):
-      raise UserError(f'--{name} changes a config: give --config, too') from None
     similar = difflib.get_close_matches(name, list(known))
-    hint = f'; did you mean --{similar[0]}?' if similar else '; see --help'
-    raise UserError(f'unknown flag --{name}{hint}') from None
+    hint = f'did you mean --{similar[0]}?' if similar else 'see --help'
+    if name.startswith('config.'):
+      hint = 'give --config=FILE.py as well'
+    raise UserError(f'unknown flag --{name}; {hint}') from None
+  except (LookupError, TypeError, ValueError) as error:
+    # Such as an index into a tuple.
+    raise flags.Error(str(error)) from error
   if rest[1:]:
     raise UserError(f'{rest[1]!r} is no flag; flags start with --')
 
@@ -190,7 +193,9 @@ def _check_flags(mode, values):
       raise UserError(f'--mode={mode} does not take --{name}; it takes {known}')
   for name in needs:
     if name not in values:
-      raise UserError(f'--mode={mode} needs --{name}={_FLAGS[name][0]}')
+      raise UserError(
+        f'--mode={mode} needs --{name}={_FLAGS[name][0]}; see --help'
+      )
 
 
 def _run_mode(name, values):

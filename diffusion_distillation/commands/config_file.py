@@ -89,14 +89,15 @@ def available():
   return found
 
 
-def near(key, config):
+def near(key, config, prefix=''):
   """Returns the end of a message: which keys of a config resemble one.
 
   Args:
     key: dotted name of a key that the config does not have.
     config: a ConfigDict.
+    prefix: dotted name of the section that it is, with a dot.
   """
-  similar = difflib.get_close_matches(key, _names(config))
+  similar = difflib.get_close_matches(key, _names(config, prefix))
   if similar:
     return f'; did you mean {" or ".join(similar)}?'
   return '; configs/base.py lists all keys'
@@ -143,7 +144,7 @@ def _check_keys(config, base, text, prefix=''):
   for key in config:
     if key not in base:
       name = f'{prefix}{key}'
-      raise UserError(f'{text}: unknown key {name}{near(key, base)}')
+      raise UserError(f'{text}: unknown key {name}{near(name, base, prefix)}')
   for key, value in base.items():
     name = f'{prefix}{key}'
     if key not in config:
