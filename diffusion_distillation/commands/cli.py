@@ -47,7 +47,7 @@ _PROGRAMS = {
 _FLAGS = {
   'config': ('FILE.py', 'config file, or the name of one of those below'),
   'workdir': ('DIR', 'run folder'),
-  'checkpoint': ('PATH', 'run folder of a training, or a file of weights'),
+  'checkpoint': ('PATH', 'such as runs/digits/student_00004, or a file of weights'),
   'out': ('PATH', 'FILE.npz or a folder of PNGs; with export, a file'),
   'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
   'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),
@@ -58,7 +58,7 @@ _FLAGS = {
   'num_processes': ('N', 'how many processes train together'),
   'process_id': ('I', 'number of this process, from 0'),
 }
-# Smallest and largest values of those that are integers.
+# The flags that are integers, with their smallest and largest values.
 _INTEGERS = {
   'num_steps': (1, 2**20),
   'num_processes': (1, None),
@@ -129,7 +129,7 @@ def parse(argv):
 def _define_flags():
   """Returns the FlagValues of all flags but those that change a config."""
   values = flags.FlagValues()
-  values.set_gnu_getopt(True)  # an argument that is no flag is not the last
+  values.set_gnu_getopt(True)  # flags may follow other arguments
   flags.DEFINE_enum('mode', 'train', MODES, '', flag_values=values)
   flags.DEFINE_bool('debug', False, '', flag_values=values)
   for name in _FLAGS:
