@@ -47,7 +47,10 @@ _PROGRAMS = {
 _FLAGS = {
   'config': ('FILE.py', 'config file, or the name of one of those below'),
   'workdir': ('DIR', 'run folder'),
-  'checkpoint': ('PATH', 'such as runs/digits/student_00004, or a file of weights'),
+  'checkpoint': (
+    'PATH',
+    'such as runs/digits/student_00004, or a weights file',
+  ),
   'out': ('PATH', 'FILE.npz or a folder of PNGs; with export, a file'),
   'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
   'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from diffusion_distillation.runtime.errors import UserError
 
-# Sections whose keys depend on another key, such as the network's name. They are
-# checked where they are read.
+# Sections whose keys depend on another key, such as the network's name. They
+# are checked where they are read.
 _OPEN = (
   'dataset.args',
   'model.args',
