@@ -158,8 +158,9 @@ def test_debug_shows_the_traceback_of_a_user_s_error(failing):
 
 
 def test_a_run_that_was_stopped_has_its_own_status(failing, capsys):
-  assert failing(signals.Stopped('stopped at update 3')) == signals.STATUS
-  assert capsys.readouterr().err == 'stopped at update 3\n'
+  stopped = signals.Stopped('teacher at update 3')
+  assert failing(stopped) == signals.STATUS
+  assert capsys.readouterr().err == f'{stopped}\n'
 
 
 @pytest.mark.parametrize(
