@@ -10,7 +10,6 @@ from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.evaluation.evaluator import open_evaluator
 from diffusion_distillation.generation.image_files import ImageFiles
 from diffusion_distillation.report import run as runs
-from diffusion_distillation.report.report import write_report
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import open_run_folder
@@ -82,7 +81,7 @@ def measure_and_report(config, dataset, workdir, evaluator):
   else:
     runs.evaluate_run(config, dataset, workdir, evaluator)
     protocol = evaluator.protocol(config.eval.num_samples)
-  show(write_report(config, dataset, workdir, protocol), workdir)
+  show(runs.report_run(config, dataset, workdir, protocol), workdir)
 
 
 def _evaluate_run(config, workdir):
@@ -96,22 +95,21 @@ def _evaluate_checkpoint(path, config, sampler, num_steps):
   """Returns the metrics of a checkpoint, and how they were measured."""
   checkpoint = inputs.load_checkpoint(path, config)
   card = checkpoint.card
-  method, num_steps = inputs.sampling_of(card, sampler, num_steps)
+  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps)
   if config is None:
     config, dataset = _config_of(card, path)
   else:
     dataset, _ = check(config)
-  if list(dataset.image_shape) != list(card['image_shape']):
+  if dataset.image_shape != card.image_shape:
     raise UserError(
-      f'{path} draws images of {card["image_shape"]}, but the data set of the '
-      f'config has {list(dataset.image_shape)}'
+      f'{path} draws images of {card.image_shape}, but the data set of the '
+      f'config has {dataset.image_shape}'
     )
-  inputs.check_card(checkpoint)
   return runs.evaluate_checkpoint(
     config,
     checkpoint,
     open_evaluator(config, dataset),
-    method=method,
+    sampler=sampler,
     num_steps=num_steps,
   )
 
@@ -135,7 +133,7 @@ def _config_of(card, path):
     UserError: the card does not say enough.
   """
   give = 'give --config=FILE.py'
-  config = card['config'] or {}
+  config = card.config or {}
   if 'eval' not in config:
     raise UserError(f'{path} does not say how to measure it; {give}')
   settings = {**config['eval'], **dict.fromkeys(_PATHS)}

@@ -1,8 +1,8 @@
 """--mode=export: the weights of a checkpoint as one file."""
 
-from diffusion_distillation.checkpoints import weight_files
+from diffusion_distillation import checkpoints
 from diffusion_distillation.commands import inputs
-from diffusion_distillation.generation.sample_files import check_writable
+from diffusion_distillation.generation.image_files import check_writable
 
 
 def export(checkpoint, out, config=None):
@@ -19,5 +19,5 @@ def export(checkpoint, out, config=None):
   """
   check_writable(out, is_file=True)
   checkpoint = inputs.load_checkpoint(checkpoint, config)
-  weight_files.write(checkpoint, out)
+  checkpoints.write(checkpoint, out)
   print(f'wrote the weights of {checkpoint.path} to {out}')

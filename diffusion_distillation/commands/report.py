@@ -1,6 +1,7 @@
 """--mode=report: writes the report of a finished run again."""
 
-from diffusion_distillation.report.report import summary, write_report
+from diffusion_distillation.report.report import summary
+from diffusion_distillation.report.run import report_run
 from diffusion_distillation.runtime.run_folder import open_run_folder
 from diffusion_distillation.training.config import check
 
@@ -17,7 +18,7 @@ def report(config, workdir):
   """
   dataset, _ = check(config)
   with open_run_folder(workdir, config, lock=False) as workdir:
-    show(write_report(config, dataset, workdir), workdir)
+    show(report_run(config, dataset, workdir), workdir)
 
 
 def show(content, workdir):

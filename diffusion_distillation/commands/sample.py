@@ -3,11 +3,16 @@
 import numpy as np
 
 from diffusion_distillation.commands import inputs
-from diffusion_distillation.generation.sample_files import (
+from diffusion_distillation.generation.generator import Generator, condition_of
+from diffusion_distillation.generation.image_files import (
+  check_writable,
   parse_seeds,
   write_samples,
 )
 from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.log import Progress
+
+_BATCH_SIZE = 512  # images drawn at once
 
 
 def sample(
@@ -23,55 +28,55 @@ def sample(
 
   Args:
     checkpoint: path of a checkpoint.
-    out: path of a .npz, or of a folder of PNGs.
+    out: path of a .npz, of a .png, or of a folder of PNGs.
     seeds: text such as '0-63' or '1,5,9'.
     class_: text such as '3' or '1,5', the classes to draw in turn; None draws
       all classes in turn.
-    sampler: of the checkpoint by default.
-    num_steps: sampling steps, of the checkpoint by default.
+    sampler: its spelling; the checkpoint's by default.
+    num_steps: sampling steps; the checkpoint's by default.
     config: describes the network of a file that has no card.
 
   Raises:
     UserError: the checkpoint cannot be sampled so, or `out` not be written.
   """
   seeds = parse_seeds(seeds)
+  check_writable(out)
   checkpoint = inputs.load_checkpoint(checkpoint, config)
-  inputs.check_card(checkpoint)
-  method, num_steps = inputs.sampling_of(checkpoint.card, sampler, num_steps)
-  write_samples(
-    checkpoint,
-    seeds=seeds,
-    labels=labels_of(seeds, class_, checkpoint.card['num_classes']),
-    out=out,
-    method=method,
+  card = checkpoint.card
+  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps)
+  label = parse_classes(class_, card.num_classes)
+  images = Generator(card, _BATCH_SIZE).images(
+    checkpoint.weights,
+    seeds,
     num_steps=num_steps,
+    sampler=sampler,
+    label=label,
+    progress=Progress('sample', len(seeds), unit='images').show,
   )
+  labels = condition_of(seeds, card.num_classes, label)['label']
+  write_samples(out, images, seeds, labels)
   print(f'wrote {len(seeds)} samples to {out}')
 
 
-def labels_of(seeds, class_, num_classes):
-  """Returns the class of each seed, (N,) int32.
-
-  A seed's class depends on no other seed: it is the seed modulo the number of
-  classes that are drawn.
+def parse_classes(text, num_classes):
+  """Returns the classes to draw, (K,) ints, or None for all of them.
 
   Args:
-    seeds: (N,) ints.
-    class_: text such as '3' or '1,5', or None for all classes.
+    text: such as '3' or '1,5'; None stands for all classes.
     num_classes: of the checkpoint; 1 where it is unconditional.
 
   Raises:
     UserError: the text does not name classes of the checkpoint.
   """
-  classes = list(range(num_classes))
-  if class_ is not None:
-    if num_classes == 1:
-      raise UserError(f'--class={class_}: this checkpoint has no classes')
-    known = {str(number): number for number in classes}
-    classes = [known.get(part.strip()) for part in class_.split(',')]
-    if None in classes:
-      raise UserError(
-        f'--class={class_} must be one or more of 0 to {num_classes - 1}, such '
-        'as 3 or 1,5'
-      )
-  return np.asarray(classes, np.int32)[seeds % len(classes)]
+  if text is None:
+    return None
+  if num_classes == 1:
+    raise UserError(f'--class={text}: this checkpoint has no classes')
+  known = {str(number): number for number in range(num_classes)}
+  classes = [known.get(part.strip()) for part in text.split(',')]
+  if None in classes:
+    raise UserError(
+      f'--class={text} must be one or more of 0 to {num_classes - 1}, such as '
+      '3 or 1,5'
+    )
+  return np.array(classes)

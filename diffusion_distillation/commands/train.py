@@ -7,26 +7,19 @@ import sys
 
 import numpy as np
 
-from diffusion_distillation.checkpoints.card import card_of
 from diffusion_distillation.checkpoints.compatibility import find_teacher
 from diffusion_distillation.commands.evaluate import measure_and_report
-from diffusion_distillation.evaluation.classifier import NO_WEIGHTS
-from diffusion_distillation.evaluation.evaluator import open_evaluator
-from diffusion_distillation.evaluation.statistics import batches_of
-from diffusion_distillation.generation.generator import Generator, dismiss
-from diffusion_distillation.report import plots
-from diffusion_distillation.report.report import write_report
-from diffusion_distillation.runtime import failure, processes
-from diffusion_distillation.runtime.errors import DivergedError, UserError
-from diffusion_distillation.runtime.log import RunLog
-from diffusion_distillation.runtime.run_folder import (
-  check_run_folder,
-  check_same,
-  open_run_folder,
-  teacher_of,
+from diffusion_distillation.evaluation.evaluator import (
+  NO_WEIGHTS,
+  open_evaluator,
 )
-from diffusion_distillation.training.config import check
-from diffusion_distillation.training.followers import NoLog
+from diffusion_distillation.generation import grids
+from diffusion_distillation.generation.generator import dismiss
+from diffusion_distillation.report.run import make_generator, report_run
+from diffusion_distillation.runtime import processes, run_folder, signals
+from diffusion_distillation.runtime.errors import DivergedError, UserError
+from diffusion_distillation.runtime.log import NoLog, RunLog
+from diffusion_distillation.training.config import check, rounds
 from diffusion_distillation.training.trainer import Trainer
 
 
@@ -41,7 +34,7 @@ def train(
     config: ConfigDict with the keys of configs/base.py.
     workdir: path of the run folder.
     coordinator: HOST:PORT of process 0, where several processes train together.
-    num_processes: how many they are.
+    num_processes: number of processes.
     process_id: number of this process.
 
   Raises:
@@ -57,25 +50,32 @@ def train(
 
 def _lead(config, workdir):
   """Runs as process 0, which alone reads and writes the run folder."""
-  # Another process may be at work there: that is told before anything is read.
-  check_run_folder(workdir, config)
+  # Before anything is read: another process may be at work there.
+  run_folder.check_run_folder(workdir, config)
   dataset, denoiser = check(config, open_data=True)
+  print(f'{dataset.name}: {dataset.describe()}', file=sys.stderr)
   evaluator = open_evaluator(config, dataset, needed=False)
   if evaluator is None:
     print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
-  teacher = teacher_of(workdir) or config.distillation.teacher_checkpoint_path
-  teacher = find_teacher(teacher, config, denoiser)
-  with open_run_folder(
-    workdir, config, teacher=teacher, create=True
+  path = run_folder.teacher_of(workdir, config)
+  teacher = None if path is None else find_teacher(path, config, denoiser)
+  with run_folder.open_run_folder(
+    workdir,
+    config,
+    rounds=rounds(config),
+    teacher=teacher,
+    create=True,
   ) as workdir:
+    has_teacher = teacher is not None
     processes.broadcast(
-      {'teacher': teacher, 'config': json.dumps(config.to_dict())}
+      {'config': json.dumps(config.to_dict()), 'has_teacher': has_teacher}
     )
-    failure.forget(workdir)
     log = RunLog(workdir)
-    evaluate = _evaluation(config, dataset, workdir, evaluator)
+    evaluate = _evaluation(config, dataset, workdir, evaluator, log)
+    run_folder.forget_failure(workdir)
     try:
-      Trainer(config, dataset, workdir, teacher, log, evaluate).run()
+      with signals.StopFlag() as stop:
+        Trainer(config, dataset, workdir, teacher, log, evaluate, stop).run()
     except DivergedError as error:
       _report_failure(config, dataset, workdir, error)
       raise
@@ -86,11 +86,11 @@ def _lead(config, workdir):
 
 
 def _follow(config, workdir):
-  """Runs as another process than 0: trains and draws what process 0 says."""
+  """Runs as any process but 0: trains and draws what process 0 says."""
   dataset, _ = check(config, open_data=True)
   run = processes.broadcast(None)
-  check_same(json.loads(run['config']), config)
-  generator = Generator(card_of(config, dataset), config.eval.batch_size)
+  run_folder.check_same(json.loads(run['config']), config)
+  generator = make_generator(config, dataset)
 
   def evaluate(weights, card, name):
     del weights, card, name
@@ -98,30 +98,40 @@ def _follow(config, workdir):
     return {}
 
   workdir = pathlib.Path(workdir)
-  Trainer(config, dataset, workdir, run['teacher'], NoLog(), evaluate).run()
+  with signals.StopFlag() as stop:
+    Trainer(config, dataset, workdir, None, NoLog(), evaluate, stop).run()
   generator.follow()
 
 
-def _evaluation(config, dataset, workdir, evaluator):
+def _evaluation(config, dataset, workdir, evaluator, log):
   """Returns (weights, card, name) -> metrics, called during training."""
 
   @functools.cache
   def generator():
-    # The students have the teacher's network, so that one generator does.
-    return Generator(card_of(config, dataset), config.eval.batch_size)
+    # One generator serves all rounds: students have the teacher's network.
+    return make_generator(config, dataset)
 
   def evaluate(weights, card, name):
     num_images = config.eval.num_samples
     if evaluator is None:
-      num_images = min(num_images, plots.GRID_IMAGES)
+      num_images = min(num_images, grids.GRID_IMAGES)
     images = generator().images(
-      weights, np.arange(num_images), card['num_steps'], card['sampler']
+      weights,
+      np.arange(num_images),
+      num_steps=card.num_steps,
+      sampler=card.sampler,
     )
     dismiss()
-    plots.save_grid(images, workdir / 'samples' / f'{name}.png')
+    path = workdir / 'samples' / f'{name}.png'
+    grids.save_grid(images, path)
     if evaluator is None:
       return {}
-    return evaluator.measure(batches_of(images), num_images)
+    batch_size = config.eval.batch_size
+    batches = (
+      images[first : first + batch_size]
+      for first in range(0, num_images, batch_size)
+    )
+    return evaluator.measure(batches, num_images)
 
   return evaluate
 
@@ -129,8 +139,8 @@ def _evaluation(config, dataset, workdir, evaluator):
 def _report_failure(config, dataset, workdir, error):
   """Records why training failed, and writes the report of what there is."""
   try:
-    failure.record(workdir, error)
-    write_report(config, dataset, workdir)
+    run_folder.record_failure(workdir, error)
+    report_run(config, dataset, workdir)
   except (UserError, OSError) as report_error:
     # The failure of the training is the one to show.
     print(f'no report: {report_error}', file=sys.stderr)

@@ -40,16 +40,22 @@ def has_students(config):
 def teacher_config(config):
   """Returns the config by which the teacher of a run is trained.
 
-  It is the config itself, changed by its section `teacher` where there are
-  students.
+  It is the config without students, changed by what its section `teacher` sets.
   """
-  if not has_students(config):
-    return config
   teacher = copy.deepcopy(config)
   with teacher.unlocked():
-    teacher.update(config.teacher.to_dict())
+    _update(teacher, config.teacher)
     teacher.distillation.objective = None
   return teacher.lock()
+
+
+def _update(config, changes):
+  """Sets the keys of a config that are not None in `changes`."""
+  for key, value in changes.items():
+    if isinstance(value, ConfigDict):
+      _update(config[key], value)
+    elif value is not None:
+      config[key] = value
 
 
 def trainings(config):
@@ -91,7 +97,7 @@ def teacher_num_steps(config):
   """
   if has_students(config):
     return config.distillation.start_num_steps
-  return config.model.eval_sampling_num_steps
+  return teacher_config(config).model.eval_sampling_num_steps
 
 
 def check(config, open_data=False):
@@ -114,10 +120,9 @@ def check(config, open_data=False):
       schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
       for each in training.objective.rounds:
         if each.num_updates is None:
-          raise ValueError(
-            'train.num_updates, the length of training, is not set'
-          )
+          raise ValueError(_no_length(config))
     _check_samplers(config)
+    _check_students_keys(config)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
     )
@@ -181,6 +186,35 @@ def check_numbers(config):
     if not (value >= low and (high is None or value <= high)):
       limit = f'at least {low}' if high is None else f'{low} to {high}'
       raise ValueError(f'{key} must be {limit}, got {value}')
+
+
+# What only a teacher has: its students' rounds have their own.
+_KEYS_OF_TEACHERS = (
+  'train.num_updates',
+  'model.train_num_steps',
+  'model.eval_sampling_num_steps',
+)
+
+
+def _check_students_keys(config):
+  if has_students(config):
+    for key in _KEYS_OF_TEACHERS:
+      section, name = key.split('.')
+      if config[section][name] is not None:
+        raise ValueError(
+          f'{key} means nothing for students; set teacher.{key}, or '
+          'distillation.steps_per_iter for the length of their rounds'
+        )
+
+
+def _no_length(config):
+  """Returns what to do about a teacher whose length is not set."""
+  if not has_students(config):
+    return 'train.num_updates, the length of training, is not set'
+  return (
+    'there is no teacher: set distillation.teacher_checkpoint_path, or '
+    'teacher.train.num_updates to train one'
+  )
 
 
 def _check_samplers(config):
