@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 
 from diffusion_distillation.checkpoints import torch_file
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
 FILE_NAME = 'pt_inception-2015-12-05-6726825d.pth'
@@ -40,20 +41,17 @@ def read_weights(path, shapes):
   path = pathlib.Path(os.path.expanduser(path))
   if not os.path.isfile(path):
     raise UserError(f'{path} is not a file: {HOW_TO_GET}')
-  try:
+  with files.reading(path):
     content = path.read_bytes()
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror}') from error
   try:
     arrays = _find_arrays(content)
     problem = _mismatch(arrays, shapes)
     if problem is None:
       weights = {name: _floats(name, arrays[name].read()) for name in shapes}
   except Exception as error:  # zipfile, NumPy and pickle raise many types
-    reason = str(error).strip().split('\n')[0][:200]
     raise UserError(
       f'{path} is damaged, or does not hold the weights of Inception '
-      f'({reason}); {HOW_TO_GET}'
+      f'({files.reason(error)}); {HOW_TO_GET}'
     ) from error
   if problem is not None:
     raise UserError(

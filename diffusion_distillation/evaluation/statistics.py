@@ -242,18 +242,12 @@ def read(path):
   if not os.path.isfile(path):
     raise UserError(f'no statistics at {path}: there is no such file')
   names = [field.name for field in dataclasses.fields(Statistics)]
-  try:
-    with path.open('rb') as file:
-      if not zipfile.is_zipfile(file):
-        raise ValueError('it is not a .npz archive')
-      file.seek(0)
-      with np.load(file, allow_pickle=False) as found:
-        arrays = {name: found[name] for name in names if name in found}
-  except Exception as error:  # NumPy and zipfile raise many types on damage
-    reason = ' '.join(str(error).split())
-    raise UserError(
-      f'{path} cannot be read as a .npz of statistics: {reason}'
-    ) from error
+  with files.reading(path), path.open('rb') as file:
+    if not zipfile.is_zipfile(file):
+      raise ValueError('it is not a .npz archive')
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as found:
+      arrays = {name: found[name] for name in names if name in found}
   resize = arrays.pop('resize', None)
   _check_arrays(path, arrays)
   for name in arrays.keys() - {'features'}:

@@ -72,17 +72,10 @@ class ImageFiles:
 
   def _decode(self, name):
     data, where = self._files.read(name), f'{self._path}: {name}'
-    try:
-      with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        # A palette and two levels are other ways to store RGB and grey.
-        mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
-        pixels = np.asarray(image.convert(mode))
-    except Exception as error:  # PIL raises many types on damage
-      reason = ' '.join(str(error).split())
-      raise UserError(
-        f'{where} cannot be read as an image ({reason})'
-      ) from error
+    with files.reading(where), Image.open(io.BytesIO(data)) as image:
+      # A palette and two levels are other ways to store RGB and grey.
+      mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
+      pixels = np.asarray(image.convert(mode))
     if mode not in ('RGB', 'L'):
       raise UserError(
         f'{where} has mode {mode}; convert it to RGB or grey with 8 bits'
@@ -95,8 +88,8 @@ class ImageFiles:
       images = np.repeat(images, 3, axis=-1)
     if images.shape[1:] != self._shape:
       raise UserError(
-        f'{where}: the shape is {"x".join(map(str, images.shape[1:]))}, but that '
-        f'of the data set is {"x".join(map(str, self._shape))}'
+        f'{where} has shape {"x".join(map(str, images.shape[1:]))}, but the '
+        f'data set has {"x".join(map(str, self._shape))}'
       )
     return images
 
@@ -105,17 +98,13 @@ def _read_npz(path):
   """Returns the images of a .npz, uint8 (N, H, W, C)."""
   if not os.path.isfile(path):
     raise UserError(f'--images={path}: there is no such file')
-  try:
-    with path.open('rb') as file:
-      if not zipfile.is_zipfile(file):
-        raise ValueError('it is not a .npz archive; write it by numpy.savez')
-      file.seek(0)
-      with np.load(file, allow_pickle=False) as arrays:
-        names = [n for n in ('arr_0', 'samples') if n in arrays] or arrays.files
-        array = arrays[names[0]] if names else np.zeros(0)
-  except Exception as error:  # NumPy and zipfile raise many types on damage
-    reason = ' '.join(str(error).split())
-    raise UserError(f'--images={path} cannot be read: {reason}') from error
+  with files.reading(f'--images={path}'), path.open('rb') as file:
+    if not zipfile.is_zipfile(file):
+      raise ValueError('it is not a .npz archive; write one by numpy.savez')
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+      names = [n for n in ('arr_0', 'samples') if n in arrays] or arrays.files
+      array = arrays[names[0]] if names else np.zeros(0)
   if len(names) > 1 and names[0] != 'arr_0':
     raise UserError(
       f'{path} must have its images under arr_0 or samples; it has '

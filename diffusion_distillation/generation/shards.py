@@ -108,12 +108,10 @@ class Shards:
   def _read(self, seeds):
     """Returns the arrays of a file; None if it has to be drawn again."""
     path = self._path(seeds)
-    try:
-      content = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
       return None
-    except OSError as error:  # the images may be good
-      raise UserError(f'cannot read {path}: {error.strerror}') from error
+    with files.reading(path):  # the images may be good
+      content = path.read_bytes()
     try:
       with np.load(io.BytesIO(content), allow_pickle=False) as file:
         shard = dict(file)
