@@ -29,12 +29,10 @@ _BATCH_SIZE = 512
 
 
 class Activations(NamedTuple):
-  """What a network computes from N images."""
+  """What a network computes from N images; a network may have no `spatial`."""
 
   features: np.ndarray  # (N, D)
-  spatial: (
-    np.ndarray | None
-  )  # (N, E), the features of sFID; None if it has none
+  spatial: np.ndarray | None  # (N, E), the features of sFID
   probabilities: np.ndarray  # (N, K), of K classes
 
 
@@ -76,8 +74,8 @@ def check_count(count, what):
   if count < MIN_IMAGES:
     raise UserError(
       f'{what}: {count} images are too few to measure, at least {MIN_IMAGES} '
-      f'are needed (each and its {NUM_NEIGHBOURS} nearest neighbours, for '
-      'precision and recall; KID and covariances need 2)'
+      f'are needed (precision and recall take an image and its '
+      f'{NUM_NEIGHBOURS} nearest neighbours; KID and covariances take 2)'
     )
 
 

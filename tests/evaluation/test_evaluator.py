@@ -157,7 +157,7 @@ def test_a_cache_that_cannot_be_used_is_a_notice_at_once(
   measuring = evaluator(cache_dir=tmp_path / 'file' / 'cache')
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and 'Not a directory' in err
-  assert err.startswith('notice: eval.cache_dir=')
+  assert err.startswith('notice: ') and 'eval.cache_dir=' in err
   assert measuring.real_figures() == want
   capsys.readouterr()
 
