@@ -8,6 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_distillation.runtime import files
+from diffusion_distillation.runtime.errors import UserError
 
 _COLUMNS, _ROWS = 20, 5
 GRID_IMAGES = _COLUMNS * _ROWS  # images of a grid, unless it is told otherwise
@@ -39,6 +40,40 @@ def grid(images, columns=_COLUMNS, rows=_ROWS):
     top, left = i // columns * (height + 1) + 1, i % columns * (width + 1) + 1
     page[top : top + height, left : left + width] = image
   return page
+
+
+def read_grid(path, image_shape):
+  """Returns the images of a picture that `save_grid` wrote.
+
+  Args:
+    path: path of the file.
+    image_shape: (H, W, C) of the images.
+
+  Returns:
+    (N, H, W, C) uint8; the empty places of the last row are images, too.
+
+  Raises:
+    UserError: the file is no such picture.
+  """
+  height, width, channels = image_shape
+  scale = max(1, round(_MIN_HEIGHT / height))
+  try:
+    with Image.open(path) as image:
+      page = np.asarray(image).reshape(image.height, image.width, -1)
+  except Exception as error:  # PIL raises many types on damage
+    raise UserError(f'cannot read {path}: {error}; remove it') from error
+  rows, columns = page.shape[0] // (height * scale), page.shape[1] // (width * scale)
+  if page.shape != (
+    rows * (height * scale + 1) + 1,
+    columns * (width * scale + 1) + 1,
+    channels,
+  ):
+    raise UserError(f'{path} is no grid of images of {image_shape}; remove it')
+  cells = page[1:, 1:].reshape(
+    rows, height * scale + 1, columns, width * scale + 1, channels
+  )
+  cells = cells[:, :-1:scale, :, :-1:scale].swapaxes(1, 2)
+  return cells.reshape(rows * columns, *image_shape)
 
 
 def to_image(array):

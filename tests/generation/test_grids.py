@@ -36,3 +36,22 @@ def test_a_picture_is_known_by_what_it_shows(tmp_path):
   for bad in (good[:20], good[: len(good) // 2], good[:60] + b'x' + good[61:]):
     path.write_bytes(bad)
     assert not grids.shows(path, 'updates: 3')
+
+
+@pytest.mark.parametrize('shape', [(8, 8, 1), (6, 10, 3), (64, 64, 3)])
+@pytest.mark.parametrize('count', [1, 23])
+def test_a_grid_is_read_back(tmp_path, shape, count):
+  images = np.random.RandomState(0).randint(0, 256, (count, *shape), np.uint8)
+  grids.save_grid(images, tmp_path / 'grid.png')
+  found = grids.read_grid(tmp_path / 'grid.png', shape)
+  np.testing.assert_array_equal(found[:count], images)
+
+
+def test_what_is_no_grid_is_not_read(tmp_path):
+  path = tmp_path / 'grid.png'
+  grids.save_grid(np.zeros((4, 8, 8, 1), np.uint8), path)
+  with pytest.raises(UserError, match='no grid of images'):
+    grids.read_grid(path, (8, 9, 1))
+  path.write_bytes(b'nothing')
+  with pytest.raises(UserError, match='cannot read'):
+    grids.read_grid(path, (8, 8, 1))
