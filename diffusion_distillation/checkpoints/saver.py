@@ -1,14 +1,12 @@
-"""Saving in a thread, while training goes on."""
+"""Saving in a thread while training goes on."""
 
 import concurrent.futures
 
-from diffusion_distillation.runtime import signals
-
 
 class Saver:
-  """Does one thing after the other in a thread; a context manager that waits.
+  """Runs one save after the other in a thread; a context manager that waits.
 
-  What goes wrong there is raised by the next call of any method.
+  An exception of a save is raised by the next call of any method.
   """
 
   def __init__(self):
@@ -27,26 +25,21 @@ class Saver:
 
   @property
   def busy(self):
-    """Whether something is still being saved."""
+    """Whether a save is still running."""
     return self._last is not None and not self._last.done()
 
   def check(self):
-    """Raises what went wrong, if it did."""
+    """Raises the exception of the last save, if it has ended with one."""
     if not self.busy:
       self.wait()
 
   def wait(self):
-    """Waits until all is saved."""
+    """Waits for the last save."""
     last, self._last = self._last, None
     if last is not None:
       last.result()
 
   def start(self, save, *args):
-    """Starts save(*args), once what was started before is done.
-
-    From here on, a signal does not end the process before it is saved.
-    """
+    """Starts save(*args), after the save before has ended."""
     self.wait()
-    signals.begin_saving()
     self._last = self._executor.submit(save, *args)
-    self._last.add_done_callback(lambda _: signals.end_saving())
