@@ -40,6 +40,8 @@ def get_config():
 def _model():
   """Returns the section `model`: network, parameterization, sampling."""
   model = ConfigDict()
+  # Network, a name in NETWORKS of diffusion_distillation/networks/denoiser.py.
+  model.name = 'unet_iddpm'
   model.args = ConfigDict()
   # Channels of the first level.
   model.args.ch = 128

@@ -1,13 +1,14 @@
-"""A teacher of your own images, 64x64, unconditional.
+"""A teacher for your own images, 64x64, unconditional.
 
 python main.py --config=configs/folder_base.py --workdir=runs/mine_teacher
   --config.dataset.args.path=FOLDER
 
-FOLDER is a folder or a zip of images of any size. A network of 57.1M parameters
-with the settings that served the paper's larger data sets, for one GPU: if
-memory runs out, halve `train.batch_size`. Some hundred thousand updates are
-usual; a set of a few thousand images needs fewer, and dropout. For 32x32, set
-`dataset.args.image_size` and drop the last level of `model.args.ch_mult`.
+FOLDER is a folder, which is searched recursively, or a zip, with images of any
+size. The network has 57.1M parameters, with the paper's settings for its larger
+data sets, and is meant for one GPU: if memory runs out, halve
+`train.batch_size`. A few hundred thousand updates are usual; a few thousand
+images need fewer updates and more dropout. For 32x32, set
+`dataset.args.image_size` and remove the last level of `model.args.ch_mult`.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -20,15 +21,19 @@ def get_config():
   config.dataset.name = 'folder'
   config.dataset.args = ConfigDict(
     {
-      # A folder, searched recursively, or a .zip file.
+      # A folder, which is searched recursively, or a .zip file.
       'path': config_dict.placeholder(str),
       # Height and width that the central squares are resized to.
       'image_size': 64,
-      # Whether labels are used; they are in dataset.json.
+      # 3: grey images become RGB; 1: colour images become grey.
+      'channels': 3,
+      # Whether the classes in dataset.json are used.
       'class_conditional': False,
-      # Whether training flips images left to right, at random.
+      # Number of classes; absent: the largest label in dataset.json plus one.
+      'num_classes': config_dict.placeholder(int),
+      # Whether training flips half of the images left to right.
       'random_flip': True,
-      # Part of the images that is never trained on.
+      # Part of the images that is held out of training.
       'heldout_fraction': 0.02,
     }
   )

@@ -1,11 +1,11 @@
-"""Your own images, from 1024 sampling steps to 1.
+"""Your own images, distilled from 1024 sampling steps to 1.
 
 python main.py --config=configs/folder_distill.py --workdir=runs/mine
   --config.dataset.args.path=FOLDER
 
-First the teacher of configs/folder_base.py, then ten rounds of 20,000 updates,
-fewer than the paper's 50,000 to 100,000: the last rounds gain most from more.
-`--mode=plan` prints what it costs.
+Trains the teacher of configs/folder_base.py, then ten rounds of 20,000 updates,
+fewer than the paper's 50,000 to 100,000. If there is time for more, give it to
+the last rounds. `--mode=plan` prints the cost.
 """
 
 from configs import base, folder_base

@@ -104,16 +104,18 @@ def compile_start(start):
   return jax.pmap(start, axis_name='batch', in_axes=(0, None))
 
 
-def compile_sampler(sampler):
-  """Returns sampler(params, seeds, num_steps) compiled for all devices.
+def compile_sampler(draw):
+  """Returns draw(params, seeds, condition, num_steps) for all devices.
 
   Args:
-    sampler: (params, seeds (B,), num_steps) -> images, per replica.
+    draw: (params, seeds (B,), condition, num_steps) -> images, per replica;
+      condition is a pytree of (B,) arrays.
 
   Returns:
-    A function of replicated params, seeds (devices, B) and a step count.
+    The same function of replicated params, of seeds and condition with a
+    leading axis of devices, and of a step count.
   """
-  return jax.pmap(sampler, in_axes=(0, 0, None))
+  return jax.pmap(draw, in_axes=(0, 0, 0, None))
 
 
 def any_replica(flag):

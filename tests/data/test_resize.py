@@ -1,4 +1,4 @@
-"""Resizes against TensorFlow's; files of every kind, and broken ones."""
+"""Resizing as TensorFlow does; image files of every kind, and broken ones."""
 
 import io
 import pathlib
@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_distillation.data import images
+from diffusion_distillation.data.resize import (
+  central_square,
+  crop_and_resize,
+  decode,
+  resize,
+)
+from diffusion_distillation.runtime.errors import UserError
 
 # Made by make_resize_reference.py, with TensorFlow 2.21.
 with np.load(pathlib.Path(__file__).with_name('resize_reference.npz')) as file:
@@ -28,14 +34,14 @@ def encode(image, kind='PNG', **kwargs):
 
 
 @pytest.mark.parametrize('name', RESIZED)
-def test_resizes_are_tensorflow_s(name):
+def test_resizing_equals_tensorflow_s(name):
   kind, shape, method, size = name.split('_')
-  got = images.resize(REFERENCE[f'{kind}_{shape}'], int(size), method)
-  # TensorFlow's result is not rounded: half a grey level, and float32.
+  got = resize(REFERENCE[f'{kind}_{shape}'], int(size), method)
+  # TensorFlow's result is not rounded: half a grey level, and float32 rounding.
   np.testing.assert_allclose(got, REFERENCE[name], atol=0.501, rtol=0)
 
 
-def test_the_reference_has_both_methods_down_and_up():
+def test_the_reference_covers_both_methods_shrinking_and_enlarging():
   assert {name.split('_')[2] for name in RESIZED} == {'area', 'antialias'}
   sizes = [(REFERENCE[n].shape[0], n.split('_')[1]) for n in RESIZED]
   assert (16, '64x64') in sizes and (27, '9x9') in sizes
@@ -43,15 +49,15 @@ def test_the_reference_has_both_methods_down_and_up():
 
 @pytest.mark.parametrize('method', ['area', 'antialias'])
 @pytest.mark.parametrize(('source', 'size'), [(375, 64), (50, 64), (7, 3)])
-def test_a_constant_stays_what_it_is(method, source, size):
+def test_a_constant_image_stays_constant(method, source, size):
   image = np.full((source, source, 3), 201, np.uint8)
-  assert np.all(images.resize(image, size, method) == 201)
+  assert np.all(resize(image, size, method) == 201)
 
 
 def test_area_averages_blocks():
   image = np.random.RandomState(0).randint(0, 256, (6, 6, 3), np.uint8)
   blocks = image.reshape(3, 2, 3, 2, 3).mean((1, 3))
-  got = images.resize(image, 3, 'area')
+  got = resize(image, 3, 'area')
   assert np.abs(got - blocks).max() <= 0.5
 
 
@@ -67,19 +73,17 @@ def test_area_averages_blocks():
 )
 def test_the_central_square_is_the_original_s(shape, rows, columns):
   image = np.arange(np.prod(shape), dtype=np.uint8).reshape(*shape, 1)
-  np.testing.assert_array_equal(
-    images.central_square(image), image[rows, columns]
-  )
+  np.testing.assert_array_equal(central_square(image), image[rows, columns])
 
 
 def test_a_small_image_is_enlarged_after_its_crop():
   image = np.zeros((3, 9, 3), np.uint8)
   image[:, 3:6] = 77  # the central square
-  assert np.all(images.square(image, 8, 'area') == 77)
+  assert np.all(crop_and_resize(image, 8, 'area') == 77)
 
 
 def sixteen_bits():
-  """Returns a PNG of 16-bit RGB, which Pillow cannot write."""
+  """Returns a PNG with 16-bit RGB, which Pillow cannot write."""
   row = b'\0' + (COLORS.astype('>u2') * 256 + 99).astype('>u2').tobytes()
 
   def chunk(kind, data):
@@ -98,7 +102,7 @@ def sixteen_bits():
 
 
 def files():
-  """Yields (kind, bytes, the pixels that they mean)."""
+  """Yields (kind, bytes of a file, the pixels that it stands for)."""
   grey = np.array([[7, 200]], np.uint8)
   yield 'grey', encode(grey), grey[..., None].repeat(3, 2)
   yield (
@@ -136,25 +140,34 @@ def files():
   [pytest.param(*case, id=kind) for kind, *case in files()],
 )
 def test_every_kind_of_file_becomes_rgb(data, want):
-  got = images.decode(data, 'x')
+  got = decode(data, 'x')
   assert got.dtype == np.uint8
   np.testing.assert_array_equal(got, want)
+
+
+def test_with_one_channel_grey_is_kept_and_colours_become_luma():
+  grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+  got = decode(encode(grey), 'x', channels=1)
+  np.testing.assert_array_equal(got, grey[..., None])
+  got = decode(encode(COLORS), 'x', channels=1)
+  luma = COLORS @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+  np.testing.assert_allclose(got[..., 0], luma, atol=0.51)
 
 
 @pytest.mark.parametrize('mode', ['CMYK', 'L', 'RGB'])
 def test_jpegs_of_every_colour_space(mode):
   image = Image.new('RGB', (16, 16), (90, 160, 40)).convert(mode)
   want = np.asarray(image.convert('RGB')).astype(int)
-  got = images.decode(encode(image, 'JPEG', quality=100), 'x')
+  got = decode(encode(image, 'JPEG', quality=100), 'x')
   assert np.abs(got - want).max() <= 2
 
 
-def test_exif_orientation_is_obeyed_where_asked_for():
+def test_exif_orientation_is_applied_on_request():
   exif = Image.Exif()
-  exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+  exif[0x0112] = 6  # turn by 90 degrees, clockwise
   data = encode(COLORS, 'PNG', exif=exif)
-  np.testing.assert_array_equal(images.decode(data, 'x'), COLORS)
-  turned = images.decode(data, 'x', upright=True)
+  np.testing.assert_array_equal(decode(data, 'x'), COLORS)
+  turned = decode(data, 'x', upright=True)
   np.testing.assert_array_equal(turned, np.rot90(COLORS, -1))
 
 
@@ -172,7 +185,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize('data', BROKEN.values(), ids=BROKEN)
-def test_broken_files_are_named_in_one_line(data):
-  with pytest.raises(ValueError, match=r'^cat\.png cannot be read') as error:
-    images.decode(data, 'cat.png')
-  assert '\n' not in str(error.value)
+def test_a_broken_file_is_named_in_one_line(data):
+  with pytest.raises(UserError, match=r'^cat\.png cannot be read') as error:
+    decode(data, 'cat.png')
+  assert '\n' not in str(error.value) and 'BytesIO' not in str(error.value)
