@@ -12,7 +12,7 @@ from diffusion_distillation.runtime.run_folder import versions
 from diffusion_distillation.samplers import canonical, make_sampler
 
 # With more steps, float32 cannot tell neighbouring times apart.
-MOST_STEPS = 2**20
+MAX_NUM_STEPS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,13 +170,6 @@ def make_card(
   )
 
 
-def teacher_steps(config):
-  """Returns the sampling steps that a config's teacher is made for."""
-  if config.distillation is None:
-    return config.model.eval_sampling_num_steps
-  return config.distillation.start_num_steps
-
-
 def _is_count(value, least=1, most=2**31 - 1):
   return type(value) is int and least <= value <= most
 
@@ -213,7 +206,7 @@ def _has_type(kind):
 
 # Whether a value of a card is one that the code that uses it expects.
 _IS_VALID = {
-  'num_steps': lambda value: _is_count(value, most=MOST_STEPS),
+  'num_steps': lambda value: _is_count(value, most=MAX_NUM_STEPS),
   'sampler': _has_type(str),
   'model': _is_model,
   'logsnr_schedule': _has_type(dict),

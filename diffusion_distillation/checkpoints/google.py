@@ -9,11 +9,7 @@ import numpy as np
 from etils import epath
 from flax import serialization, traverse_util
 
-from diffusion_distillation.checkpoints.card import (
-  MOST_STEPS,
-  make_card,
-  teacher_steps,
-)
+from diffusion_distillation.checkpoints.card import MAX_NUM_STEPS, make_card
 from diffusion_distillation.checkpoints.reading import reading
 from diffusion_distillation.checkpoints.weights import check_shapes, to_float32
 from diffusion_distillation.data.dataset import load_dataset
@@ -56,12 +52,18 @@ def _read(path, config):
   card = make_card(
     config,
     dataset,
-    num_steps=teacher_steps(config) if is_teacher else num_steps,
+    num_steps=_teacher_num_steps(config) if is_teacher else num_steps,
     sampler=config.sampler if is_teacher else 'ddim',
     objective='denoising' if is_teacher else 'progressive',
     parent=None if is_teacher else "the original's",
   )
   return card, weights
+
+
+def _teacher_num_steps(config):
+  if config.distillation.objective is None:
+    return config.model.eval_sampling_num_steps
+  return config.distillation.start_num_steps
 
 
 def write(checkpoint, path):
@@ -142,9 +144,10 @@ def _sample_steps(value):
     num_steps = operator.index(np.asarray(value)[()])
   except TypeError:
     num_steps = -1
-  if not 0 <= num_steps <= MOST_STEPS:
+  if not 0 <= num_steps <= MAX_NUM_STEPS:
     raise ValueError(
-      f'its num_sample_steps must be an int of 0 to {MOST_STEPS}, got {value!r}'
+      f'its num_sample_steps must be an int of 0 to {MAX_NUM_STEPS}, got '
+      f'{value!r}'
     )
   return num_steps
 

@@ -13,6 +13,7 @@ else goes wrong while a checkpoint is read may pass, and then nothing is
 renamed. Orbax itself does not notice a changed byte in an array.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import hashlib
@@ -42,15 +43,8 @@ class CheckpointFolder:
   """The checkpoints of one training, written by one process."""
 
   def __init__(self, folder):
-    """Removes what a killed process left in the folder.
-
-    Args:
-      folder: path, need not exist.
-    """
+    """Takes the path of the folder, which need not exist."""
     self.path = pathlib.Path(folder).absolute()
-    with _writing(self.path):
-      for unfinished in self.path.glob(f'*{_UNFINISHED}'):
-        shutil.rmtree(unfinished)
 
   def save(self, state, card, progress):
     """Saves a checkpoint, and removes all but the newest two.
@@ -85,14 +79,22 @@ class CheckpointFolder:
         shutil.rmtree(old)
 
   def newest(self):
-    """Returns the folder of the newest step, or the word 'none'."""
-    return next(iter(steps(self.path)), 'none')
+    """Returns the folder of the newest checkpoint, or None."""
+    return next(iter(steps(self.path)), None)
+
+  def newest_card(self):
+    """Returns the Card of the newest checkpoint with an intact one, or None."""
+    for path in steps(self.path):
+      with contextlib.suppress(DamagedError):
+        return read_card(path)
+    return None
 
   def restore(self, template, num_updates):
     """Returns the state, card and progress of the newest good checkpoint.
 
-    Newer ones that are damaged are renamed to STEP.damaged, with a warning. The
-    state of a finished training has weights only.
+    Newer ones that are damaged are renamed to STEP.damaged, with a warning, and
+    what a killed process left unfinished is removed. The state of a finished
+    training has weights only.
 
     Args:
       template: a TrainState of arrays or ShapeDtypeStructs.
@@ -106,6 +108,10 @@ class CheckpointFolder:
       UserError: all checkpoints are damaged, the newest cannot be read, or it
         is another network's. Nothing is renamed then.
     """
+    for name in _folders(self.path):
+      if name.endswith(_UNFINISHED):
+        with _writing(self.path):
+          shutil.rmtree(self.path / name)
     damaged = []
     for path in steps(self.path):
       try:
@@ -135,17 +141,46 @@ class NoCheckpoints:
     return "process 0's"
 
 
-def state_like(template, finished):
-  """Returns the template without what the state of a finished training lacks.
+class Saver:
+  """Runs one save after the other in a thread; a context manager that waits.
 
-  Args:
-    template: a TrainState.
-    finished: whether the training has had all its updates.
+  An exception of a save is raised by the next call of any method.
   """
-  if not finished:
-    return template
-  params = template.params if template.ema_params is None else None
-  return template.replace(params=params, opt_state=None)
+
+  def __init__(self):
+    self._executor = concurrent.futures.ThreadPoolExecutor(1, 'saver')
+    self._last = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *exception):
+    try:
+      if kind is None:
+        self.wait()
+    finally:
+      self._executor.shutdown()
+
+  @property
+  def busy(self):
+    """Whether a save is still running."""
+    return self._last is not None and not self._last.done()
+
+  def check(self):
+    """Raises the exception of the last save, if it has ended with one."""
+    if not self.busy:
+      self.wait()
+
+  def wait(self):
+    """Waits for the last save."""
+    last, self._last = self._last, None
+    if last is not None:
+      last.result()
+
+  def start(self, save, *args):
+    """Starts save(*args), after the save before has ended."""
+    self.wait()
+    self._last = self._executor.submit(save, *args)
 
 
 def steps(folder):
@@ -154,15 +189,9 @@ def steps(folder):
   Raises:
     UserError: the folder cannot be listed.
   """
-  folder = pathlib.Path(folder)
-  try:
-    with os.scandir(folder) as entries:
-      names = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
-  except (FileNotFoundError, NotADirectoryError):
-    return []
-  except OSError as error:  # pathlib's glob would report an empty folder
-    raise UserError(f'cannot read {folder}: {error.strerror}') from error
-  return [folder / name for name in sorted(names, key=int, reverse=True)]
+  names = [name for name in _folders(folder) if name.isdecimal()]
+  ordered = sorted(names, key=int, reverse=True)
+  return [pathlib.Path(folder) / name for name in ordered]
 
 
 def is_step(path):
@@ -205,6 +234,17 @@ def read_progress(path):
     UserError: it cannot be read.
   """
   return _read_json(path, 'progress.json')
+
+
+def _folders(folder):
+  """Returns the names of the folders in a folder, none if it does not exist."""
+  try:
+    with os.scandir(folder) as entries:
+      return [entry.name for entry in entries if entry.is_dir()]
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  except OSError as error:  # pathlib's glob would report an empty folder
+    raise UserError(f'cannot read {folder}: {error.strerror}') from error
 
 
 def _restore(path, template, num_updates):
