@@ -4,37 +4,40 @@ import dataclasses
 import json
 from typing import Any
 
-from diffusion_distillation.checkpoints.reading import one_line
 from diffusion_distillation.core import parameterization, schedules
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import versions
 from diffusion_distillation.samplers import canonical, make_sampler
 
-# With more steps, float32 cannot tell neighbouring times apart.
+# With more steps, neighbouring times would be equal in float32.
 MAX_NUM_STEPS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """Everything that sampling, distilling or continuing with weights needs.
+  """What weights are: their network, how to sample them, where they are from.
+
+  All values but `image_shape` are JSON values.
 
   Attributes:
-    num_steps: sampling steps that the weights are made for.
-    sampler: spelling of the sampler they are made for, 'ancestral:gamma=0.3'.
-    model: {'name', 'mean_type', 'args'} of the network, as in a config.
-    logsnr_schedule: {'name', ...} of the sampling schedule, as in a config.
+    num_steps: number of sampling steps that the weights are made for.
+    sampler: spelling of the sampler that they are made for, such as 'ddim' or
+      'ancestral:gamma=0.3'.
+    model: {'name', 'mean_type', 'args'} of the network, as in config.model.
+    logsnr_schedule: {'name', ...} of the noise schedule in sampling.
     clip: whether sampling clips x_hat to [-1, 1].
     image_shape: (H, W, C).
-    num_classes: 1 is unconditional.
+    num_classes: number of classes; 1 is unconditional.
     dataset: config.dataset of the training.
-    objective: name of the objective they were trained with.
-    parent: path of the checkpoint they are distilled from; None for a teacher.
-    parent_checksum: `weights_checksum` of the parent, if it is known.
-    updates: updates they have had; None if they were not trained here.
-    num_updates: updates of the whole training; None as for `updates`.
-    config: the config of the training, if it is known.
-    versions: of the packages that they were trained with.
+    objective: name of the objective of the training.
+    parent: path of the checkpoint that was distilled; None for a teacher.
+    parent_checksum: `weights_checksum` of the parent; None if not known.
+    updates: number of updates made; None for weights of another program.
+    num_updates: length of the training in updates; None as for `updates`.
+    config: the whole config of the training; None if not known.
+    versions: mapping from packages to their versions at the training.
   """
 
   num_steps: int
@@ -55,14 +58,17 @@ class Card:
 
   @classmethod
   def from_json(cls, values, path):
-    """Returns the Card of JSON values, which may come from anyone.
+    """Returns the Card that JSON values describe.
+
+    The values may come from a stranger: they are checked, and no file that they
+    name is opened.
 
     Args:
-      values: what `to_json` returned.
+      values: JSON values, as `to_json` returns them.
       path: of the checkpoint, for messages.
 
     Raises:
-      UserError: a key is missing, or its value makes no sense.
+      UserError: a key is missing, or its value is not valid.
     """
     names = [field.name for field in dataclasses.fields(cls)]
     values = values if isinstance(values, dict) else {}
@@ -83,7 +89,7 @@ class Card:
     return card
 
   def _check_names(self, path):
-    """Raises UserError for names and sizes that nothing here has."""
+    """Raises UserError unless sampler, schedule and network can be built."""
     parts = {
       'sampler': lambda: make_sampler(self.sampler),
       'logsnr_schedule': self.schedule,
@@ -95,7 +101,7 @@ class Card:
       except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
           f'the card of {path} is not valid: its {name} cannot be used: '
-          f'{one_line(error)}'
+          f'{files.reason(error)}'
         ) from error
 
   def to_json(self):
@@ -108,16 +114,16 @@ class Card:
 
   @property
   def is_finished(self):
-    """Whether the weights have had all updates, as far as is known."""
+    """Whether all updates were made, or their number is not known."""
     counts = (self.updates, self.num_updates)
     return None in counts or self.updates >= self.num_updates
 
   def denoiser(self):
-    """Returns the Denoiser that the weights are the parameters of."""
+    """Returns the Denoiser whose parameters the weights are."""
     return build_denoiser(self.model, self.image_shape, self.num_classes)
 
   def schedule(self):
-    """Returns the sampling schedule, t -> logsnr."""
+    """Returns the noise schedule in sampling, t -> logsnr."""
     return schedules.get_logsnr_schedule(**self.logsnr_schedule)
 
 
@@ -131,16 +137,19 @@ def make_card(
   parent=None,
   parent_checksum=None,
 ):
-  """Returns the Card of weights that a config describes.
+  """Returns the Card of the weights of a training, before its first update.
 
   Args:
-    config: of the training, checked.
+    config: config of the training, checked.
     dataset: its Dataset.
-    num_steps: as in Card.
-    sampler: as in Card, in any spelling.
-    objective: as in Card.
-    parent: as in Card.
-    parent_checksum: as in Card.
+    num_steps: see Card.
+    sampler: see Card; in any spelling.
+    objective: see Card.
+    parent: see Card.
+    parent_checksum: see Card.
+
+  Raises:
+    ValueError: there is no such sampler.
   """
   model = config.model.to_dict()
   values = {
@@ -165,7 +174,7 @@ def make_card(
     updates=None,
     num_updates=None,
     versions=versions(),
-    # Lists for tuples and strings for keys: a card equals what it is read as.
+    # Tuples become lists, so that a card equals itself after JSON.
     **json.loads(json.dumps(values)),
   )
 
@@ -204,7 +213,7 @@ def _has_type(kind):
   return lambda value: isinstance(value, kind)
 
 
-# Whether a value of a card is one that the code that uses it expects.
+# key -> whether a value has the type and the range that its users expect.
 _IS_VALID = {
   'num_steps': lambda value: _is_count(value, most=MAX_NUM_STEPS),
   'sampler': _has_type(str),

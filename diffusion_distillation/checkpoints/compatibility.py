@@ -52,14 +52,15 @@ def load_teacher(path, config, dataset):
 def _settings(card):
   """Returns what teacher and students must have in common, name -> value."""
   trained = (card.config or {}).get('model', {})
-  network = card.denoiser().network
+  denoiser = card.denoiser()
+  network = denoiser.network
   # Fields, since a card may leave out arguments at their default.
   names = [field.name for field in dataclasses.fields(network)]
   return {
     'image_shape': card.image_shape,
     'num_classes': card.num_classes,
     'model.name': card.model['name'],
-    'model.mean_type': card.model['mean_type'],
+    'model.mean_type': denoiser.mean_type,
     'model.train_logsnr_schedule': trained.get('train_logsnr_schedule'),
     **{
       f'model.args.{name}': getattr(network, name)

@@ -10,7 +10,6 @@ from etils import epath
 from flax import serialization, traverse_util
 
 from diffusion_distillation.checkpoints.card import MAX_NUM_STEPS, make_card
-from diffusion_distillation.checkpoints.reading import reading
 from diffusion_distillation.checkpoints.weights import check_shapes, to_float32
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.runtime import files
@@ -18,17 +17,23 @@ from diffusion_distillation.runtime.errors import UserError
 
 
 def read(path, config):
-  """Returns the weights of a file and their Card, which a config describes.
+  """Returns the weights of a file and the Card that a config gives them.
 
   Args:
     path: of the file, local or gs://.
-    config: of the network; the file does not say what network it is of.
+    config: of the network, which the file does not describe.
 
   Raises:
-    UserError: `config` is None, the file cannot be read, or the weights do not
+    UserError: `config` is None, the file cannot be read, or its weights do not
       fit the config.
   """
-  card, weights = _read(path, config)
+  if config is None:
+    raise UserError(
+      f'{path} does not say which network its weights are of; name it with '
+      '--config=configs/NAME.py'
+    )
+  weights, num_steps = load_google_checkpoint(path)
+  card = _describe(config, num_steps)
   shapes = card.denoiser().param_shapes()
   check_shapes(path, weights, shapes, 'the config')
   return weights, card
@@ -36,34 +41,32 @@ def read(path, config):
 
 def read_card(path, config):
   """Returns the Card of a file; arguments and errors as in `read`."""
-  return _read(path, config)[0]
+  return read(path, config)[1]
 
 
-def _read(path, config):
-  if config is None:
-    raise UserError(
-      f'{path} does not say which network its weights are of; name it with '
-      '--config=configs/NAME.py'
-    )
-  weights, num_steps = load_google_checkpoint(path)
+def _describe(config, num_steps):
+  """Returns the Card of weights with that number of steps; None: a teacher."""
   dataset = load_dataset(config.dataset.name, config.dataset.args)
-  # A student is made for a number of steps; a teacher can be given any.
-  is_teacher = num_steps is None
-  card = make_card(
+  if num_steps is not None:
+    return make_card(
+      config,
+      dataset,
+      num_steps=num_steps,
+      sampler='ddim',
+      objective='progressive',
+      parent='not known',
+    )
+  if config.distillation.objective is None:
+    num_steps = config.model.eval_sampling_num_steps
+  else:
+    num_steps = config.distillation.start_num_steps
+  return make_card(
     config,
     dataset,
-    num_steps=_teacher_num_steps(config) if is_teacher else num_steps,
-    sampler=config.sampler if is_teacher else 'ddim',
-    objective='denoising' if is_teacher else 'progressive',
-    parent=None if is_teacher else "the original's",
+    num_steps=num_steps,
+    sampler=config.sampler,
+    objective='denoising',
   )
-  return card, weights
-
-
-def _teacher_num_steps(config):
-  if config.distillation.objective is None:
-    return config.model.eval_sampling_num_steps
-  return config.distillation.start_num_steps
 
 
 def write(checkpoint, path):
@@ -96,7 +99,7 @@ def load_google_checkpoint(path):
   Raises:
     UserError: the file cannot be read, is damaged, or another program's.
   """
-  with reading(path):
+  with files.reading(path):
     state = serialization.msgpack_restore(_read_bytes(path))
     if not isinstance(state, dict) or 'ema_params' not in state:
       raise ValueError('it has no ema_params')

@@ -8,7 +8,6 @@ import safetensors.numpy
 from flax import traverse_util
 
 from diffusion_distillation.checkpoints.card import Card
-from diffusion_distillation.checkpoints.reading import reading
 from diffusion_distillation.checkpoints.weights import (
   check_shapes,
   to_float32,
@@ -29,9 +28,8 @@ def read(path, config=None):
     UserError: the file cannot be read, is damaged, or has no card.
   """
   del config
-  with reading(path), safetensors.safe_open(path, 'numpy') as file:
-    metadata = file.metadata() or {}
-    card = Card.from_json(json.loads(metadata.get('card', '{}')), path)
+  with files.reading(path), safetensors.safe_open(path, 'numpy') as file:
+    metadata, card = _metadata(file), _read_card(file, path)
     flat = {name: file.get_tensor(name) for name in sorted(file.keys())}
     flat = {name: to_float32(name, leaf) for name, leaf in flat.items()}
   weights = traverse_util.unflatten_dict(flat, sep='/')
@@ -45,9 +43,8 @@ def read(path, config=None):
 def read_card(path, config=None):
   """Returns the Card of a file; arguments and errors as in `read`."""
   del config
-  with reading(path), safetensors.safe_open(path, 'numpy') as file:
-    metadata = file.metadata() or {}
-    return Card.from_json(json.loads(metadata.get('card', '{}')), path)
+  with files.reading(path), safetensors.safe_open(path, 'numpy') as file:
+    return _read_card(file, path)
 
 
 def write(checkpoint, path):
@@ -56,6 +53,14 @@ def write(checkpoint, path):
   metadata = {'card': card, 'checksum': _checksum(card, checkpoint.weights)}
   flat = traverse_util.flatten_dict(checkpoint.weights, sep='/')
   files.write_bytes(path, safetensors.numpy.save(flat, metadata))
+
+
+def _metadata(file):
+  return file.metadata() or {}
+
+
+def _read_card(file, path):
+  return Card.from_json(json.loads(_metadata(file).get('card', '{}')), path)
 
 
 def _checksum(card, weights):

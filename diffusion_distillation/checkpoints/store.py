@@ -1,16 +1,17 @@
-"""The checkpoints of one training: written whole, verified, two of them kept.
+"""Checkpoints of a training in progress: how they are saved and restored.
 
-A checkpoint is a folder whose name is the number of updates. It holds
+Each is a folder, named by the number of updates, which appears only once it is
+complete. It holds
 
   weights/       orbax: what is sampled and distilled
   training/      orbax: the rest of the training state
-  card.json      what the weights are, see `card`
-  progress.json  what resuming needs besides, such as the seconds spent
-  SHA256SUMS     checksums of all these files, as `sha256sum --check` reads them
+  card.json      what the weights are, see `Card`
+  progress.json  what else resuming needs, such as the seconds spent
+  SHA256SUMS     checksums of these files, for `sha256sum --check`, too
 
-The checksums decide what damage is: a file that is missing or differs. Whatever
-else goes wrong while a checkpoint is read may pass, and then nothing is
-renamed. Orbax itself does not notice a changed byte in an array.
+A checkpoint is damaged if a file is missing or its checksum differs: orbax does
+not notice a changed byte in an array. If intact files cannot be read, the cause
+is elsewhere and may pass, and nothing is renamed.
 """
 
 import concurrent.futures
@@ -29,7 +30,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from diffusion_distillation.checkpoints.card import Card
-from diffusion_distillation.checkpoints.reading import one_line, reading
 from diffusion_distillation.checkpoints.weights import check_shapes
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import DamagedError, UserError
@@ -63,16 +63,10 @@ class CheckpointFolder:
         f'{path} exists already and was not overwritten; move it away'
       )
     unfinished = path.with_name(f'{path.name}{_UNFINISHED}')
-    with _writing(path):
-      with _orbax() as orbax:
-        for name, tree in _items(state).items():
-          orbax.save(unfinished / name, args=ocp.args.StandardSave(tree))
-      for name, values in {
-        'card': card.to_json(),
-        'progress': progress,
-      }.items():
-        text = json.dumps(values, indent=2)
-        files.write_text(unfinished / f'{name}.json', f'{text}\n')
+    with files.writing(path):
+      _write_arrays(unfinished, _items(state))
+      _write_json(unfinished / 'card.json', card.to_json())
+      _write_json(unfinished / 'progress.json', progress)
       _write_checksums(unfinished)
       unfinished.rename(path)
       for old in steps(self.path)[_KEEP:]:
@@ -110,7 +104,7 @@ class CheckpointFolder:
     """
     for name in _folders(self.path):
       if name.endswith(_UNFINISHED):
-        with _writing(self.path):
+        with files.writing(self.path):
           shutil.rmtree(self.path / name)
     damaged = []
     for path in steps(self.path):
@@ -275,10 +269,31 @@ def _items(state):
   return {'weights': state.weights, 'training': training}
 
 
+def _write_arrays(path, items):
+  """Writes trees of arrays into a new folder.
+
+  Raises:
+    UserError: they cannot be written.
+  """
+  try:
+    with _orbax() as orbax:
+      for name, tree in items.items():
+        orbax.save(path / name, args=ocp.args.StandardSave(tree))
+  except Exception as error:  # a full disk makes orbax raise many types
+    parent = next(folder for folder in path.parents if folder.exists())
+    free = shutil.disk_usage(parent).free / 1e6
+    # Orbax states the cause at the end of a long line.
+    cause = ' '.join(str(error).split())[-150:] or type(error).__name__
+    raise UserError(
+      f'cannot write {path} ({free:,.0f} MB are free there): {cause}; earlier '
+      'checkpoints are intact: fix this, and rerun the same command to resume'
+    ) from error
+
+
 def _read_weights(path, expected, source):
   """Returns the weights, once they fit what is expected of them."""
   _verify(path, 'weights')
-  with reading(path), _orbax() as orbax:
+  with files.reading(path), _orbax() as orbax:
     saved = orbax.metadata(path / 'weights').item_metadata.tree
   # Orbax reports a wrong shape by thousands of lines on stderr.
   check_shapes(path, saved, expected, source)
@@ -289,21 +304,24 @@ def _read_arrays(path, item, template):
   """Returns the tree of NumPy arrays of an item that was verified."""
   # Targets in NumPy do not depend on the number of devices.
   target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
-  with reading(path), _orbax() as orbax:
+  with files.reading(path), _orbax() as orbax:
     return orbax.restore(path / item, args=ocp.args.StandardRestore(target))
 
 
 def _read_json(path, name):
   _verify(path, name)
-  with reading(path):
+  with files.reading(path):
     return json.loads((path / name).read_text())
 
 
+def _write_json(path, values):
+  files.write_text(path, json.dumps(values, indent=2) + '\n')
+
+
 def _write_checksums(folder):
-  inside = sorted(path for path in folder.rglob('*') if path.is_file())
-  lines = [
-    f'{_digest(p)}  {p.relative_to(folder).as_posix()}\n' for p in inside
-  ]
+  inside = [path for path in folder.rglob('*') if path.is_file()]
+  sums = {path.relative_to(folder).as_posix(): _digest(path) for path in inside}
+  lines = [f'{sums[name]}  {name}\n' for name in sorted(sums)]
   files.write_text(folder / _CHECKSUMS, ''.join(lines))
 
 
@@ -314,8 +332,9 @@ def _verify(path, item):
     DamagedError: one is missing or differs.
     UserError: one cannot be read.
   """
-  try:
-    text = (path / _CHECKSUMS).read_text(errors='replace')
+  with files.reading(path):
+    manifest = path / _CHECKSUMS
+    text = manifest.read_text(errors='replace') if manifest.is_file() else ''
     lines = [line.partition('  ') for line in text.splitlines()]
     wanted = {
       name: digest for digest, _, name in lines if name.split('/')[0] == item
@@ -324,10 +343,6 @@ def _verify(path, item):
       file = path / name
       if not file.is_file() or _digest(file) != digest:
         raise DamagedError(f'{path} is damaged: {name} is missing or differs')
-  except FileNotFoundError:
-    wanted = {}
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror}') from error
   if not wanted:
     raise DamagedError(f'{path} is damaged: it has no checksums of {item}')
 
@@ -342,33 +357,12 @@ def _set_aside(path, error, good):
   aside = path.with_name(f'{path.name}.damaged')
   while aside.exists():
     aside = aside.with_name(f'{aside.name}.damaged')
-  with _writing(aside):
+  with files.writing(aside):
     path.rename(aside)
   print(
     f'warning: {error}; it was renamed to {aside.name}, and {good} is used',
     file=sys.stderr,
   )
-
-
-@contextlib.contextmanager
-def _writing(path):
-  """Reports in one line that something cannot be written.
-
-  Raises:
-    UserError: it cannot.
-  """
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:  # a full disk makes orbax raise many types
-    parent = next(p for p in path.parents if p.exists())
-    free = shutil.disk_usage(parent).free / 1e6
-    raise UserError(
-      f'cannot write {path} ({free:.0f} MB are free there): '
-      f'{one_line(error)}; earlier checkpoints are intact; rerun the same '
-      'command to resume'
-    ) from error
 
 
 def _orbax():

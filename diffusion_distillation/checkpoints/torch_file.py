@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_distillation.checkpoints.reading import one_line
+from diffusion_distillation.runtime import files
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the format before PyTorch 1.6
 _DTYPES = {
@@ -67,7 +67,7 @@ def find_arrays(content):
     return _find_in_zip(content)
   if content.startswith(b'\x80'):  # the first byte of a pickle
     return _find_in_pickles(content)
-  raise ValueError('it is not a file of torch.save')
+  raise ValueError('it is neither a zip archive nor a pickle')
 
 
 def unpickle(file, stand_ins):
@@ -277,4 +277,4 @@ def _damage():
   try:
     yield
   except Exception as error:
-    raise ValueError(one_line(error)) from error
+    raise ValueError(files.reason(error)) from error

@@ -294,8 +294,9 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path):
   )
   assert done.stderr == ''
   (line,) = done.stdout.splitlines()
-  assert line.startswith(f'cannot write {tmp_path / "5"} (')
+  assert line.startswith(f'cannot write {tmp_path / "5.unfinished"} (')
   assert 'MB are free' in line and 'rerun the same command' in line
+  assert os.strerror(errno.EFBIG) in line
   # On other devices than those of the process that saved it.
   assert jax.device_count() == 4 and restored_step(tmp_path) == 3
   assert [path.name for path in tmp_path.iterdir()] == ['3']
