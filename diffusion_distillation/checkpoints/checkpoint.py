@@ -104,6 +104,18 @@ def read_card(path, config=None):
   return reader.read_card(candidates[0], config)
 
 
+def read_progress(path):
+  """Returns what was saved besides state and card: see `CheckpointFolder`.
+
+  Args:
+    path: of the folder of a training, or of a checkpoint in it.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  return store.read_progress(find(path))
+
+
 def find(path):
   """Returns the absolute path of the file or step folder that `load` reads.
 

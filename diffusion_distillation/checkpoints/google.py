@@ -65,7 +65,7 @@ def _describe(config, num_steps):
     dataset,
     num_steps=num_steps,
     sampler=config.sampler,
-    objective='denoising',
+    objective=config.objective,
   )
 
 

@@ -3,12 +3,7 @@ import numpy as np
 import pytest
 
 from diffusion_distillation import checkpoints
-from diffusion_distillation.checkpoints.checkpoint import (
-  Checkpoint,
-  export,
-  find,
-  read_card,
-)
+from diffusion_distillation.checkpoints import Checkpoint, export, find
 from diffusion_distillation.checkpoints.store import CheckpointFolder
 from diffusion_distillation.checkpoints.weights import weights_checksum
 from diffusion_distillation.runtime.errors import DamagedError, UserError
@@ -29,7 +24,7 @@ def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
   inside = CheckpointFolder(folder / 'teacher' / 'checkpoints')
   for step in (3, 5):
-    inside.save(make_state(step), card_at(step), {})
+    inside.save(make_state(step), card_at(step), {'seconds': step / 2})
   return folder
 
 
@@ -58,7 +53,8 @@ def test_the_newest_step_of_a_training_is_loaded(run, monkeypatch):
   for path in (run / 'teacher', 'teacher', newest.parent, newest):
     loaded = checkpoints.load(path)
     assert loaded.path == newest == find(path)
-    assert loaded.card == card_at(5) == read_card(path)
+    assert loaded.card == card_at(5) == checkpoints.read_card(path)
+    assert checkpoints.read_progress(path) == {'seconds': 2.5}
     assert_same(loaded.weights, make_state(5).ema_params)
   assert checkpoints.load(newest.with_name('3')).card.updates == 3
 

@@ -2,9 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_distillation.checkpoints import Checkpoint
+from diffusion_distillation.checkpoints import Checkpoint, export
 from diffusion_distillation.checkpoints.card import make_card
-from diffusion_distillation.checkpoints.checkpoint import export
 from diffusion_distillation.checkpoints.compatibility import load_teacher
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.runtime.errors import UserError

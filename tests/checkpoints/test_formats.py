@@ -12,8 +12,12 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from configs import cifar10_base
-from diffusion_distillation.checkpoints import Checkpoint, load
-from diffusion_distillation.checkpoints.checkpoint import export, read_card
+from diffusion_distillation.checkpoints import (
+  Checkpoint,
+  export,
+  load,
+  read_card,
+)
 from diffusion_distillation.checkpoints.google import (
   load_google_checkpoint,
   save_google_checkpoint,
