@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import runpy
 import shutil
 import signal
 import subprocess
@@ -14,12 +13,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
 
 from benchmarks import kill_resume
 from diffusion_distillation.checkpoints import checkpoint as checkpoints
 from diffusion_distillation.checkpoints import step_folder
+from diffusion_distillation.commands import cli
 from diffusion_distillation.evaluation import classifier
 from diffusion_distillation.generation import shards
 from diffusion_distillation.runtime import signals
@@ -58,36 +57,15 @@ class KilledError(Exception):
 
 def run(*args):
   """Runs main.py in this process; returns what it exits with (None: well)."""
-  for name in list(flags.FLAGS):
-    if name.split('.')[0] in (
-      'config',
-      'workdir',
-      'mode',
-      'checkpoint',
-      'sampler',
-      'num_steps',
-      'seeds',
-      'out',
-      'images',
-      'coordinator',
-      'num_processes',
-      'process_id',
-    ):
-      delattr(flags.FLAGS, name)
-  flags.FLAGS.unparse_flags()
-  before = sys.argv, pathlib.Path.cwd()
-  handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-  sys.argv = [MAIN, *map(str, args)]
+  before = pathlib.Path.cwd()
   os.chdir(ROOT)
   try:
-    runpy.run_path(MAIN, run_name='__main__')
+    cli.run([MAIN, *map(str, args)])
   except SystemExit as error:
     return error.code
   finally:
-    sys.argv = before[0]
-    os.chdir(before[1])
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
+    os.chdir(before)
+  return None
 
 
 @pytest.fixture(scope='module')
@@ -465,7 +443,7 @@ def test_a_card_that_does_not_say_how_it_is_measured(workdir, monkeypatch):
   monkeypatch.setattr(step_folder, 'read_card', lambda path: foreign)
   monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
   code = run('--mode=evaluate', checkpoint)
-  assert 'give --config=configs/NAME.py' in code and '\n' not in code
+  assert 'give --config=FILE.py' in code and '\n' not in code
   foreign['image_shape'] = [32, 32, 3]
   code = run(*TINY, '--mode=evaluate', checkpoint)
   assert 'draws images of [32, 32, 3]' in code and '\n' not in code
@@ -497,7 +475,7 @@ def test_the_files_that_a_card_names_are_not_touched(
     foreign['config']['dataset'] = wrong
     code = run('--mode=evaluate', checkpoint)
     assert message in code and '\n' not in code
-    assert 'give --config=configs/NAME.py' in code
+    assert 'give --config=FILE.py' in code
   foreign['config']['dataset'] = card['config']['dataset']
   for wrong, message in (
     ({}, 'num_samples is None'),
@@ -568,9 +546,8 @@ def test_a_student_can_be_the_teacher(workdir, tmp_path):
   assert not (path / 'teacher').exists()
 
 
-def test_plan_prints_the_ladder_and_runs_nothing(capsys, tmp_path):
-  workdir = tmp_path / 'never'
-  assert run(*TINY, '--mode=plan', f'--workdir={workdir}') is None
+def test_plan_prints_the_ladder_and_runs_nothing(capsys):
+  assert run(*TINY, '--mode=plan') is None
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in lines[3:]] == [
     'teacher',
@@ -580,7 +557,6 @@ def test_plan_prints_the_ladder_and_runs_nothing(capsys, tmp_path):
   ]
   # 6 and 2 x 3 updates of 16 images.
   assert lines[-1].split()[1:3] == ['12', '192']
-  assert not workdir.exists()
 
 
 def test_a_base_config_trains_and_measures_its_teacher(tmp_path):
@@ -684,7 +660,7 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
   ('args', 'message'),
   [
     (['--seeds=9-1'], '--seeds=9-1 does not parse'),
-    (['--out='], '--out=FILE.npz'),
+    (['--out='], '--mode=sample needs --out=PATH'),
     (['--out=/dev/null/x.npz'], '--out cannot be written'),
     (['--checkpoint=/nowhere'], 'no checkpoint at /nowhere'),
     (['--num_steps=0'], 'num_steps'),
@@ -707,7 +683,7 @@ def test_wrong_requests_for_samples(workdir, tmp_path, args, message):
   'mode', ['train', 'evaluate', 'report', 'sample', 'plan']
 )
 def test_a_mode_without_what_it_needs_says_so(mode):
-  assert 'this mode needs --' in run(f'--mode={mode}')
+  assert f'--mode={mode} needs ' in run(f'--mode={mode}')
 
 
 @pytest.mark.parametrize(
