@@ -35,7 +35,7 @@ ROOMS = {
 }
 # Who alone may import, or call, what.
 ALONE = {
-  'orbax': 'checkpoints/step_folder.py',
+  'orbax': 'checkpoints/store.py',
   'pmap': 'runtime/devices.py',
   'tensorflow_datasets': 'data/tfds.py',
 }

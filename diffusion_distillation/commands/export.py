@@ -19,5 +19,5 @@ def export(checkpoint, out, config=None):
   """
   check_writable(out, is_file=True)
   checkpoint = inputs.load_checkpoint(checkpoint, config)
-  checkpoints.write(checkpoint, out)
+  checkpoints.export(checkpoint, out)
   print(f'wrote the weights of {checkpoint.path} to {out}')

@@ -1,5 +1,6 @@
 """--mode=train: everything that a config describes."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -7,7 +8,7 @@ import sys
 
 import numpy as np
 
-from diffusion_distillation.checkpoints.compatibility import find_teacher
+from diffusion_distillation.checkpoints.compatibility import load_teacher
 from diffusion_distillation.commands.evaluate import measure_and_report
 from diffusion_distillation.evaluation.evaluator import (
   NO_WEIGHTS,
@@ -15,6 +16,7 @@ from diffusion_distillation.evaluation.evaluator import (
 )
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import dismiss
+from diffusion_distillation.report.rows import is_finished
 from diffusion_distillation.report.run import make_generator, report_run
 from diffusion_distillation.runtime import processes, run_folder, signals
 from diffusion_distillation.runtime.errors import DivergedError, UserError
@@ -52,25 +54,22 @@ def _lead(config, workdir):
   """Runs as process 0, which alone reads and writes the run folder."""
   # Before anything is read: another process may be at work there.
   run_folder.check_run_folder(workdir, config)
-  dataset, denoiser = check(config, open_data=True)
+  dataset, _ = check(config, open_data=True)
   print(f'{dataset.name}: {dataset.describe()}', file=sys.stderr)
   evaluator = open_evaluator(config, dataset, needed=False)
   if evaluator is None:
     print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
-  path = run_folder.teacher_of(workdir, config)
-  teacher = None if path is None else find_teacher(path, config, denoiser)
+  teacher = _teacher(config, dataset, workdir)
   with run_folder.open_run_folder(
     workdir,
     config,
-    rounds=rounds(config),
-    teacher=teacher,
     create=True,
+    rounds=[dataclasses.asdict(each) for each in rounds(config)],
+    teacher=teacher and str(teacher.path),
+    teacher_checksum=teacher and teacher.checksum,
   ) as workdir:
-    has_teacher = teacher is not None
-    processes.broadcast(
-      {'config': json.dumps(config.to_dict()), 'has_teacher': has_teacher}
-    )
-    log = RunLog(workdir)
+    processes.broadcast(json.dumps(config.to_dict()))
+    log = RunLog(workdir, config.to_dict())
     evaluate = _evaluation(config, dataset, workdir, evaluator, log)
     run_folder.forget_failure(workdir)
     try:
@@ -85,15 +84,35 @@ def _lead(config, workdir):
     dismiss()
 
 
+def _teacher(config, dataset, workdir):
+  """Returns the Checkpoint of an outside teacher, or None.
+
+  None is also returned where all rounds are finished: training needs no teacher
+  then, which may have been moved away.
+  """
+  path = config.distillation.teacher_checkpoint_path
+  if config.distillation.objective is None or path is None:
+    return None
+  folder = pathlib.Path(workdir).absolute()
+  if all(is_finished(folder / each.name) for each in rounds(config)):
+    return None
+  run = run_folder.read_run(workdir)
+  if run is not None and run['teacher'] is not None:
+    same = run['config']['distillation']['teacher_checkpoint_path'] == path
+    if same and pathlib.Path(run['teacher']).exists():
+      path = run['teacher']  # the same path may mean a newer checkpoint by now
+  return load_teacher(path, config, dataset)
+
+
 def _follow(config, workdir):
   """Runs as any process but 0: trains and draws what process 0 says."""
   dataset, _ = check(config, open_data=True)
   run = processes.broadcast(None)
-  run_folder.check_same(json.loads(run['config']), config)
+  run_folder.check_same(json.loads(run), config)
   generator = make_generator(config, dataset)
 
-  def evaluate(weights, card, name):
-    del weights, card, name
+  def evaluate(weights, card, name, step):
+    del weights, card, name, step
     generator.follow()
     return {}
 
@@ -104,14 +123,14 @@ def _follow(config, workdir):
 
 
 def _evaluation(config, dataset, workdir, evaluator, log):
-  """Returns (weights, card, name) -> metrics, called during training."""
+  """Returns (weights, card, name, step) -> metrics, called in training."""
 
   @functools.cache
   def generator():
     # One generator serves all rounds: students have the teacher's network.
     return make_generator(config, dataset)
 
-  def evaluate(weights, card, name):
+  def evaluate(weights, card, name, step):
     num_images = config.eval.num_samples
     if evaluator is None:
       num_images = min(num_images, grids.GRID_IMAGES)
@@ -122,8 +141,9 @@ def _evaluation(config, dataset, workdir, evaluator, log):
       sampler=card.sampler,
     )
     dismiss()
-    path = workdir / 'samples' / f'{name}.png'
+    path = workdir / 'samples' / f'{name}_{step:07}.png'
     grids.save_grid(images, path)
+    log.image(name, step, 'samples', path)
     if evaluator is None:
       return {}
     batch_size = config.eval.batch_size

@@ -62,16 +62,11 @@ def read_grid(path, image_shape):
       page = np.asarray(image).reshape(image.height, image.width, -1)
   except Exception as error:  # PIL raises many types on damage
     raise UserError(f'cannot read {path}: {error}; remove it') from error
-  rows, columns = page.shape[0] // (height * scale), page.shape[1] // (width * scale)
-  if page.shape != (
-    rows * (height * scale + 1) + 1,
-    columns * (width * scale + 1) + 1,
-    channels,
-  ):
+  height, width = height * scale + 1, width * scale + 1  # with the line
+  rows, columns = page.shape[0] // height, page.shape[1] // width
+  if page.shape != (rows * height + 1, columns * width + 1, channels):
     raise UserError(f'{path} is no grid of images of {image_shape}; remove it')
-  cells = page[1:, 1:].reshape(
-    rows, height * scale + 1, columns, width * scale + 1, channels
-  )
+  cells = page[1:, 1:].reshape(rows, height, columns, width, channels)
   cells = cells[:, :-1:scale, :, :-1:scale].swapaxes(1, 2)
   return cells.reshape(rows * columns, *image_shape)
 

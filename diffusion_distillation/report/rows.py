@@ -103,7 +103,7 @@ def plan_rows(config, workdir, partial=False):
   Raises:
     UserError: the training of a round is not finished.
   """
-  run = run_folder.read(workdir)
+  run = run_folder.read_run(workdir)
   students = [r for r in run['rounds'] if r['parent'] is not None]
   steps = [teacher_num_steps(config), *(r['num_steps'] for r in students)]
   wanted = [
@@ -143,7 +143,7 @@ def finished_updates(path):
     UserError: there is none, or it is not finished.
   """
   card = read_card(path)
-  if card.updates < card.num_updates:
+  if not card.is_finished:
     raise UserError(
       f'{path} has had {card.updates} of {card.num_updates} updates; '
       '--mode=train finishes it'
@@ -157,8 +157,7 @@ def is_finished(path):
     find(path)
   except UserError:
     return False
-  card = read_card(path)
-  return card.updates >= card.num_updates
+  return read_card(path).is_finished
 
 
 class Measured:

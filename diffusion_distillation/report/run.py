@@ -114,7 +114,7 @@ def evaluate_checkpoint(config, checkpoint, evaluator, *, sampler, num_steps):
   row = {'sampler': sampler, 'num_steps': num_steps}
   key = json.dumps([checkpoint.card.to_json(), checkpoint.checksum, row])
   name = f'samples_{hashlib.sha256(key.encode()).hexdigest()[:16]}'
-  cache = devices.cache_folder(config.eval.get('cache_dir'), 'eval.cache_dir')
+  cache = files.cache_folder(config.eval.get('cache_dir'), 'eval.cache_dir')
   generator = Generator(checkpoint.card, config.eval.batch_size)
   with tempfile.TemporaryDirectory() as temporary:
     folder = (cache or pathlib.Path(temporary)) / name
@@ -142,7 +142,7 @@ def report_run(config, dataset, workdir, protocol=None):
   Raises:
     UserError: a training is not finished, and has not failed.
   """
-  run, failure = run_folder.read(workdir), run_folder.read_failure(workdir)
+  run, failure = run_folder.read_run(workdir), run_folder.read_failure(workdir)
   rows = plan_rows(config, workdir, partial=failure is not None)
   measured = Measured(workdir)
   protocol = protocol or measured.newest_protocol()

@@ -33,8 +33,8 @@ class Stage:
     card: the Card of its weights, without the number of updates.
     saver: a Saver, which may still be saving the round before.
     log: a RunLog.
-    evaluate: (weights, card, name) -> metrics, called every
-      `train.eval_every_steps` updates; the name is that of a picture.
+    evaluate: (weights, card, name, updates made) -> metrics, called every
+      `train.eval_every_steps` updates.
     stop: a StopFlag.
   """
 
@@ -170,7 +170,7 @@ class _Loop:
       # earlier ends the process at once, since nothing is lost.
       stage.stop.arm()
       last = self.step == stage.num_updates
-      stop = processes.agree_to_stop(stage.stop.requested, self.step)
+      stop = processes.agree_to_stop(stage.stop.requested, last=last)
       if last or self._crossed(train.log_loss_every_steps, per_call):
         self._log(progress)
       if last or stop or self._is_save_due():
@@ -215,12 +215,12 @@ class _Loop:
     The state is saved first, so that a signal during the evaluation, which may
     take long, ends the process at once and loses nothing.
     """
-    stage, name = self._stage, f'{self._stage.name}_{self.step:07}'
+    stage = self._stage
     self._save()
     stage.saver.wait()
     with stage.stop.disarmed():
       weights = devices.unreplicate(self.state.weights)
-      figures = stage.evaluate(weights, stage.card, name)
+      figures = stage.evaluate(weights, stage.card, stage.name, self.step)
     stage.log.write(stage.name, self.step, figures)
 
   def _log(self, progress):
@@ -299,6 +299,6 @@ def _write(stage, step, state, unlogged, progress):
 def _diverged(stage, wrong):
   return DivergedError(
     f'{stage.name}: {wrong}; the last good checkpoint is '
-    f'{stage.checkpoints.newest()}; lower train.learning_rate or '
+    f'{stage.checkpoints.newest() or "none"}; lower train.learning_rate or '
     'train.grad_clip in a new --workdir'
   )

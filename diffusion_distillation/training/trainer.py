@@ -44,7 +44,8 @@ class Trainer:
     teacher: the Checkpoint to distill; None trains the teacher first. Of
       several processes, 0 alone has it.
     log: a RunLog.
-    evaluate: (weights, card, name) -> metrics, for `train.eval_every_steps`.
+    evaluate: (weights, card, name of the round, updates made) -> metrics, for
+      `train.eval_every_steps`.
     stop: a StopFlag.
     saver: writes the checkpoints; the last one of a round is written while the
       next round begins.
