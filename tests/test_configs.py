@@ -5,12 +5,12 @@ import pathlib
 
 import jax
 import pytest
+from diffusion_distillation.objectives.rounds import rounds as rounds_of
 from ml_collections import ConfigDict
 
 from configs import base, google
 from diffusion_distillation.commands import config_file
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.objectives.rounds import rounds as rounds_of
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.training.config import check, teacher_config
 

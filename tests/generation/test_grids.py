@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from diffusion_distillation.generation import grids
+from diffusion_distillation.runtime.errors import UserError
 
 
 def test_a_grid_shows_every_image_in_its_place():

@@ -226,7 +226,7 @@ def test_what_a_loss_is_given():
   )
   state = state.replace(step=jnp.int32(2), ema_params={'w': jnp.float32(3)})
   images = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
-  new, metrics = jax.vmap(step, IN_AXES, axis_name='batch')(
+  _, metrics = jax.vmap(step, IN_AXES, axis_name='batch')(
     state, None, jnp.int32(1), {'image': images[None]}, KEY
   )
   x = np.array([-1, -0.6, 1])
