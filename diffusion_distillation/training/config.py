@@ -34,7 +34,7 @@ class Training:
 
 def has_students(config):
   """Returns whether a config describes students, not a teacher alone."""
-  return config.distillation.objective is not None
+  return bool(config.distillation.objective)
 
 
 def teacher_config(config):
