@@ -1,13 +1,13 @@
-"""The exceptions that a user is meant to read."""
+"""Exceptions that are shown to the user as one line."""
 
 
-class UserError(ValueError):
-  """A run that cannot go on; its one line says why, and what to do."""
+class UserError(Exception):
+  """An error the user can fix, shown without a traceback."""
 
 
 class DamagedError(UserError):
-  """A checkpoint that cannot be read, or is not what was saved."""
+  """A file whose contents are not what was written."""
 
 
 class DivergedError(UserError):
-  """A training whose loss, gradient or weights are not finite."""
+  """A training whose loss, gradients or weights are not finite."""

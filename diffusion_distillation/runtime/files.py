@@ -1,59 +1,59 @@
-"""Small files of a run folder, safe against being killed while writing."""
+"""Small files that are written whole, and errors that name their path."""
 
 import contextlib
 import errno
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 
-from diffusion_distillation.runtime.errors import DamagedError, UserError
-
-# A disk that cannot be written to.
-_FULL = errno.ENOSPC, errno.EDQUOT, errno.EROFS
-# What the system says of a file that is damaged, or not there.
-_DAMAGE = errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL
-# What keeps a good file from being read, as libraries repeat it.
-_PASSING = (
-  *map(
-    os.strerror,
-    (
-      errno.EIO,
-      errno.ENOMEM,
-      errno.EMFILE,
-      errno.ENFILE,
-      errno.EACCES,
-      errno.EPERM,
-      errno.EAGAIN,
-      errno.EBUSY,
-      errno.ESTALE,
-      errno.ENOTCONN,
-      errno.ETIMEDOUT,
-      errno.ECONNRESET,
-      errno.EHOSTUNREACH,
-      errno.ENOLCK,
-      errno.ENOSPC,
-      errno.EDQUOT,
-    ),
-  ),
-  "can't start new thread",
-)
-
-
-def write_text(path, text):
-  """Writes a file whole or not at all."""
-  write_bytes(path, text.encode())
+from diffusion_distillation.runtime.errors import UserError
 
 
 def write_bytes(path, data):
-  """Writes a file whole or not at all."""
+  """Writes a file atomically: it has the old contents or the new ones.
+
+  Args:
+    path: of the file, whose folder exists.
+    data: bytes.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   path = pathlib.Path(path)
-  new = path.with_name(f'{path.name}.new')
+  with _replacing(path, path.with_name(f'{path.name}.new')) as file:
+    file.write(data)
+
+
+def write_text(path, text):
+  """Writes a UTF-8 file atomically; see `write_bytes`."""
+  write_bytes(path, text.encode())
+
+
+def write_npz(path, arrays):
+  """Writes a mapping of arrays as a .npz file atomically.
+
+  Several processes may write the same path at the same time, such as a file of
+  a cache that they share.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  path = pathlib.Path(path)
+  new = path.with_name(f'{path.name}.{os.getpid()}.new')
+  with _replacing(path, new) as file:
+    np.savez(file, **arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path, new):
+  """Gives a file at `new`, which replaces `path` once it is written."""
   with writing(path):
     try:
       with new.open('wb') as file:
-        file.write(data)
+        yield file
         _sync(file)
       os.replace(new, path)
     finally:
@@ -61,126 +61,132 @@ def write_bytes(path, data):
 
 
 def _sync(file):
-  """Brings a file to the disk itself: a machine may die, not only a process."""
+  """Flushes a file to the disk, so that it survives a crash of the machine."""
   file.flush()
   os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def writing(path):
-  """Names the file in what the system says against writing it.
+  """Reports an OSError of its block as one line that names the path.
+
+  Args:
+    path: of the file or folder that the block writes.
 
   Raises:
-    UserError: the disk is full, the folder is gone, or not ours to write.
+    UserError: the system refused, since the disk is full, for example.
   """
   try:
     yield
   except OSError as error:
     raise UserError(
-      f'{path} cannot be written: {error.strerror or error}; what was saved '
-      'before is intact, and the same command goes on'
+      f'cannot write {path}: {reason(error)}; files written before are intact: '
+      'fix this, and rerun the same command to resume'
     ) from error
 
 
 @contextlib.contextmanager
 def reading(path):
-  """Tells whatever goes wrong while a file is read as DamagedError.
+  """Reports whatever a library raises while it reads a file as one line.
 
-  What a damaged one makes its reader raise is not to be foreseen: of orbax, it
-  is often a bare Exception.
+  Readers of damaged files raise anything; orbax often raises a bare Exception.
+  The block should therefore call little else than the reader.
+
+  Args:
+    path: of the file or folder that the block reads.
 
   Raises:
-    UserError: it is not the checkpoint's fault, which may be good.
-    DamagedError: anything else is wrong.
+    UserError: the block raised an exception.
   """
   try:
     yield
   except UserError:
     raise
   except Exception as error:
-    if _is_passing(error):
-      raise unreadable(path, error) from error
-    raise DamagedError(
-      f'{path} cannot be read, it is damaged or not ours: {reason(error)}'
-    ) from error
-
-
-def unreadable(path, error):
-  """Returns the UserError of what may be good, but cannot be read for now."""
-  return UserError(
-    f'{path} cannot be read now: {reason(error)}; nothing was changed; try '
-    'again, or move it away'
-  )
-
-
-def _is_passing(error):
-  """Returns whether an exception tells of the system, not of the file."""
-  if isinstance(error, OSError) and error.errno is not None:
-    return error.errno not in _DAMAGE
-  said = str(error)
-  return isinstance(error, MemoryError) or any(p in said for p in _PASSING)
+    raise UserError(f'cannot read {path}: {reason(error)}') from error
 
 
 def reason(error):
-  """Returns the first line of what an exception says, or its type."""
-  for known in (*map(os.strerror, _FULL), *_PASSING):
-    if known in str(error):
-      return known  # which libraries say at the end of much else
-  first = ' '.join(str(error).strip().split('\n')[0].split())
-  return first[:200] or type(error).__name__
+  """Returns what an exception says in one line of at most 200 characters."""
+  text = getattr(error, 'strerror', None) or str(error)
+  first = next((line for line in text.splitlines() if line.strip()), '')
+  return ' '.join(first.split())[:200] or type(error).__name__
 
 
-def write_npz(path, arrays):
-  """Writes a dict of arrays as a .npz, whole or not at all."""
-  path = pathlib.Path(path)
-  # Other processes may write the same file of a cache.
-  new = path.with_name(f'{path.name}.{os.getpid()}.new')
-  with writing(path):
-    try:
-      with new.open('wb') as file:
-        np.savez(file, **arrays)
-      os.replace(new, path)
-    finally:
-      new.unlink(missing_ok=True)
+def read_jsonl(path, types=None):
+  """Returns the objects of a file with one JSON object per line.
 
-
-def read_jsonl(path, types=()):
-  """Returns the JSON lines of a file, without a last one that is torn.
+  A last line without a newline is left out: a process was killed while it wrote
+  that line.
 
   Args:
-    path: of the file, which need not be there.
-    types: mapping from what each line must have to the value's type.
+    path: of the file; one that does not exist has no lines.
+    types: mapping from a key that every object must have to its type.
 
   Raises:
-    UserError: a line before that is none, or lacks something.
+    UserError: the file cannot be read, or a line is not such an object.
   """
-  path = pathlib.Path(path)
-  if not path.exists():
-    return []
-  whole, _, _ = path.read_bytes().rpartition(b'\n')
-  try:
-    entries = [dict(json.loads(line)) for line in whole.splitlines()]
-    for entry in entries:
-      for key in types:
-        if not isinstance(entry.get(key), types[key]):
-          raise ValueError(f'a line has {key!r}: {entry.get(key)!r}')
-    return entries
-  except (ValueError, TypeError) as error:
-    raise UserError(
-      f'{path} is damaged ({error}); remove the line, or the file'
-    ) from error
+  path, types, entries = pathlib.Path(path), types or {}, []
+  with reading(path):
+    data = path.read_bytes() if path.exists() else b''
+  whole, _, _ = data.rpartition(b'\n')
+  for number, line in enumerate(whole.splitlines(), 1):
+    try:
+      entry = dict(json.loads(line))
+      missing = [k for k in types if not isinstance(entry.get(k), types[k])]
+    except (ValueError, TypeError):
+      missing = ['JSON']
+    if missing:
+      raise UserError(
+        f'{path} is damaged: line {number} has no valid {missing[0]}; remove '
+        'the line, or the file'
+      )
+    entries.append(entry)
+  return entries
 
 
 def write_jsonl(path, entries):
-  """Writes JSON lines, whole or not at all."""
+  """Writes objects as JSON, one per line, atomically; see `write_bytes`."""
   write_text(path, ''.join(f'{json.dumps(entry)}\n' for entry in entries))
 
 
 def append_jsonl(path, entry):
-  """Adds a JSON line; a torn line before it goes."""
+  """Appends an object as a line of JSON, in place of an unfinished line.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
   with writing(path), pathlib.Path(path).open('a+b') as file:
     file.seek(0)
     data = file.read()
     file.truncate(data.rfind(b'\n') + 1)
     file.write(json.dumps(entry).encode() + b'\n')
     _sync(file)
+
+
+def cache_folder(path, key):
+  """Returns a folder for a cache, or None where there can be none.
+
+  A cache only saves time: where its folder cannot be used, a notice on stderr
+  says so, and the caller works without one.
+
+  Args:
+    path: of the folder, made if absent; may begin with '~'. None or '' means no
+      cache.
+    key: name of the config key that holds the path, for the notice.
+  """
+  if not path:
+    return None
+  try:
+    folder = pathlib.Path(path).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+  except (RuntimeError, OSError) as error:  # RuntimeError: no home folder
+    print(
+      f'notice: no cache at {key}={path}: {reason(error)}; set {key} to a '
+      'folder that can be written, or to an empty string for no cache',
+      file=sys.stderr,
+    )
+    return None
+  return folder

@@ -1,7 +1,10 @@
-"""Several processes: they begin together, agree, and end together.
+"""Several processes that train together, such as one on each machine.
 
-Each runs the same program on devices of its own, which compute as one. Process
-0 alone reads checkpoints and writes files; what it finds, it tells the others.
+Each process runs the same program on its own devices, and all devices compute
+as one. Process 0 alone reads checkpoints and writes files, and sends the others
+what they need. JAX connects the processes and detects clusters; the code here
+is what remained necessary in tests of two real processes
+(tests/runtime/test_processes.py).
 """
 
 import atexit
@@ -9,84 +12,149 @@ import collections
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import sys
-import threading
+import urllib.request
 
 import jax
 import numpy as np
 from flax import serialization
 from jax.experimental import multihost_utils
 
-from diffusion_distillation.runtime import cluster, devices
+from diffusion_distillation.runtime import devices, files
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.runtime.signals import STATUS
+from diffusion_distillation.runtime.signals import STATUS, Stopped
 
 _LOST = (
-  'another process ended, or does not answer, and says why; the same '
-  'command on all of them goes on'
+  'another process ended or does not answer, see its output; rerun the same '
+  'command on all processes to resume'
 )
-# What collectives and the coordination say of it.
-_PEER = re.compile(
-  'gloo|nccl|connect|heartbeat|coordination|barrier|peer', re.I
-)
-_HEARTBEAT_SECONDS = 30  # without a sign of life, after which all give up
-_PATIENCE_SECONDS = 7 * 24 * 3600  # of those who wait while process 0 measures
-_CHUNK = 2**26  # bytes sent at once
-_LAG = 2  # calls, as the loop is ahead of the devices
+# XLA's status codes of errors that another process does not cause.
+_OWN_ERRORS = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED')
+_HEARTBEAT_SECONDS = 30  # after which a silent process counts as lost
+_PATIENCE_SECONDS = 7 * 24 * 3600  # while process 0 measures or saves
+_CHUNK = 2**26  # bytes of a broadcast that are on the devices at a time
+_LAG = 2  # calls that the training loop is ahead of the devices
 
 _votes = collections.deque()
-_agreed = threading.Event()
 
 
 @contextlib.contextmanager
 def joined(coordinator=None, num_processes=None, process_id=None):
-  """Joins this process to the others, if there are any, while the block runs.
+  """Connects this process to the others, if any, while the context lasts.
 
-  To be entered before JAX looks for devices. For the arguments, see
-  `cluster.find`.
+  It must be entered before JAX initializes its devices. Without arguments,
+  Slurm and TPU pods are detected from the environment.
+
+  Args:
+    coordinator: HOST:PORT where process 0 listens.
+    num_processes: how many processes there are.
+    process_id: number of this process, from 0.
 
   Raises:
-    UserError: they are wrong, the processes do not find each other, or another
-      one ended.
+    UserError: the arguments are wrong, the processes do not find each other, or
+      another one ended.
   """
-  found = cluster.find(coordinator, num_processes, process_id)
-  if found is None:
+  arguments = _arguments(coordinator, num_processes, process_id)
+  if arguments is None:
     yield
     return
   status = 1
   try:
-    _connect(found)
+    _connect(arguments)
     yield
-    jax.distributed.shutdown()  # waits for all
+    jax.distributed.shutdown()  # waits for all processes
     status = None
-  except jax.errors.JaxRuntimeError as error:
-    if not _PEER.search(str(error)):
-      raise  # of this process alone
+  except Stopped:
+    # All processes stop after the same update, and wait until process 0 has
+    # saved it: it could not finish without them.
     status = STATUS
-    raise UserError(f'{_LOST} ({str(error).splitlines()[0]})') from error
-  except KeyboardInterrupt:
-    status = STATUS
-    if _agreed.is_set():
-      # Updates in flight, and what process 0 saves, need all to stay till then.
-      jax.distributed.shutdown()
+    jax.distributed.shutdown()
+    status = None
     raise
+  except jax.errors.JaxRuntimeError as error:
+    if str(error).startswith(_OWN_ERRORS):
+      raise
+    # A collective fails as soon as another process is gone.
+    status = STATUS
+    raise UserError(f'{_LOST} ({files.reason(error)})') from error
   finally:
     if status is not None:
-      # At exit, JAX would wait for the others, who may wait for this one.
-      atexit.register(_leave, status)
+      atexit.register(_exit, status)
 
 
-def _connect(found):
-  """Finds the other processes, and all of their devices.
+def _arguments(coordinator, num_processes, process_id):
+  """Returns arguments of `jax.distributed.initialize`, or None if alone.
 
   Raises:
-    UserError: they are not there.
+    UserError: the arguments are wrong.
   """
-  # Its handler of SIGTERM would take the place of ours.
+  given = {
+    'coordinator_address': coordinator,
+    'num_processes': num_processes,
+    'process_id': process_id,
+  }
+  if set(given.values()) == {None}:
+    method = _detected()
+    return None if method is None else {'cluster_detection_method': method}
+  if None in given.values():
+    raise UserError(
+      '--coordinator, --num_processes and --process_id go together: give all '
+      'three, or none'
+    )
+  if process_id >= num_processes:
+    raise UserError(
+      f'--process_id={process_id} must be less than --num_processes='
+      f'{num_processes}: the first process has number 0'
+    )
+  host, _, port = coordinator.rpartition(':')
+  if not (host and port.isdigit() and 0 < int(port) < 2**16):
+    raise UserError(
+      f'--coordinator={coordinator} must be HOST:PORT, such as 10.0.0.1:8476'
+    )
+  if num_processes == 1:
+    return None
+  return {**given, 'cluster_detection_method': 'deactivate'}
+
+
+def _detected():
+  """Returns JAX's name for a cluster of several processes, or None.
+
+  JAX detects a cluster, but not whether a process is alone in it, where it
+  needs no other: an interactive Slurm session, a TPU with one host, Colab.
+  """
+  known = os.environ
+  if int(known.get('SLURM_STEP_NUM_TASKS', '1')) > 1:
+    return 'slurm'
+  hosts = known.get('TPU_PROCESS_ADDRESSES', known.get('TPU_WORKER_HOSTNAMES'))
+  if hosts is not None:
+    return 'gketpu' if ',' in hosts else None
+  if 'TPU_SKIP_MDS_QUERY' in known:  # JAX sets it where there is no TPU
+    return None
+  server = known.get('GCE_METADATA_IP', '169.254.169.254')
+  request = urllib.request.Request(
+    f'http://{server}/computeMetadata/v1/instance/attributes/'
+    'worker-network-endpoints',
+    headers={'Metadata-Flavor': 'Google'},
+  )
+  try:
+    with urllib.request.urlopen(request, timeout=1) as answer:
+      return 'gcetpu' if b',' in answer.read() else None
+  except OSError:  # no such server or attribute: this host is alone
+    return None
+
+
+def _connect(arguments):
+  """Finds the other processes and all devices.
+
+  Raises:
+    UserError: the processes do not find each other.
+  """
+  # JAX's preemption service would handle SIGTERM from here on, and not end the
+  # process (test_a_signal_outside_of_the_loop_ends_process_0_and_all).
   jax.config.update('jax_enable_preemption_service', False)
-  # Gloo gives up after half an hour. That one hangs, the heartbeat tells.
+  # Gloo waits for process 0 for half an hour, and measuring can take longer
+  # (test_an_error_in_one_process_ends_all).
   os.environ['XLA_FLAGS'] = (
     f'{os.environ.get("XLA_FLAGS", "")} '
     f'--xla_cpu_collective_timeout_seconds={_PATIENCE_SECONDS}'
@@ -94,31 +162,37 @@ def _connect(found):
   ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
   try:
     jax.distributed.initialize(
-      **found,
+      **arguments,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=_PATIENCE_SECONDS,
     )
     jax.devices()
   except (RuntimeError, ValueError) as error:
     raise UserError(
-      f'the processes did not find each other: {str(error).splitlines()[0]}'
+      f'the processes did not find each other: {files.reason(error)}'
     ) from error
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _on_abort(number):
-  """Handles SIGABRT, with a line of ours.
+  """Ends the process with a line and our status where JAX aborts it.
 
-  JAX aborts as soon as the process that coordinates is gone, or heartbeats
-  fail, in a thread of its own, and takes no callback of Python's. A handler of
-  the module `signal` would wait for the main thread, which never comes back.
+  A thread of JAX aborts, with a stack trace of C++, when process 0 is gone or
+  heartbeats fail. A handler of the module `signal` would not run: the main
+  thread waits for the other processes
+  (test_a_killed_process_ends_the_others).
   """
   del number
   os.write(2, f'error: {_LOST}\n'.encode())
   os._exit(STATUS)
 
 
-def _leave(status):
+def _exit(status):
+  """Ends the process at once.
+
+  At exit JAX waits for all processes, and the others wait for this one in a
+  collective (test_an_error_in_one_process_ends_all).
+  """
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)
@@ -130,45 +204,49 @@ def is_main():
 
 
 def broadcast(value):
-  """Returns process 0's value on every process, bit for bit.
+  """Returns the value of process 0 in every process, bit for bit.
 
-  All call it, in the same order. It takes one message for all arrays together.
+  All processes must call it, in the same order.
 
   Args:
-    value: None, or of dicts with string keys, lists, strings, numbers and NumPy
-      arrays. Nobody looks at what the other processes give.
+    value: None or a tree of dicts with string keys, lists, strings, numbers and
+      NumPy arrays. Only that of process 0 matters.
   """
   if jax.process_count() == 1:
     return value
   data = serialization.msgpack_serialize(value) if is_main() else b''
-  size = _send(np.frombuffer(len(data).to_bytes(8), np.uint8))
+  # JAX broadcasts arrays whose shape every process knows, as a sum with zeros.
+  # That is exact for bytes; it makes the float -0.0 another number.
+  send = multihost_utils.broadcast_one_to_all
+  size = send(np.frombuffer(len(data).to_bytes(8), np.uint8))
   buffer = np.zeros(int.from_bytes(size.tobytes()), np.uint8)
   if is_main():
     buffer[:] = np.frombuffer(data, np.uint8)
   for first in range(0, len(buffer), _CHUNK):
     chunk = slice(first, first + _CHUNK)
-    buffer[chunk] = _send(buffer[chunk])
+    buffer[chunk] = send(buffer[chunk])
   return serialization.msgpack_restore(buffer.tobytes())
 
 
-def _send(array):
-  # A sum with zeros: of bytes, since of floats it makes -0.0 another number.
-  return multihost_utils.broadcast_one_to_all(array)
+def agree_to_stop(requested, *, last=False):
+  """Returns whether all processes stop after this update.
 
+  All processes must call it after every update, and get the same answer. It
+  tells what was requested two calls before, so that it need not wait for the
+  update that the devices are computing.
 
-def agree_to_stop(requested):
-  """Returns whether all processes stop now, since one was asked to.
-
-  All call it after every update. Lest it wait for the update just started, it
-  tells what was asked two calls before; it costs one message of a byte, which
-  is on its way meanwhile.
+  JAX's `multihost_utils.reached_preemption_sync_point` knows SIGTERM alone,
+  not the Ctrl-C of test_a_signal_to_one_process_stops_all.
 
   Args:
-    requested: whether this one was asked to; alone, it is the answer.
+    requested: whether this process was asked to stop.
+    last: whether this is the last update of a training; then it waits, and
+      tells what is requested now.
   """
   if jax.process_count() == 1:
     return requested
-  _votes.append(devices.any_replica(requested))
-  if len(_votes) > _LAG and devices.unreplicate(_votes.popleft()):
-    _agreed.set()
-  return _agreed.is_set()
+  _votes.append(devices.any_process(requested))
+  stop = False
+  while len(_votes) > (0 if last else _LAG):
+    stop |= bool(devices.unreplicate(_votes.popleft()))
+  return stop

@@ -1,131 +1,239 @@
-"""The run folder: whose run it is, and that one process alone works in it."""
+"""The run folder (--workdir): one config, one process at a time.
+
+config.json says what the run is:
+
+  config            the resolved config of the newest command
+  rounds            its trainings in order, the teacher's first
+  teacher           path of an outside teacher's checkpoint, or null
+  teacher_checksum  checksum of that checkpoint, or null
+  versions          of Python and the libraries
+  command           the newest command line
+  commit            commit of the source code, or null
+  started           when the run began, ISO 8601 in UTC
+"""
 
 import contextlib
+import datetime
 import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import shlex
+import subprocess
 import sys
 
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
-# Keys of a config that do not make it another run: how long, how often, where,
-# and how the same numbers are computed.
-_CHANGEABLE = {
-  'accumulate',
-  'checkpoint_every_secs',
+# Keys whose values may change while files move or machines differ.
+_PLACES = {
   'compilation_cache_dir',
-  'data_dir',
-  'end_num_steps',
-  'eval_every_steps',
-  'log_loss_every_steps',
-  'num_updates',
-  'remat',
-  'steps_per_iter',
-  'substeps',
+  'dataset.args.data_dir',
+  'dataset.args.path',
+  'distillation.teacher_checkpoint_path',
 }
-_LOCK = 'lock'
+# Keys that a resumed run may change: lengths, intervals, places, and how the
+# same numbers are computed. A section stands for all its keys.
+_CHANGEABLE = _PLACES | {
+  'distillation.end_num_steps',
+  'distillation.steps_per_iter',
+  'eval',
+  *(
+    f'{prefix}{key}'
+    for prefix in ('', 'teacher.')
+    for key in (
+      'model.args.remat',
+      'train.accumulate',
+      'train.checkpoint_every_secs',
+      'train.eval_every_steps',
+      'train.log_loss_every_steps',
+      'train.num_updates',
+      'train.substeps',
+    )
+  ),
+}
+_CONFIG, _LOCK, _FAILURE = 'config.json', 'lock', 'failure.txt'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def versions():
-  """Returns the versions that a run and its checkpoints are made with."""
+  """Returns the versions of Python and the libraries, name -> version."""
   found = {name: importlib.metadata.version(name) for name in _PACKAGES}
   return {'python': platform.python_version(), **found}
 
 
-def teacher_of(workdir):
-  """Returns the teacher's checkpoint that a run began with, or None.
+def read_run(workdir):
+  """Returns the contents of config.json, or None where there is no run.
 
-  It is looked up once, when the run begins: a path may mean another checkpoint
-  tomorrow, and a ladder has one teacher.
+  Items that an earlier version did not write are None or empty.
+
+  Args:
+    workdir: the run folder.
+
+  Raises:
+    UserError: the file is damaged or cannot be read.
   """
-  path = pathlib.Path(workdir).absolute() / 'config.json'
-  return _read(path)['teacher'] if path.exists() else None
+  path = pathlib.Path(workdir) / _CONFIG
+  with files.reading(path):
+    if not path.exists():
+      return None
+    run = json.loads(path.read_text())
+    run = {'rounds': [], 'teacher': None, 'teacher_checksum': None, **run}
+    if not isinstance(run['config'], dict):
+      raise TypeError('its config is not an object')
+    if not isinstance(run['teacher'], str | None):
+      raise TypeError('its teacher is not a path')
+    return run
 
 
 def check_run_folder(workdir, config):
-  """Checks that a run that has begun is this config's, and nobody works in it.
+  """Checks that a run folder is new, or this config's and not in use.
 
-  So that a second process is refused before it opens data and teacher.
+  This lets a second process fail before it opens data and checkpoints.
 
   Raises:
-    UserError: it is not, or somebody does.
+    UserError: another process uses it, or it holds another config's run.
   """
-  if (pathlib.Path(workdir) / 'config.json').exists():
+  if read_run(workdir) is not None:
     with open_run_folder(workdir, config):
       pass
 
 
 @contextlib.contextmanager
-def open_run_folder(workdir, config, *, teacher=None, create=False, lock=True):
-  """Gives the run folder's absolute path, once it is this config's, and ours.
-
-  The section `eval` identifies no run: it may be measured in other ways, later.
-  Nor do lengths and intervals; config.json has those of the newest command.
+def open_run_folder(
+  workdir,
+  config,
+  *,
+  create=False,
+  rounds=(),
+  teacher=None,
+  teacher_checksum=None,
+  lock=True,
+):
+  """Gives the absolute path of a run folder after checking that it fits.
 
   Args:
-    workdir: path; with `create`, a new folder is made and config.json written.
+    workdir: path of the folder.
     config: the resolved config.
-    teacher: with `create`, the path of the checkpoint to distill, or None.
-    create: whether the run may be new.
-    lock: whether no other process may work in it meanwhile. The system frees
-      the lock of a process that ends, however it does.
+    create: whether to make a new folder where there is none, and to write
+      config.json. False only opens an existing run.
+    rounds: JSON values of the trainings, for config.json.
+    teacher: path of the outside teacher's checkpoint. None keeps the one in
+      config.json, if any.
+    teacher_checksum: checksum of that checkpoint.
+    lock: whether to keep other processes out while the context lasts. The
+      system frees the lock when the process ends, however it does.
 
   Raises:
-    UserError: it holds another config's run, no run though `create` is False,
-      cannot be written, or another process is at work in it.
+    UserError: the folder holds the run of another config or teacher, or other
+      files; it holds no run, and `create` is False; it cannot be written; or
+      another process uses it.
   """
   workdir = pathlib.Path(workdir).absolute()
-  path = workdir / 'config.json'
-  ours = json.loads(json.dumps(config.to_dict()))
+  config = json.loads(json.dumps(config.to_dict()))
   with contextlib.ExitStack() as stack:
     try:
-      theirs = _check(workdir, ours, create)
+      run = _check(workdir, config, create, teacher_checksum)
       if create:
         workdir.mkdir(parents=True, exist_ok=True)
       if lock:
         stack.enter_context(_locked(workdir))
-        theirs = _check(workdir, ours, create)  # another may just have begun it
-      if create and (theirs is None or theirs['config'] != ours):
-        teacher = teacher if theirs is None else theirs['teacher']
-        run = {'config': ours, 'teacher': teacher, 'versions': versions()}
-        files.write_text(path, json.dumps(run, indent=2) + '\n')
+        # Another process may have begun a run before this one had the lock.
+        run = _check(workdir, config, create, teacher_checksum)
     except OSError as error:
-      raise UserError(f'--workdir cannot be used: {error}') from error
+      raise UserError(
+        f'--workdir={workdir} cannot be used: {files.reason(error)}'
+      ) from error
+    if create:
+      _write(workdir, run or {}, config, rounds, teacher, teacher_checksum)
     yield workdir
 
 
-def _check(workdir, ours, create):
-  """Returns what config.json holds, or None where a new run may begin.
+def _check(workdir, config, create, teacher_checksum):
+  """Returns the contents of config.json, or None where a run may begin.
 
   Raises:
-    UserError: this is not its folder.
+    UserError: the folder is not for this config and teacher.
   """
-  path = workdir / 'config.json'
-  if path.exists():
-    theirs = _read(path)
-    # How a run is measured does not make it another run.
-    their_config = {**theirs['config'], 'eval': ours['eval']}
-    different = _differences(their_config, ours, _CHANGEABLE)
-    if different:
-      raise UserError(
-        f'{workdir} holds a run of another config ({"; ".join(different)}); '
-        'choose another --workdir, or the same settings'
-      )
-    return theirs
+  run = read_run(workdir)
+  if run is not None:
+    _check_same_run(workdir, run, config, teacher_checksum)
+    return run
   if not create:
     raise UserError(f'{workdir} holds no run; --mode=train makes one')
-  # What a run that was killed at its very beginning leaves behind.
-  left = (_LOCK, 'config.json.new')
-  if workdir.is_dir() and any(p.name not in left for p in workdir.iterdir()):
+  # A process killed at the very beginning leaves these behind.
+  allowed = (_LOCK, f'{_CONFIG}.new')
+  if workdir.is_dir() and any(p.name not in allowed for p in workdir.iterdir()):
     raise UserError(
       f'{workdir} is not empty and holds no run; choose another --workdir'
     )
   return None
+
+
+def _check_same_run(workdir, run, config, teacher_checksum):
+  """Raises UserError where a run is another config's or another teacher's."""
+  different = _differences(run['config'], config, _CHANGEABLE)
+  ours, theirs = _teacher_path(config), _teacher_path(run['config'])
+  if (ours is None) != (theirs is None):
+    key = 'distillation.teacher_checkpoint_path'
+    different.append(f'{key}: {theirs} there, {ours} here')
+  if different:
+    raise UserError(
+      f'{workdir} holds a run of another config ({"; ".join(different)}); '
+      'choose another --workdir, or the same settings'
+    )
+  known = run['teacher_checksum']
+  if None not in (known, teacher_checksum) and known != teacher_checksum:
+    raise UserError(
+      f'{workdir} holds students of another teacher than {ours}: their '
+      'checksums differ; give the teacher of this run, or choose another '
+      '--workdir'
+    )
+
+
+def _teacher_path(config):
+  return (config.get('distillation') or {}).get('teacher_checkpoint_path')
+
+
+def _write(workdir, run, config, rounds, teacher, teacher_checksum):
+  """Writes config.json where it changes."""
+  if teacher is None:
+    teacher, teacher_checksum = run.get('teacher'), run.get('teacher_checksum')
+  now = datetime.datetime.now(datetime.UTC)
+  new = {
+    'config': config,
+    'rounds': json.loads(json.dumps(list(rounds))),
+    'teacher': teacher,
+    'teacher_checksum': teacher_checksum,
+    'versions': versions(),
+    'command': shlex.join(sys.orig_argv),
+    'commit': _commit(),
+    'started': run.get('started') or now.isoformat(timespec='seconds'),
+  }
+  if new != run:
+    files.write_text(workdir / _CONFIG, f'{json.dumps(new, indent=2)}\n')
+
+
+def _commit():
+  """Returns the commit of the source code, or None outside of a checkout."""
+  root = pathlib.Path(__file__).parents[2]
+  # An installed package may lie in a folder of somebody else's repository.
+  if not (root / '.git').exists():
+    return None
+  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
+  try:
+    done = subprocess.run(
+      [*command, '--exclude=*'],
+      cwd=root,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return done.stdout.strip()
 
 
 @contextlib.contextmanager
@@ -133,7 +241,7 @@ def _locked(workdir):
   """Keeps other processes out of a run folder.
 
   Raises:
-    UserError: one is in it.
+    UserError: another process is in it.
   """
   with (workdir / _LOCK).open('a+') as file:
     try:
@@ -141,13 +249,13 @@ def _locked(workdir):
     except BlockingIOError as error:
       file.seek(0)
       raise UserError(
-        f'{workdir} is in use by {file.read() or "another process"}; wait for '
-        'it, or choose another --workdir'
+        f'{workdir} is in use by {file.read() or "another process"}; wait '
+        'until it ends, or choose another --workdir'
       ) from error
     except OSError as error:  # a file system without locks
       print(
-        f'notice: {workdir} cannot be locked ({error.strerror}); see to it '
-        'that one process alone works in it',
+        f'notice: {workdir} cannot be locked ({error.strerror}); make sure '
+        'that only one process uses it',
         file=sys.stderr,
       )
     file.truncate(0)
@@ -157,17 +265,17 @@ def _locked(workdir):
 
 
 def check_same(theirs, config):
-  """Checks that this process was given the config of process 0.
+  """Checks that this process has the config of process 0.
 
   Args:
-    theirs: JSON values of the config there.
-    config: the config here.
+    theirs: JSON values of the config of process 0.
+    config: the config of this process.
 
   Raises:
-    UserError: they differ in more than where the data are.
+    UserError: they differ in more than paths on their machines.
   """
   ours = json.loads(json.dumps(config.to_dict()))
-  different = _differences(theirs, ours, free={'data_dir', 'path'})
+  different = _differences(theirs, ours, _PLACES | {'eval.cache_dir'})
   if different:
     raise UserError(
       f'process 0 has another config ({"; ".join(different)}); give all '
@@ -175,38 +283,38 @@ def check_same(theirs, config):
     )
 
 
-def _read(path):
-  """Returns what config.json holds.
-
-  Raises:
-    UserError: it is not of a run.
-  """
-  try:
-    run = json.loads(path.read_text())
-    teacher = run['teacher']
-    if not isinstance(teacher, str | None):
-      raise TypeError(f'its teacher is {teacher!r}')
-    return {'config': dict(run['config']), 'teacher': teacher}
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(
-      f'{path} cannot be read ({error!r}); choose another --workdir'
-    ) from error
-
-
-def _differences(theirs, ours, free, prefix=''):
-  """Returns 'key: theirs there, ours here' of each leaf that differs.
+def _differences(theirs, ours, ignored, prefix=''):
+  """Returns 'key: theirs there, ours here' for each value that differs.
 
   Args:
-    theirs: JSON values of a config.
+    theirs: JSON values of a section of a config.
     ours: likewise.
-    free: names of keys that do not matter.
-    prefix: of the names of all keys.
+    ignored: dotted names of keys and sections that may differ.
+    prefix: dotted name of the section, with a last dot.
   """
   lines = []
-  for key in sorted((theirs.keys() | ours.keys()) - free):
-    a, b = theirs.get(key), ours.get(key)
+  for key in sorted(theirs.keys() | ours.keys()):
+    name, a, b = f'{prefix}{key}', theirs.get(key), ours.get(key)
+    if name in ignored:
+      continue
     if isinstance(a, dict) and isinstance(b, dict):
-      lines += _differences(a, b, free, f'{prefix}{key}.')
+      lines += _differences(a, b, ignored, f'{name}.')
     elif a != b:
-      lines.append(f'{prefix}{key}: {a} there, {b} here')
+      lines.append(f'{name}: {a} there, {b} here')
   return lines
+
+
+def record_failure(workdir, error):
+  """Writes why training failed to the run folder, for the report."""
+  files.write_text(pathlib.Path(workdir) / _FAILURE, f'{error}\n')
+
+
+def forget_failure(workdir):
+  """Removes what `record_failure` wrote."""
+  (pathlib.Path(workdir) / _FAILURE).unlink(missing_ok=True)
+
+
+def read_failure(workdir):
+  """Returns why training failed, or None."""
+  path = pathlib.Path(workdir) / _FAILURE
+  return path.read_text(errors='replace').strip() if path.exists() else None
