@@ -1,84 +1,89 @@
-"""Every key there is, with what it does. Other configs change what differs."""
+"""Every key of a config, with its default and what it does.
 
-import copy
+Other configs start from `get_config()` and change what differs. A distill
+config then calls `to_distill()`. All sections exist in every config.
+"""
 
 from ml_collections import ConfigDict, config_dict
 
 
 def get_config():
-  """Returns a base config; `dataset` and `train.num_updates` are to be set."""
+  """Returns a config; `dataset` and `train.num_updates` are still to be set."""
   config = ConfigDict()
 
-  # Seed of everything random: parameters, data order, noise. int >= 0.
+  # Seed of everything random: parameters, data order, noise; 0 to 2^32 - 1.
   config.seed = 0
-  # How the teacher is sampled by default: 'ddim', 'ancestral', or another
-  # name in diffusion_distillation/samplers/methods.py.
+  # What the teacher learns: a name in OBJECTIVES.
+  config.objective = 'denoising'
+  # The teacher's default sampler: a name in SAMPLERS, with its options after a
+  # colon, such as 'ddim' or 'ancestral:gamma=0.3'.
   config.sampler = 'ddim'
 
-  # Folder that keeps what XLA compiled, for the next start; empty: none.
+  # Folder where JAX keeps compiled programs, so that the next start is faster;
+  # empty keeps none.
   config.compilation_cache_dir = config_dict.FieldReference(
     '~/.cache/diffusion_distillation/xla', field_type=str
   )
 
   config.dataset = ConfigDict()
-  # Which data set; see diffusion_distillation/data/dataset.py.
+  # The data set: a name in DATASETS.
   config.dataset.name = config_dict.placeholder(str)
   # Arguments of the data set's load function.
   config.dataset.args = ConfigDict()
 
   config.model = _model()
   config.train = _train()
-
   config.eval = _eval()
-
-  # A distill config has sections here: see `to_distill`.
-  config.distillation = None
-  config.teacher = None
+  config.distillation = _distillation()
+  config.teacher = _teacher(config.model, config.train)
   return config
 
 
 def _model():
-  """Returns the section `model`: network, parameterization, sampling."""
+  """Returns the section `model`: network, parameterization, noise schedules."""
   model = ConfigDict()
+  # The network: a name in NETWORKS; `args` are its arguments.
+  model.name = 'unet_iddpm'
   model.args = ConfigDict()
-  # Channels of the first level.
+  # Channels at full resolution.
   model.args.ch = 128
-  # Width of the embedding of noise level and class.
+  # Width of the embedding of the noise level and the class.
   model.args.emb_ch = 512
-  # Channels of each level, in units of ch; each level halves the image.
+  # Channels of each resolution in multiples of ch; each halves the one before.
   model.args.ch_mult = (1, 2, 2)
-  # Residual blocks per level; there is one more on the way up.
+  # Residual blocks per resolution on the way down; there is one more going up.
   model.args.num_res_blocks = 2
-  # Image heights at which self-attention follows each block.
+  # Image heights at which self-attention follows each residual block.
   model.args.attn_resolutions = (16, 8)
-  # Attention heads; absent where head_dim, the channels of each, is given.
+  # Number of attention heads; set either this or head_dim.
   model.args.num_heads = config_dict.placeholder(int)
-  # See num_heads.
+  # Channels of each attention head; set either this or num_heads.
   model.args.head_dim = config_dict.placeholder(int)
-  # Dropout rate while training.
+  # Dropout rate in training.
   model.args.dropout = 0.0
-  # How the network sees the noise level: 'inv_cos', 'linear' or 'sigmoid'.
+  # How the log-SNR enters the network: 'inv_cos', 'linear' or 'sigmoid'.
   model.args.logsnr_input_type = 'inv_cos'
-  # The log-SNR that the 'linear' input maps to 0 and 1.
+  # The log-SNRs that the 'linear' input maps to 0 and 1.
   model.args.logsnr_scale_range = (-10.0, 10.0)
-  # Down- and upsample in residual blocks, else by convolutions.
+  # True resamples inside residual blocks, False by separate convolutions.
   model.args.resblock_resample = True
-  # Of the network's computation; parameters and the rest stay float32.
+  # Type that the network computes in, 'float32' or 'bfloat16'; the parameters
+  # and everything outside the network stay float32.
   model.args.dtype = 'float32'
-  # Recompute blocks in the gradient: far less memory, a fifth more FLOPs.
+  # Recompute residual blocks in the backward pass: much less memory for a
+  # fifth more FLOPs.
   model.args.remat = False
   # What the network predicts: 'x', 'eps', 'v' or 'both' (x and eps).
   model.mean_type = 'v'
-  # Variance of ancestral sampling: 'fixed_small', 'fixed_large' or
-  # 'fixed_medium:g', which interpolates the log variance by g in [0, 1].
-  model.logvar_type = 'fixed_large'
-  # Loss weighting: 'constant', 'snr', 'snr_trunc' or 'v_mse' (SNR + 1).
+  # Weighting of the loss: 'constant', 'snr', 'snr_trunc' or 'v_mse' (SNR + 1).
   model.mean_loss_weight_type = 'snr_trunc'
-  # Discrete times that a teacher is trained at; 0 is continuous time.
-  model.train_num_steps = 0
-  # Steps that a teacher is sampled with by default.
-  model.eval_sampling_num_steps = 1024
-  # Noise schedule in training: 'cosine' or 'uniform', and its ends.
+  # Number of discrete times that the teacher is trained at; 0 is continuous.
+  model.train_num_steps = config_dict.FieldReference(0, field_type=int)
+  # Sampling steps that the teacher is used with by default.
+  model.eval_sampling_num_steps = config_dict.FieldReference(
+    1024, field_type=int
+  )
+  # Noise schedule in training: 'cosine' or 'uniform', and the range of log-SNR.
   model.train_logsnr_schedule = ConfigDict(
     {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
   )
@@ -86,115 +91,146 @@ def _model():
   model.eval_logsnr_schedule = ConfigDict(
     {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
   )
-  # Whether sampling clips x_hat to [-1, 1]; distillation targets never do.
+  # Whether sampling clips each x_hat to [-1, 1]; training never does.
   model.eval_clip_denoised = True
   return model
 
 
 def _train():
-  """Returns the section `train`: optimization and logging."""
+  """Returns the section `train`: optimization, log and checkpoints."""
   train = ConfigDict()
-  # Length of a teacher's training, in updates; to be set.
+  # Updates of the teacher's training; required.
   train.num_updates = config_dict.placeholder(int)
   # Examples per update, over all devices.
   train.batch_size = 128
-  # Parts that a replica's batch is cut into, one gradient after the other: the
-  # result is the same, and the memory less.
+  # Number of parts that each device's batch is split into, to add up their
+  # gradients one after the other: the same result with less memory.
   train.accumulate = 1
   # 'adam', 'momentum' or 'nesterov'.
   train.optimizer = 'adam'
-  # After the warm-up, before annealing.
+  # Learning rate after the warm-up and before annealing.
   train.learning_rate = 2e-4
-  # Updates over which the learning rate grows linearly; 0 is none.
+  # Updates over which the learning rate rises linearly from 0; 0 is none.
   train.learning_rate_warmup_steps = 0
-  # 'constant', or 'linear' to 0.
+  # 'constant', or 'linear' for a linear decay to 0.
   train.learning_rate_anneal_type = 'constant'
-  # Updates until it is 0; absent: the length of this training or round.
+  # Updates after which a linear decay reaches 0; None is the whole training.
   train.learning_rate_anneal_steps = config_dict.placeholder(int)
   # Decoupled weight decay (Adam becomes AdamW).
   train.weight_decay = 0.0
-  # Of the moving average of the parameters, which is then what is sampled and
-  # distilled; 0 keeps none.
+  # EMA decay of the parameters; the averaged weights are sampled and distilled;
+  # 0 keeps no average.
   train.ema_decay = 0.9999
-  # Global norm that gradients are clipped to; inf for none.
+  # Largest global norm of the gradient; larger gradients are scaled down to it.
   train.grad_clip = 1.0
-  # Updates per dispatch on accelerators; on CPU always 1.
+  # Updates per call of the compiled step on a GPU or TPU; always 1 on a CPU.
   train.substeps = 1
   # Updates between two lines of the log.
   train.log_loss_every_steps = 100
-  # Seconds between two checkpoints; one more comes before each evaluation, when
-  # the run is told to stop, and at the end.
+  # Seconds between two checkpoints. One is also saved before each evaluation,
+  # when the run is asked to stop, and at the end.
   train.checkpoint_every_secs = 900
-  # Updates between two evaluations while training; absent: none.
+  # Updates between two evaluations during training; None evaluates at the end.
   train.eval_every_steps = config_dict.placeholder(int)
   return train
 
 
 def _eval():
-  """Returns the section `eval`; it may change after a run."""
+  """Returns the section `eval`, which may change between commands of a run."""
   settings = ConfigDict()
-  # Generated images per figure.
+  # Generated images per row of the report.
   settings.num_samples = 50_000
-  # Images drawn at once, over all devices; it does not change them.
+  # Images drawn at once, over all devices; the images do not depend on it.
   settings.batch_size = 512
-  # Samplers of the teacher that are measured beside the students.
+  # Samplers that the teacher is evaluated with.
   settings.samplers = ('ddim', 'ancestral')
-  # Samplers that the students are measured with.
+  # Samplers that the students are evaluated with.
   settings.student_samplers = ('ddim',)
-  # Step counts of `samplers`; empty: those of the students and the teacher.
+  # Step counts that the teacher is evaluated at; () takes its own default and
+  # those of the students.
   settings.num_steps = ()
-  # What has more sampling steps is not measured; absent: all is.
+  # Largest number of steps that is evaluated; None evaluates all.
   settings.max_num_steps = config_dict.placeholder(int)
-  # File of Inception's weights, .pth or .npz; absent: no FID is measured.
+  # File with the weights of Inception, .pth or .npz; None measures no FID.
   settings.inception_path = config_dict.placeholder(str)
-  # A .npz of `mu` and `sigma` to compare with; absent: the training images.
+  # Rule that resizes images for Inception: 'tf1' as in the original FID, or
+  # 'pytorch' as in pytorch-fid. It must be the rule of `reference_path`.
+  settings.resize = 'tf1'
+  # File of reference statistics, a .npz with `mu` and `sigma`; None compares
+  # with the training images.
   settings.reference_path = config_dict.placeholder(str)
-  # Folder that keeps the training images' statistics; empty: none is kept.
+  # Folder that keeps the training images' statistics; empty keeps none.
   settings.cache_dir = config_dict.FieldReference(
     '~/.cache/diffusion_distillation', field_type=str
   )
   return settings
 
 
-def to_distill(config):
-  """Turns a teacher's config into a distill config, and returns it.
-
-  Its section `teacher` keeps what differs, or only has a meaning, while the
-  teacher is trained; all else then speaks of teacher and students alike.
-  """
-  model = config.model
-  config.teacher = ConfigDict(
-    {
-      'model': {
-        'args': {'dropout': model.args.dropout},
-        'train_num_steps': model.train_num_steps,
-        'eval_sampling_num_steps': model.eval_sampling_num_steps,
-      },
-    }
+def _distillation():
+  """Returns the section `distillation`: the students."""
+  distillation = ConfigDict()
+  # What the students learn: a name in OBJECTIVES. None, or an empty string,
+  # trains no students, and the other keys of this section are then not read.
+  distillation.objective = config_dict.placeholder(str)
+  # Checkpoint of the teacher; None trains the teacher first.
+  distillation.teacher_checkpoint_path = config_dict.placeholder(str)
+  # Sampling steps of the teacher: end_num_steps times a power of two.
+  distillation.start_num_steps = 1024
+  # Sampling steps of the last student.
+  distillation.end_num_steps = 1
+  # Updates of each round: one number, or a dict from a student's steps to it.
+  distillation.steps_per_iter = config_dict.FieldReference(
+    50_000, field_type=object
   )
-  # deepcopy keeps the types of absent values, so that flags can set them.
-  config.teacher.train = copy.deepcopy(config.train)
-  del config.train.num_updates
-  del model.train_num_steps
-  del model.eval_sampling_num_steps
-  # As in the paper: no dropout, no warm-up, no average, to a rate of 0.
+  return distillation
+
+
+def _teacher(model, train):
+  """Returns the section `teacher`: what differs while the teacher is trained.
+
+  A key that is None is as in `model` or `train`. All are None in a config
+  without students.
+  """
+  teacher = ConfigDict()
+  teacher.model = _unset(model, ('train_num_steps', 'eval_sampling_num_steps'))
+  teacher.model.args = _unset(model.args, ('dropout',))
+  teacher.train = _unset(train, train)
+  return teacher
+
+
+def _unset(section, keys):
+  """Returns some keys of a section, with their types but all None."""
+  return ConfigDict(
+    {key: config_dict.placeholder(section.get_type(key)) for key in keys}
+  )
+
+
+def to_distill(config):
+  """Turns the config of a teacher into that of its distillation.
+
+  `model` and `train` then describe the students, and `teacher` keeps what they
+  said of the teacher. What only a teacher has is None in `model` and `train`:
+  the length of its training and its numbers of steps.
+
+  Args:
+    config: the config of a teacher; it is changed.
+
+  Returns:
+    The same config.
+  """
+  model, train, teacher = config.model, config.train, config.teacher
+  teacher.model.args.dropout = model.args.dropout
+  teacher.train.update(train.to_dict())
+  for key in ('train_num_steps', 'eval_sampling_num_steps'):
+    teacher.model[key], model[key] = model[key], None
+  # As in the paper: no dropout, no warm-up, no average, and a linear decay.
   model.args.dropout = 0.0
-  config.train.update(
+  train.update(
+    num_updates=None,
     learning_rate_warmup_steps=0,
     learning_rate_anneal_type='linear',
     weight_decay=0.0,
     ema_decay=0.0,
   )
-
-  config.distillation = ConfigDict()
-  # The checkpoint to distill; absent: train the teacher first.
-  config.distillation.teacher_checkpoint_path = config_dict.placeholder(str)
-  # Sampling steps of the teacher, a power of two times those of the end.
-  config.distillation.start_num_steps = 1024
-  # Sampling steps of the last student.
-  config.distillation.end_num_steps = 1
-  # Updates of each round: a number, or a mapping from the student's steps.
-  config.distillation.steps_per_iter = config_dict.FieldReference(
-    50_000, field_type=object
-  )
+  config.distillation.objective = 'progressive'
   return config

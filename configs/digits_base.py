@@ -1,16 +1,19 @@
-"""A teacher of 8x8 handwritten digits, unconditional.
+"""Teacher of 8x8 handwritten digits, unconditional, 0.2M parameters.
 
 python main.py --config=configs/digits_base.py --workdir=runs/digits_teacher
 
-On 2 CPU cores (AMD EPYC, JAX 0.10.2) it trains in 1.1 minutes, 2,500 updates.
-Expect a Frechet distance of 1.2 with 64 DDIM steps. Unconditional, since that
-is where few undistilled steps fail; `--config.dataset.args.class_conditional`
-draws the digit that is asked for.
+Hardware: 2 CPU cores (AMD EPYC, JAX 0.10.2).
+Time: 1.1 minutes for the 2,500 updates.
+Expect: a Frechet distance of 1.2 with 64 DDIM steps.
+
+It is unconditional because that makes few steps hard without distillation.
+--config.dataset.args.class_conditional=True trains it with classes, and
+--mode=sample --class=3 then draws threes.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 
 def get_config():
@@ -37,6 +40,6 @@ def get_config():
     checkpoint_every_secs=60,
   )
   config.eval.update(num_samples=2000, batch_size=500)
-  # Their few statistics are computed faster than they are read.
+  # The statistics of so few images are not worth a cache.
   config.eval.cache_dir = None
   return config

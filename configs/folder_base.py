@@ -1,18 +1,20 @@
-"""A teacher of your own images, 64x64, unconditional.
+"""Teacher of your own images at 64x64, unconditional, 57.1M parameters.
 
 python main.py --config=configs/folder_base.py --workdir=runs/mine_teacher
   --config.dataset.args.path=FOLDER
 
-FOLDER is a folder or a zip of images of any size. A network of 57.1M parameters
-with the settings that served the paper's larger data sets, for one GPU: if
-memory runs out, halve `train.batch_size`. Some hundred thousand updates are
-usual; a set of a few thousand images needs fewer, and dropout. For 32x32, set
-`dataset.args.image_size` and drop the last level of `model.args.ch_mult`.
+FOLDER is a folder or a zip of images of any size. The settings are those that
+served the paper's larger data sets. A few hundred thousand updates are usual; a
+set of a few thousand images needs fewer, and more dropout.
+
+- If GPU memory runs out, set train.accumulate=2 or halve train.batch_size.
+- For 32x32 images, set dataset.args.image_size=32 and
+  model.args.ch_mult=(1,2,2).
 """
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import base
+from . import base
 
 
 def get_config():
@@ -20,15 +22,19 @@ def get_config():
   config.dataset.name = 'folder'
   config.dataset.args = ConfigDict(
     {
-      # A folder, searched recursively, or a .zip file.
+      # Folder of images, searched recursively, or a .zip file; required.
       'path': config_dict.placeholder(str),
-      # Height and width that the central squares are resized to.
+      # Height and width; images are cropped to a square and resized.
       'image_size': 64,
-      # Whether labels are used; they are in dataset.json.
+      # 3: grey images become RGB; 1: colour images become grey.
+      'channels': 3,
+      # Whether to use the labels of the dataset.json beside the images.
       'class_conditional': False,
-      # Whether training flips images left to right, at random.
+      # Number of classes; None takes the largest label plus one.
+      'num_classes': config_dict.placeholder(int),
+      # Whether training flips images left to right at random.
       'random_flip': True,
-      # Part of the images that is never trained on.
+      # Fraction of the images that is held out from training.
       'heldout_fraction': 0.02,
     }
   )

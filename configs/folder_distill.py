@@ -1,14 +1,14 @@
-"""Your own images, from 1024 sampling steps to 1.
+"""Your own images at 64x64, from 1,024 sampling steps to 1.
 
 python main.py --config=configs/folder_distill.py --workdir=runs/mine
   --config.dataset.args.path=FOLDER
 
-First the teacher of configs/folder_base.py, then ten rounds of 20,000 updates,
-fewer than the paper's 50,000 to 100,000: the last rounds gain most from more.
-`--mode=plan` prints what it costs.
+It first trains the teacher of configs/folder_base.py, then ten rounds of 20,000
+updates each, fewer than the paper's 50,000 to 100,000. More updates help most
+in the last rounds. --mode=plan prints what it costs.
 """
 
-from configs import base, folder_base
+from . import base, folder_base
 
 
 def get_config():

@@ -1,21 +1,24 @@
-"""The paper's teacher of ImageNet 64x64, class-conditional, 295.9M parameters.
+"""ImageNet 64x64 teacher of the paper, class-conditional, 295.9M parameters.
 
-python main.py --config=configs/imagenet64_base.py --workdir=runs/imagenet64
+python main.py --config=configs/imagenet64_base.py
+  --workdir=runs/imagenet64_teacher
 
-The paper trained on 64 TPUv4 chips. By count it is 7.4e20 FLOP, 1.3 PFLOP an
-update: about 520 hours of one H200 if it ran at 40 % of its bfloat16 peak,
-which is an estimate. Expect an FID of 2.6 with 512 DDIM steps and 2.1 with the
-stochastic sampler (read off the paper's Figure 4). The length of training is
-our choice, since the original has none.
+Hardware: not run at this size here; the paper used 64 TPU v4 chips.
+Time: 7.1e20 FLOP (--mode=plan); 500 hours of one H200 at an estimated 40 % of
+  its bfloat16 peak.
+Expect: an FID of 2.6 with 512 DDIM steps and 2.1 with the stochastic sampler
+  (read off the paper's Figure 4).
+
+The original's config has no length of training; 550k updates are our choice.
 """
 
-from configs import base, paper
+from . import base, paper
 
 
 def get_config():
   config = base.get_config()
   config.dataset.name = 'imagenet64'
-  config.dataset.args = paper.prepared(class_conditional=True)
+  config.dataset.args = paper.tfds_args(class_conditional=True)
 
   config.model.args.update(
     ch=192,
@@ -35,6 +38,6 @@ def get_config():
     learning_rate_warmup_steps=1000,
     substeps=10,
   )
-  # Beyond, 50,000 samples cost more than they tell.
+  # More steps are expensive to evaluate and hardly change the FID.
   config.eval.max_num_steps = 1024
   return config

@@ -1,14 +1,17 @@
-"""The paper's teacher of LSUN churches, 128x128, 139.6M parameters.
+"""LSUN church teacher of the paper, 128x128, 139.6M parameters.
 
-python main.py --config=configs/lsun_church128_base.py --workdir=runs/lsun
+python main.py --config=configs/lsun_church128_base.py
+  --workdir=runs/church_teacher
 
-The paper trained on 64 TPUv4 chips. By count it is 8.2e19 FLOP, 0.8 PFLOP an
-update: about 58 hours of one H200 if it ran at 40 % of its bfloat16 peak, which
-is an estimate. The paper gives no FID of it in numbers. The length of training
-is our choice, since the original has none.
+Hardware: not run at this size here; the paper used 64 TPU v4 chips.
+Time: 8.0e19 FLOP (--mode=plan); 56 hours of one H200 at an estimated 40 % of
+  its bfloat16 peak.
+Expect: the paper shows samples and gives no FID in numbers.
+
+The original's config has no length of training; 100k updates are our choice.
 """
 
-from configs import lsun_bedroom128_base
+from . import lsun_bedroom128_base
 
 
 def get_config():

@@ -5,4 +5,4 @@ samplers/loop, networks/denoiser (the seam), training/student,
 training/progressive (Algorithm 2), main.py.
 """
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

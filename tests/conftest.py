@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 import tempfile
 
 # Before JAX starts: the steps are tested on four replicas, and their programs,
@@ -16,8 +17,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits_distill
+from diffusion_distillation.commands import config_file
 from diffusion_distillation.networks.denoiser import build_denoiser
+
+TOY = pathlib.Path(__file__).with_name('toy_distill.py')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Most of the suite's time is compilation, and much of it of the same programs.
@@ -32,25 +35,9 @@ def pytest_collection_finish():
   gc.set_threshold(100_000)
 
 
-TINY = {
-  'ch': 8,
-  'emb_ch': 16,
-  'ch_mult': (1,),
-  'num_res_blocks': 1,
-  'attn_resolutions': (),
-}
-
-
 def tiny_config():
-  """Returns the digits' distill config with a net that compiles in seconds."""
-  config = digits_distill.get_config()
-  config.model.args.update(TINY)
-  config.dataset.args.class_conditional = True
-  config.train.batch_size = config.teacher.train.batch_size = 16
-  config.teacher.train.num_updates = 4
-  config.distillation.update(start_num_steps=4, steps_per_iter=3)
-  config.eval.update(num_samples=20, batch_size=8, student_samplers=('ddim',))
-  return config.lock()
+  """Returns the config of tests/toy_distill.py: it compiles in a second."""
+  return config_file.load(str(TOY)).lock()
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,26 @@
-"""The paper's configs, and config files written for Google's original."""
+"""Our configs, the paper's values, and config files of Google's original."""
 
 import importlib
-import json
 import pathlib
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from configs import base, cifar10_distill, original
+from configs import base, google
+from diffusion_distillation.commands import config_file
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.objectives.rounds import rounds as rounds_of
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.training.config import (
+  check,
+  rounds,
+  teacher_config,
+)
+
+NAMES = sorted(
+  path.stem for path in pathlib.Path(base.__file__).parent.glob('*_*.py')
+)
+NAMES.remove('__init__')
 
 SHAPES = {
   'cifar10': ((32, 32, 3), 1),
@@ -18,16 +28,15 @@ SHAPES = {
   'lsun_bedroom128': ((128, 128, 3), 1),
   'lsun_church128': ((128, 128, 3), 1),
 }
-# Appendix E, of teacher and students, and the parameters that it makes.
+# Appendix E: parameters, batch size, learning rates of teacher and students,
+# weight decay and dropout of the teacher, its steps, rounds, and the head.
 PAPER = {
   'cifar10': (60_004_099, 128, 2e-4, 5e-5, 0.001, 0.2, 8192, 13, 'x'),
   'imagenet64': (295_905_222, 2048, 3e-4, 1e-4, 0.0, 0.1, 1024, 10, 'both'),
   'lsun_bedroom128': (139_578_502, 2048, 3e-4, 1e-4, 0, 0.1, 1024, 10, 'both'),
   'lsun_church128': (139_578_502, 2048, 3e-4, 1e-4, 0, 0.1, 1024, 10, 'both'),
 }
-
-
-# The networks of appendix E, of teacher and students but for the dropout.
+# The networks of appendix E; dropout is tested apart.
 NETWORKS = {
   'cifar10': {
     'ch': 256,
@@ -61,14 +70,14 @@ COSINE = {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
 @pytest.mark.parametrize('name', PAPER)
 def test_the_networks_and_schedules_are_the_paper_s(name):
   config = importlib.import_module(f'configs.{name}_distill').get_config()
-  teacher = config.teacher_config(config)
+  teacher = teacher_config(config)
   for part in (config, teacher):
     assert part.model.args.to_dict() == {
       **NETWORKS[name],
       'num_res_blocks': 3,
-      'dropout': part.model.args.dropout,  # is tested below
+      'dropout': part.model.args.dropout,
       'logsnr_input_type': 'inv_cos',
-      'logsnr_scale_range': (-10.0, 10.0),  # of the input 'linear' alone
+      'logsnr_scale_range': (-10.0, 10.0),
       'resblock_resample': True,
       'dtype': 'float32',
       'remat': False,
@@ -81,12 +90,12 @@ def test_the_networks_and_schedules_are_the_paper_s(name):
 
 @pytest.mark.parametrize('name', PAPER)
 def test_the_configs_are_the_paper_s(name):
-  params, batch, lr, student_lr, decay, dropout, start, rounds, head = PAPER[
+  params, batch, lr, student_lr, decay, dropout, start, count, head = PAPER[
     name
   ]
   config = importlib.import_module(f'configs.{name}_distill').get_config()
   alone = importlib.import_module(f'configs.{name}_base').get_config()
-  teacher = config.teacher_config(config)
+  teacher = teacher_config(config)
   assert teacher.train.to_dict() == alone.train.to_dict()
   assert teacher.model.to_dict() == alone.model.to_dict()
 
@@ -109,11 +118,16 @@ def test_the_configs_are_the_paper_s(name):
   assert config.train.weight_decay == config.train.ema_decay == 0
   assert config.model.args.dropout == 0
 
-  ladder = rounds_of(config.distillation)
+  ladder = rounds_of(config)
   assert config.distillation.start_num_steps == start
-  assert len(ladder) == rounds
+  assert len(ladder) == count
   for this in ladder:
     assert this.num_updates == (100_000 if this.num_steps <= 2 else 50_000)
+
+
+def rounds_of(config):
+  """Returns the rounds of the students."""
+  return [each for each in rounds(config) if each.parent is not None]
 
 
 FORM = """
@@ -189,12 +203,55 @@ def written_for_the_original():
   return scope['get_config']()
 
 
-def test_a_config_of_the_original_is_completed(capsys):
-  config = original.complete(written_for_the_original())
-  template = base.to_distill(base.get_config())
-  assert sorted(config) == sorted(template)
-  assert sorted(config.train) == sorted(template.train)
-  assert sorted(config.model.args) == sorted(template.model.args)
+def changed(section, **values):
+  """Returns a config of the original with other values in a section."""
+  config = written_for_the_original().to_dict()
+  config[section] = {**config[section], **values}
+  return ConfigDict(config)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_has_all_keys(name):
+  assert config_file.load(name).dataset.name is not None
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_distill')])
+def test_a_distill_config_keeps_its_teacher_s_config(name):
+  config = importlib.import_module(f'configs.{name}').get_config()
+  alone = name.replace('_distill', '_base')
+  alone = importlib.import_module(f'configs.{alone}').get_config()
+  teacher = teacher_config(config)
+  assert teacher.model.to_dict() == alone.model.to_dict()
+  assert teacher.train.to_dict() == alone.train.to_dict()
+  assert config.distillation.objective == 'progressive'
+  assert alone.distillation.objective is None
+  # What only a teacher has is not said of students.
+  assert config.train.num_updates is None
+  assert config.model.train_num_steps is None
+  assert config.model.eval_sampling_num_steps is None
+
+
+def leaves(config, prefix=''):
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from leaves(value, f'{prefix}{key}.')
+    else:
+      yield f'{prefix}{key}', value, config.get_type(key)
+
+
+def test_the_section_teacher_has_types_and_no_values_before_to_distill():
+  config = base.get_config()
+  unset = list(leaves(config.teacher))
+  assert all(value is None for _, value, _ in unset)
+  base.to_distill(config)
+  assert [(name, kind) for name, _, kind in leaves(config.teacher)] == [
+    (name, kind) for name, _, kind in unset
+  ]
+
+
+def test_a_config_of_the_original_is_translated(capsys):
+  config = google.translate(written_for_the_original())
+  assert sorted(config) == sorted(base.get_config())
   assert config.dataset.name == 'cifar10'
   assert config.dataset.args.to_dict() == {
     'class_conditional': False,
@@ -202,149 +259,127 @@ def test_a_config_of_the_original_is_completed(capsys):
     'data_dir': None,
   }
   assert config.sampler == 'ancestral'
+  assert config.model.name == 'unet_iddpm'
   assert config.model.args.ch_mult == (1, 1)
   assert config.train.learning_rate == 5e-5
   assert config.train.eval_every_steps is None
-  assert config.eval.to_dict() == template.eval.to_dict()
-  ignored = capsys.readouterr().err
-  for key in ('model.name', 'train.enable_update_skip', 'only_finetune_temb'):
-    assert key in ignored
-  assert original.complete(config) is config
+  assert config.distillation.objective == 'progressive'
+  assert config.distillation.teacher_checkpoint_path == 'TEACHER'
+  assert config.eval.to_dict() == base.get_config().eval.to_dict()
+  said = capsys.readouterr().err
+  assert said.startswith('config: ignored, no meaning here: ')
+  assert said.count('\n') == 1
+  for key in ('train.enable_update_skip', 'model.train_num_steps'):
+    assert key in said
+
+
+def test_a_file_of_the_original_is_an_argument(tmp_path):
+  path = tmp_path / 'theirs.py'
+  path.write_text(FORM)
+  config = config_file.load(f'configs/google.py:{path}')
+  assert config.distillation.start_num_steps == 4
+  path.write_text(FORM.replace('batch_size=', 'batchsize='))
+  with pytest.raises(
+    UserError,
+    match=rf'^{path}: unknown key train.batchsize; did you mean train.batch_si',
+  ):
+    config_file.load(f'configs/google.py:{path}')
+  path.write_text(FORM.replace('seed=0', 'seed=1 / 0'))
+  with pytest.raises(UserError, match=r'theirs\.py, line \d+: ZeroDivision'):
+    config_file.load(f'configs/google.py:{path}')
+  with pytest.raises(UserError, match=r'--config=configs/google\.py:THEIRS'):
+    config_file.load('configs/google.py')
 
 
 def test_a_teacher_of_the_original_trains_as_long_as_ours():
-  config = written_for_the_original()
+  config = written_for_the_original().to_dict()
   del config['distillation']
-  config.dataset = {
+  config['model']['train_num_steps'] = 0
+  config['dataset'] = {
     'name': 'LSUN',
     'args': {'subset': 'church', 'image_size': 128, 'randflip': False},
   }
-  done = original.complete(ConfigDict(config))
-  assert done.dataset.name == 'lsun_church128'
-  assert done.dataset.args.to_dict() == {
+  translated = google.translate(ConfigDict(config))
+  assert translated.dataset.name == 'lsun_church128'
+  assert translated.dataset.args.to_dict() == {
     'random_flip': False,
     'data_dir': None,
   }
-  assert done.train.num_updates == 100_000
-
-
-def test_our_configs_are_complete_as_they_are():
-  for path in pathlib.Path(base.__file__).parent.glob('*_*.py'):
-    config = importlib.import_module(f'configs.{path.stem}').get_config()
-    assert original.complete(config) is config
+  assert translated.train.num_updates == 100_000
+  assert translated.model.train_num_steps == 0
+  assert translated.distillation.objective is None
 
 
 @pytest.mark.parametrize(
-  ('section', 'key', 'value', 'message'),
+  ('sampler', 'logvar_type', 'sampled', 'evaluated'),
   [
+    ('noisy', 'fixed_large', 'ancestral', 'ancestral'),
+    ('noisy', 'fixed_small', 'ancestral:gamma=0', 'ancestral:gamma=0'),
+    ('noisy', 'fixed_medium:.3', 'ancestral:gamma=0.3', 'ancestral:gamma=0.3'),
+    ('ddim', 'fixed_medium:0.5', 'ddim', 'ancestral:gamma=0.5'),
+  ],
+)
+def test_the_variance_is_an_option_of_the_sampler(
+  sampler, logvar_type, sampled, evaluated
+):
+  theirs = changed('model', logvar_type=logvar_type)
+  theirs.sampler = sampler
+  config = google.translate(theirs)
+  assert config.sampler == sampled
+  assert config.eval.samplers == ('ddim', evaluated)
+
+
+@pytest.mark.parametrize(
+  ('section', 'values', 'message'),
+  [
+    ('train', {'batchsize': 3}, r'unknown key train\.batchsize; did you mean'),
+    ('model', {'colour': 3}, r'unknown key model\.colour'),
+    ('model', {'logvar_type': 'large'}, 'known: fixed_small, fixed_large'),
+    ('model', {'logvar_type': 'fixed_medium:7'}, 'known: fixed_small'),
+    ('model', {'args': [1]}, r'model\.args must be a section'),
+    ('distillation', {'only_finetune_temb': True}, 'not supported'),
+    ('dataset', {'args': None}, r'dataset\.args must be a section'),
+    ('dataset', {'name': 'CIFAR100'}, 'CIFAR100.*CIFAR10, ImageNet, LSUN bed'),
+    ('dataset', {'name': 'LSUN'}, "'LSUN'; the original has: .*LSUN church"),
     (
-      'train',
-      'batchsize',
-      3,
-      'train.batchsize, which nothing reads; known',
+      'dataset',
+      {'name': 'LSUN', 'args': {'subset': 'cat'}},
+      "unknown data set 'LSUN cat'",
     ),
-    ('model', 'colour', 'red', 'model.colour, which nothing reads'),
-    ('distillation', 'only_finetune_temb', True, 'not supported'),
+    (
+      'dataset',
+      {'name': 'ImageNet', 'args': {'image_size': 128}},
+      'image_size must be 64 for imagenet64',
+    ),
+    (
+      'dataset',
+      {'args': {'crop': True}},
+      r'unknown key dataset\.args\.crop',
+    ),
   ],
 )
-def test_a_key_that_nothing_reads_is_named(section, key, value, message):
-  for config in (written_for_the_original(), cifar10_distill.get_config()):
-    if key in base.to_distill(base.get_config())[section]:
-      continue
-    with config.unlocked():
-      config[section][key] = value
-    if key == 'only_finetune_temb' and 'eval' in config:
-      message = 'which nothing reads'
-    with pytest.raises(ValueError, match=message):
-      original.complete(config)
+def test_what_is_unknown_here_is_refused(section, values, message):
+  with pytest.raises(UserError, match=message):
+    google.translate(changed(section, **values))
 
 
-@pytest.mark.parametrize(
-  ('body', 'message'),
-  [
-    ('assert 3 == 4, "odd"', 'AssertionError: odd'),
-    ('1 / 0', 'ZeroDivisionError: division by zero'),
-    ('raise RuntimeError("boom")', 'RuntimeError: boom'),
-    ('raise ValueError("bad")', 'ValueError: bad$'),
-    ('import nothing_of_this_name', 'ModuleNotFoundError: No module'),
-    ('return None', r'get_config\(\) returns None'),
-    ('return 3', "AttributeError: 'int' object"),
-  ],
-)
-def test_a_config_file_that_does_not_run_says_why(tmp_path, body, message):
-  path = tmp_path / 'config.py'
-  path.write_text(f'def get_config():\n  {body}\n')
-  with pytest.raises(ValueError, match=message) as error:
-    original.ConfigFile(name='config').parse(str(path))
-  assert '\n' not in str(error.value)
-
-
-def test_a_config_may_be_a_dict(tmp_path):
-  path = tmp_path / 'config.py'
-  path.write_text('def get_config():\n  return {"seed": 7}\n')
-  config = original.ConfigFile(name='config').parse(str(path))
-  assert config.seed == 7 and config.train.batch_size == 128
-
-
-def test_a_missing_config_file_is_an_error_of_the_file_system(tmp_path):
-  with pytest.raises(OSError, match='No such file'):
-    original.ConfigFile(name='config').parse(str(tmp_path / 'no.py'))
-
-
-@pytest.mark.parametrize(
-  ('config', 'section'),
-  [
-    ({'train': 3}, 'train'),
-    ({'train': None}, 'train'),
-    ({'model': None}, 'model'),
-    ({'model': {'args': [1]}}, 'model.args'),
-    ({'dataset': 'CIFAR10'}, 'dataset'),
-    ({'dataset': {'name': 'CIFAR10', 'args': None}}, 'dataset.args'),
-    ({'distillation': 5}, 'distillation'),
-    ({'distillation': {}, 'teacher': 5}, 'teacher'),
-  ],
-)
-def test_what_is_no_section_is_named(config, section):
-  with pytest.raises(ValueError, match=f'^{section} must be a section'):
-    original.complete(ConfigDict(config))
-
-
-@pytest.mark.parametrize('subset', [None, 'cat'])
-def test_a_subset_of_lsun_must_be_one(subset):
-  args = {'image_size': 128} | ({} if subset is None else {'subset': subset})
-  config = ConfigDict({'dataset': {'name': 'LSUN', 'args': args}})
-  with pytest.raises(ValueError, match="must be 'bedroom' or 'church'"):
-    original.complete(config)
-
-
-@pytest.mark.parametrize('config', [{}, {'dataset': {'name': 'CIFAR100'}}])
-def test_an_unknown_data_set_is_told_first(config):
-  config = original.complete(ConfigDict(config))
-  with pytest.raises(config.UserError, match=r'unknown data set .* cifar10'):
-    config.check(config)
+@pytest.mark.parametrize('section', ['dataset', 'model', 'train'])
+@pytest.mark.parametrize('value', [3, None, 'x'])
+def test_what_is_no_section_is_named(section, value):
+  theirs = ConfigDict({**written_for_the_original().to_dict(), section: value})
+  with pytest.raises(UserError, match=f'^{section} must be a section'):
+    google.translate(theirs)
 
 
 @pytest.mark.parametrize('updates', [{1: 5, 2: 6}, {'1': 5, '2': 6}])
-@pytest.mark.parametrize('incomplete', [True, False])
-def test_updates_may_be_a_mapping_in_a_file(updates, incomplete):
-  config = written_for_the_original()
-  if not incomplete:
-    config = ConfigDict(original.complete(config).to_dict())
-  config.distillation = {**config.distillation, 'steps_per_iter': updates}
-  ladder = rounds_of(original.complete(ConfigDict(config)).distillation)
+def test_updates_may_be_a_mapping_in_a_file(updates):
+  config = google.translate(changed('distillation', steps_per_iter=updates))
+  ladder = rounds_of(config)
   assert [(r.num_steps, r.num_updates) for r in ladder] == [(2, 6), (1, 5)]
 
 
-def test_another_image_size_than_there_is_is_refused():
-  config = written_for_the_original()
-  config.dataset = {'name': 'ImageNet', 'args': {'image_size': 128}}
-  with pytest.raises(ValueError, match='image_size=128'):
-    original.complete(config)
-
-
-def test_students_without_teacher_or_its_section_are_refused():
-  config = original.complete(written_for_the_original())
+def test_students_of_the_original_need_a_checkpoint():
+  config = google.translate(written_for_the_original())
   config.distillation.teacher_checkpoint_path = None
-  with pytest.raises(config.UserError, match='teacher_checkpoint_path'):
-    config.check(config)
-  json.dumps(config.to_dict())
+  with pytest.raises(UserError, match='teacher_checkpoint_path'):
+    check(config)

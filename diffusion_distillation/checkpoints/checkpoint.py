@@ -1,104 +1,156 @@
-"""Checkpoints as they are read: of this program, or files of weights."""
+"""Loading checkpoints, whatever their format."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
-from diffusion_distillation.checkpoints import step_folder, weight_files
-from diffusion_distillation.checkpoints.google import load_google_checkpoint
+from diffusion_distillation.checkpoints import google, safetensors, store
+from diffusion_distillation.checkpoints.card import Card
+from diffusion_distillation.checkpoints.weights import weights_checksum
 from diffusion_distillation.runtime.errors import DamagedError, UserError
-
-__all__ = [
-  'Checkpoint',
-  'find',
-  'load',
-  'load_google_checkpoint',
-  'read_card',
-]
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """Weights, as NumPy arrays, and their card."""
+  """Weights and what they are.
+
+  Attributes:
+    weights: nested dict of NumPy arrays, the parameters of the card's network.
+    card: their Card.
+    path: absolute, of the step folder or file that they were read from.
+  """
 
   weights: dict
-  card: dict
+  card: Card
   path: pathlib.Path | str
+
+  @functools.cached_property
+  def checksum(self):
+    """The `weights_checksum` of the weights."""
+    return weights_checksum(self.weights)
+
+  def denoise(self, condition=None):
+    """Returns denoise(z, logsnr) -> x_hat, which samplers take.
+
+    Args:
+      condition: {'label': (B,) int32 classes}; None is unconditional.
+    """
+    return self.card.denoiser().bind(self.weights, condition)
+
+
+class Reader(NamedTuple):
+  """How a format is read. Both functions raise UserError."""
+
+  accepts: Callable  # path -> whether it is of this format
+  read: Callable  # (path, config or None) -> (weights, Card)
+  read_card: Callable  # (path, config or None) -> Card
+
+
+def _is_file(path):
+  return str(path).startswith('gs://') or pathlib.Path(path).is_file()
+
+
+def _is_safetensors(path):
+  return _is_file(path) and str(path).endswith('.safetensors')
+
+
+# The first format that accepts a path is the one that reads it.
+READERS = {
+  'step folder': Reader(store.is_step, store.read, store.read_card),
+  'safetensors': Reader(
+    _is_safetensors, safetensors.read, safetensors.read_card
+  ),
+  # The original's files have neither a suffix nor a magic number.
+  'google': Reader(_is_file, google.read, google.read_card),
+}
+# suffix -> (Checkpoint, path) -> None; other suffixes are the original's.
+WRITERS = {'.safetensors': safetensors.write}
+
+
+def load(path, config=None, fall_back=False):
+  """Returns the Checkpoint at a path.
+
+  Args:
+    path: a file of a format in READERS; or the folder of a training,
+      `DIR/teacher`, which means its newest checkpoint; or one checkpoint in it,
+      `DIR/teacher/checkpoints/3000`.
+    config: of the network, checked; used where the format does not describe
+      it.
+    fall_back: whether an older checkpoint of a training is read, with a
+      warning, where the newest is damaged.
+
+  Raises:
+    UserError: there is no checkpoint, it cannot be read, or the weights do not
+      fit the network that they are said to be of.
+    DamagedError: it has changed since it was written.
+  """
+  reader, candidates = _find(path)
+  for candidate in candidates:
+    try:
+      weights, card = reader.read(candidate, config)
+      return Checkpoint(weights, card, candidate)
+    except DamagedError as error:
+      if not fall_back or candidate == candidates[-1]:
+        raise
+      print(f'warning: {error}; an older one is used', file=sys.stderr)
+
+
+def read_card(path, config=None):
+  """Returns the Card of the checkpoint at a path; see `load`."""
+  reader, candidates = _find(path)
+  return reader.read_card(candidates[0], config)
+
+
+def read_progress(path):
+  """Returns what was saved besides state and card: see `CheckpointFolder`.
+
+  Args:
+    path: of the folder of a training, or of a checkpoint in it.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  return store.read_progress(find(path))
 
 
 def find(path):
-  """Returns the step folder, or the file, that a path means; absolute.
-
-  Args:
-    path: a step folder, or a folder (or its parent) that holds step folders; of
-      these, the newest is meant. Or a file: see `weight_files`.
+  """Returns the absolute path of the file or step folder that `load` reads.
 
   Raises:
     UserError: there is none.
   """
-  if weight_files.is_file(path):
-    # A run that began with it may be resumed from another folder.
-    remote = str(path).startswith('gs://')
-    return path if remote else pathlib.Path(path).absolute()
-  return _candidates(path)[0]
+  return _find(path)[1][0]
 
 
-def _candidates(path):
-  """Returns the step folders that a path may mean, the newest first."""
-  path = pathlib.Path(path).absolute()
-  if not path.exists():
-    raise UserError(f'no checkpoint at {path}: there is no such folder')
+def export(checkpoint, path):
+  """Writes a Checkpoint to one file.
+
+  Args:
+    checkpoint: a Checkpoint.
+    path: FILE.safetensors, which keeps the card; with any other suffix the file
+      has the original's format, which keeps a student's number of steps only.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  WRITERS.get(pathlib.Path(path).suffix, google.write)(checkpoint, path)
+
+
+def _find(path):
+  """Returns the Reader of a path, and what it can read there, newest first."""
+  if not str(path).startswith('gs://'):
+    path = pathlib.Path(path).absolute()
+  for reader in READERS.values():
+    if reader.accepts(path):
+      return reader, [path]
   for folder in (path, path / 'checkpoints'):
-    if (folder / 'card').is_dir() or (folder / 'weights').is_dir():
-      return [folder]
-    if steps := step_folder.steps(folder):
-      return steps
-  inside = sorted(str(p.parent.name) for p in path.glob('*/checkpoints'))
-  hint = f'; name one of its folders: {", ".join(inside)}' if inside else ''
+    if found := store.steps(folder):
+      return READERS['step folder'], found
+  if not path.exists():
+    raise UserError(f'no checkpoint at {path}: there is no such file or folder')
+  inside = sorted(inner.parent.name for inner in path.glob('*/checkpoints'))
+  hint = f'; it has these trainings: {", ".join(inside)}' if inside else ''
   raise UserError(f'{path} holds no checkpoint of this program{hint}')
-
-
-def read_card(path, config=None):
-  """Returns the card of the checkpoint at `path` (see `find`), a dict.
-
-  Args:
-    path: a folder or a file.
-    config: says what a file of the original holds.
-
-  Raises:
-    UserError: there is none, or it cannot be read, or is another program's.
-  """
-  if weight_files.is_file(path):
-    return weight_files.read(path, config)[1]
-  return step_folder.read_card(find(path))
-
-
-def load(path, expected=None, config=None, fall_back=False):
-  """Returns the Checkpoint at `path` (see `find`).
-
-  Args:
-    path: a folder or a file.
-    expected: tree of arrays or ShapeDtypeStructs that the weights must match;
-      None takes them as they are.
-    config: says what a file of the original holds.
-    fall_back: whether, of a folder of checkpoints, an older one may be taken
-      where the newest is damaged; a warning then says so.
-
-  Raises:
-    UserError: there is none, it is not ours, or its weights do not match.
-  """
-  if weight_files.is_file(path):
-    weights, card = weight_files.read(path, config)
-    if expected is not None:
-      weight_files.check_match(path, weights, expected)
-    return Checkpoint(weights, card, find(path))
-  newest, *older = _candidates(path)
-  for folder in (newest, *older):
-    try:
-      card = step_folder.read_card(folder)
-      weights = step_folder.read_weights(folder, card, expected)
-      return Checkpoint(weights, card, folder)
-    except DamagedError as error:
-      if not fall_back or folder == (newest, *older)[-1]:
-        raise
-      print(f'warning: {error}; an older one is used', file=sys.stderr)

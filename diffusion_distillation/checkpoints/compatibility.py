@@ -1,58 +1,70 @@
-"""Teachers that were trained elsewhere."""
+"""Whether a checkpoint can be the teacher of a config's students."""
 
-import json
+import dataclasses
 
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.core.parameterization import canonical
+from diffusion_distillation.checkpoints import checkpoint
+from diffusion_distillation.checkpoints.card import make_card
 from diffusion_distillation.runtime.errors import UserError
 
+# Fields of a network that change neither its weights nor what they mean, and
+# those that every Flax module has.
+_FREE = ('dropout', 'dtype', 'remat', 'parent', 'name')
 
-def find_teacher(path, config, denoiser):
-  """Returns the step folder of the checkpoint to distill, once it fits.
+
+def load_teacher(path, config, dataset):
+  """Returns the Checkpoint to distill, once it fits the students of a config.
 
   Args:
-    path: of the checkpoint, or None.
+    path: of the checkpoint.
     config: of the students, checked.
-    denoiser: theirs.
+    dataset: its Dataset.
 
   Raises:
-    UserError: there is none at that path, or it is another network's.
+    UserError: there is none, its training is not finished, or it is another
+      network's.
   """
-  if path is None:
-    return None
-  teacher = checkpoints.load(path, denoiser.param_shapes(), config)
-  training = teacher.card['training']
-  if training and training['updates'] < training['num_updates']:
+  teacher = checkpoint.load(path, config)
+  card, start = teacher.card, config.distillation.start_num_steps
+  if not card.is_finished:
     raise UserError(
-      f'the teacher {teacher.path} has had {training["updates"]} of '
-      f'{training["num_updates"]} updates; finish its training first'
+      f'the teacher {teacher.path} has had {card.updates} of '
+      f'{card.num_updates} updates; finish its training first'
     )
-  num_steps = teacher.card['num_steps']
-  start = config.distillation.start_num_steps
-  if teacher.card['parent'] is not None and num_steps != start:
+  if card.parent is not None and card.num_steps != start:
     raise UserError(
-      f'the teacher {teacher.path} was distilled to {num_steps} steps and '
-      f'knows no others; set distillation.start_num_steps={num_steps}'
+      f'the teacher {teacher.path} was distilled to {card.num_steps} sampling '
+      'steps and cannot be used with another number; set '
+      f'distillation.start_num_steps={card.num_steps}'
     )
-  model = config.model.to_dict()
-  trained = (teacher.card['config'] or {}).get('model', {})
-  # What the shapes of the weights do not tell.
-  theirs = {
-    'mean_type': teacher.card['mean_type'],
-    'num_classes': teacher.card['num_classes'],
-    'train_logsnr_schedule': trained.get('train_logsnr_schedule'),
-    **teacher.card['args'],
-  }
-  ours = {
-    'mean_type': canonical(model['mean_type']),
-    'num_classes': denoiser.network.num_classes,
-    'train_logsnr_schedule': model['train_logsnr_schedule'],
-    **model['args'],
-  }
-  for name, value in json.loads(json.dumps(ours)).items():
-    if name not in ('dropout', 'dtype', 'remat') and theirs.get(name) != value:
+  students = make_card(
+    config, dataset, num_steps=start, sampler='ddim', objective='progressive'
+  )
+  theirs, ours = _settings(card), _settings(students)
+  for name, value in ours.items():
+    if theirs.get(name) != value:
       raise UserError(
-        f'the teacher {teacher.path} has {name} {theirs.get(name)}, the config '
-        f'{value}; they must agree'
+        f'the teacher {teacher.path} has {name}={theirs.get(name)} and the '
+        f'config {value}; they must be the same'
       )
-  return str(teacher.path)
+  return teacher
+
+
+def _settings(card):
+  """Returns what teacher and students must have in common, name -> value."""
+  trained = (card.config or {}).get('model', {})
+  denoiser = card.denoiser()
+  network = denoiser.network
+  # Fields, since a card may leave out arguments at their default.
+  names = [field.name for field in dataclasses.fields(network)]
+  return {
+    'image_shape': card.image_shape,
+    'num_classes': card.num_classes,
+    'model.name': card.model['name'],
+    'model.mean_type': denoiser.mean_type,
+    'model.train_logsnr_schedule': trained.get('train_logsnr_schedule'),
+    **{
+      f'model.args.{name}': getattr(network, name)
+      for name in names
+      if name not in _FREE
+    },
+  }

@@ -1,47 +1,112 @@
-"""Checkpoints of Google's original: Flax msgpack files, read and written.
+"""Checkpoints of Google's original program: Flax msgpack files.
 
 A file holds {'step', 'optimizer', 'ema_params', 'num_sample_steps'}.
 """
 
-import functools
 import operator
 
 import numpy as np
 from etils import epath
 from flax import serialization, traverse_util
-from jax import dtypes
 
-from diffusion_distillation.checkpoints.card import MOST_STEPS
+from diffusion_distillation.checkpoints.card import MAX_NUM_STEPS, make_card
+from diffusion_distillation.checkpoints.weights import check_shapes, to_float32
+from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
+
+
+def read(path, config):
+  """Returns the weights of a file and the Card that a config gives them.
+
+  Args:
+    path: of the file, local or gs://.
+    config: of the network, which the file does not describe.
+
+  Raises:
+    UserError: `config` is None, the file cannot be read, or its weights do not
+      fit the config.
+  """
+  if config is None:
+    raise UserError(
+      f'{path} does not say which network its weights are of; name it with '
+      '--config=configs/NAME.py'
+    )
+  weights, num_steps = load_google_checkpoint(path)
+  card = _describe(config, num_steps)
+  shapes = card.denoiser().param_shapes()
+  check_shapes(path, weights, shapes, 'the config')
+  return weights, card
+
+
+def read_card(path, config):
+  """Returns the Card of a file; arguments and errors as in `read`."""
+  return read(path, config)[1]
+
+
+def _describe(config, num_steps):
+  """Returns the Card of weights with that number of steps; None: a teacher."""
+  dataset = load_dataset(config.dataset.name, config.dataset.args)
+  if num_steps is not None:
+    return make_card(
+      config,
+      dataset,
+      num_steps=num_steps,
+      sampler='ddim',
+      objective='progressive',
+      parent='not known',
+    )
+  if not config.distillation.objective:
+    num_steps = config.model.eval_sampling_num_steps
+  else:
+    num_steps = config.distillation.start_num_steps
+  return make_card(
+    config,
+    dataset,
+    num_steps=num_steps,
+    sampler=config.sampler,
+    objective=config.objective,
+  )
+
+
+def write(checkpoint, path):
+  """Writes a Checkpoint as a file of the original.
+
+  It keeps the number of steps of a student, and nothing else of the card.
+
+  Args:
+    checkpoint: a Checkpoint.
+    path: of the file.
+  """
+  card = checkpoint.card
+  num_steps = None if card.parent is None else card.num_steps
+  save_google_checkpoint(path, checkpoint.weights, num_steps)
 
 
 def load_google_checkpoint(path):
   """Returns (params, num_sample_steps) of a file in the original's format.
 
-  params are `ema_params`, which is what the original samples and distills, as
-  float32 NumPy arrays in our tree, which is the original's. num_sample_steps is
-  what a student was made for, and None of a teacher (0 in the file).
+  params are `ema_params`, which the original samples and distills, as float32
+  NumPy arrays; the parameter tree is the same as ours. num_sample_steps is what
+  a student was made for, and None for a teacher (0 in the file).
 
-  msgpack holds data, no code; sizes that the file declares but does not have
-  are refused.
+  msgpack holds data and no code. An array that states a larger size than the
+  file has is refused.
 
   Args:
     path: of the file, local or gs://.
 
   Raises:
-    UserError: there is none, it is damaged, or another program's.
+    UserError: the file cannot be read, is damaged, or another program's.
   """
-  path = str(path)
-  data = _fetch(path) if path.startswith('gs://') else _read_bytes(path)
   with files.reading(path):
-    state = serialization.msgpack_restore(data)
+    state = serialization.msgpack_restore(_read_bytes(path))
     if not isinstance(state, dict) or 'ema_params' not in state:
       raise ValueError('it has no ema_params')
     params = state['ema_params']
     if not isinstance(params, dict) or not params:
       raise ValueError(
-        f'its ema_params are no tree but {type(params).__name__}'
+        f'its ema_params are {type(params).__name__} instead of a tree'
       )
     params = traverse_util.flatten_dict(params, sep='/')
     params = {name: _leaf(name, leaf) for name, leaf in params.items()}
@@ -50,12 +115,12 @@ def load_google_checkpoint(path):
 
 
 def save_google_checkpoint(path, params, num_sample_steps):
-  """Writes a file that the original, and `load_google_checkpoint`, can read.
+  """Writes a file that the original and `load_google_checkpoint` can read.
 
   Args:
     path: of the file, local.
-    params: tree of arrays.
-    num_sample_steps: of a student; None of a teacher.
+    params: nested dict of arrays.
+    num_sample_steps: of a student; None for a teacher.
   """
   state = {
     'step': 0,
@@ -71,52 +136,31 @@ def _read_bytes(path):
     return epath.Path(path).read_bytes()
   except ImportError as error:
     raise UserError(
-      f'{path} cannot be read: {error}; gs:// paths need `pip install gcsfs`, '
-      'or copy the file here'
+      f'cannot read {path}: {error}; gs:// paths need `pip install gcsfs`, or '
+      'copy the file to this machine'
     ) from error
-  except Exception as error:  # of whatever file system the path names
-    reason = ' '.join(str(error).split())[:200]
-    raise UserError(f'{path} cannot be read: {reason}') from error
-
-
-# One run asks for its teacher many times.
-_fetch = functools.lru_cache(maxsize=1)(_read_bytes)
 
 
 def _sample_steps(value):
-  """Returns an int, which NumPy may have made an array of no axes."""
+  """Returns an int; the value may be a NumPy array without axes."""
   try:
     num_steps = operator.index(np.asarray(value)[()])
   except TypeError:
     num_steps = -1
-  if not 0 <= num_steps <= MOST_STEPS:
+  if not 0 <= num_steps <= MAX_NUM_STEPS:
     raise ValueError(
-      f'its num_sample_steps must be an int of 0 to {MOST_STEPS}, got {value!r}'
+      f'its num_sample_steps must be an int of 0 to {MAX_NUM_STEPS}, got '
+      f'{value!r}'
     )
   return num_steps
 
 
-def as_float32(name, leaf):
-  """Returns a leaf of weights as float32.
-
-  Raises:
-    ValueError: it holds something else than floats, or one is not finite.
-  """
-  leaf = np.asarray(leaf)
-  if not dtypes.issubdtype(leaf.dtype, np.floating):
-    raise ValueError(f'{name} holds {leaf.dtype}, no floats')
-  leaf = leaf.astype(np.float32)
-  if not np.isfinite(leaf).all():
-    raise ValueError(f'{name} is not finite')
-  return leaf
-
-
 def _leaf(name, leaf):
-  """Returns a leaf as float32, in today's shape.
+  """Returns a leaf as float32, in the shape that Flax gives it today.
 
-  Flax once kept biases, and scales of norms, as (1, 1, 1, C).
+  Flax once kept biases, and the scales of norms, as (1, 1, 1, C).
   """
-  leaf = as_float32(name, leaf)
+  leaf = to_float32(name, leaf)
   old_shape = leaf.ndim == 4 and leaf.shape[:3] == (1, 1, 1)
   if old_shape and name.endswith(('/bias', '/scale')):
     leaf = leaf.reshape(-1)

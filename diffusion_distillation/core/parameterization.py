@@ -1,4 +1,7 @@
-"""What a network's output means: every head is a map to x_hat (section 4)."""
+"""Heads: how a network's output becomes x_hat (paper, section 4)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -19,23 +22,41 @@ def _v(output, z, alpha, sigma):
   return alpha * z - sigma * output
 
 
-# x_hat = sigma^2 x~ + alpha (z - sigma eps~): each part weighs where it is
-# accurate, and nothing is divided (paper, section 4).
+# x_hat = sigma^2 x~ + alpha (z - sigma eps~): each part has its weight where it
+# is accurate, and nothing is divided (paper, section 4).
 def _both(output, z, alpha, sigma):
   out_x, out_eps = jnp.split(output, 2, axis=-1)
   return sigma**2 * out_x + alpha * (z - sigma * out_eps)
 
 
-HEADS = {'x': _x, 'eps': _eps, 'v': _v, 'both': _both}
-# What diffusers calls them.
+def _unscaled(z, alpha, sigma):
+  del alpha, sigma
+  return z
+
+
+class Head(NamedTuple):
+  """What stands between z, a network and x_hat; alpha and sigma broadcast."""
+
+  to_x_hat: Callable  # (output, z, alpha, sigma) -> x_hat
+  scale_input: Callable = _unscaled  # (z, alpha, sigma) -> the network's input
+  output_channels: int = 1  # of the network, for each channel of the image
+
+
+HEADS = {
+  'x': Head(_x),
+  'eps': Head(_eps),
+  'v': Head(_v),
+  'both': Head(_both, output_channels=2),
+}
+# The names of diffusers.
 ALIASES = {'sample': 'x', 'epsilon': 'eps', 'v_prediction': 'v'}
 
 
 def canonical(mean_type):
-  """Returns the name among HEADS that a mean_type, or its alias, means.
+  """Returns the name in HEADS that a mean_type, or its alias, stands for.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the mean_type is unknown.
   """
   name = ALIASES.get(mean_type, mean_type)
   if name not in HEADS:
@@ -44,8 +65,31 @@ def canonical(mean_type):
   return name
 
 
-def x_hat(mean_type, output, z, logsnr):
-  """Returns the prediction of the clean images, (B, H, W, C) float32.
+def get_head(mean_type):
+  """Returns the Head of a mean_type, or of its alias.
+
+  Raises:
+    ValueError: the mean_type is unknown.
+  """
+  return HEADS[canonical(mean_type)]
+
+
+def network_input(mean_type, z, logsnr):
+  """Returns z as the network is to see it, (B, H, W, C) float32.
+
+  Args:
+    mean_type: as in `predict_x`.
+    z: (B, H, W, C) noisy images.
+    logsnr: (B,) noise level of z.
+
+  Raises:
+    ValueError: the mean_type is unknown.
+  """
+  return get_head(mean_type).scale_input(z, *alpha_sigma(expand(logsnr, z)))
+
+
+def predict_x(mean_type, output, z, logsnr):
+  """Returns x_hat, the prediction of the clean images, (B, H, W, C) float32.
 
   Args:
     mean_type: 'x', 'eps', 'v', or 'both' (x and eps, stacked as channels); or
@@ -58,10 +102,4 @@ def x_hat(mean_type, output, z, logsnr):
     ValueError: the mean_type is unknown.
   """
   alpha, sigma = alpha_sigma(expand(logsnr, z))
-  return HEADS[canonical(mean_type)](output, z, alpha, sigma)
-
-
-def output_channels(mean_type, image_channels):
-  """Returns how many channels the network must put out for this head."""
-  both = canonical(mean_type) == 'both'
-  return 2 * image_channels if both else image_channels
+  return get_head(mean_type).to_x_hat(output, z, alpha, sigma)

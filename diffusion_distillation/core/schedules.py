@@ -57,3 +57,34 @@ def get_logsnr_schedule(name, *, logsnr_min=-20.0, logsnr_max=20.0):
       'both finite'
     )
   return SCHEDULES[name](logsnr_min, logsnr_max)
+
+
+def fraction(numerator, denominator):
+  """Returns the float32 quotient of two integers or integer arrays, a time."""
+  return jnp.asarray(numerator, float) / jnp.asarray(denominator, float)
+
+
+def logsnr_at(schedule, t):
+  """Returns the noise level that a step starts from or ends at.
+
+  Args:
+    schedule: t -> logsnr.
+    t: (B,) float32 times; 0 means data itself, at +inf, and not the finite
+      log-SNR at which the schedule starts.
+  """
+  return jnp.where(t == 0, jnp.inf, schedule(t))
+
+
+def step_logsnr(schedule, index, num_steps):
+  """Returns logsnr at t = (index + 1) / num_steps and at s = index / num_steps.
+
+  Times come from integers, since t - 1 / num_steps could fall below 0 in
+  float32. s = 0 is data, logsnr_s = +inf.
+
+  Args:
+    schedule: t -> logsnr.
+    index: (B,) int in [0, num_steps).
+    num_steps: int, or scalar integer array.
+  """
+  logsnr_t = schedule(fraction(index + 1, num_steps))
+  return logsnr_t, logsnr_at(schedule, fraction(index, num_steps))

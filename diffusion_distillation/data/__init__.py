@@ -1,1 +1,1 @@
-"""Data sets as uint8 images, and the pipeline that batches them."""
+"""Data sets of uint8 images, and the batches that training takes."""

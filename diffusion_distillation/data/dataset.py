@@ -1,29 +1,53 @@
-"""What a data set is, and the data sets there are."""
+"""The table of data sets, and the interface that they share.
+
+A new data set is one file with a function that returns a `Dataset`, and one row
+in `DATASETS`.
+"""
 
 import dataclasses
 import functools
+import hashlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-Examples = Sequence[dict[str, Any]]
+import numpy as np
+
+
+class Examples(Protocol):
+  """Random access to the examples of one split."""
+
+  def __len__(self) -> int:
+    """Returns the number of examples."""
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns one example.
+
+    Returns:
+      {'image': (H, W, C) uint8, 'label': int32}.
+
+    Raises:
+      UserError: the example cannot be read.
+    """
+
+  def fingerprint(self) -> str:
+    """Returns a hexadecimal checksum that changes with any of the examples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Random-access examples {'image': (H, W, C) uint8, 'label': int32}.
-
-  What it is like is known at once; its data are opened on first use, and raise
-  ValueError if they are not there.
+  """A data set: its shape is known at once, its examples are opened on use.
 
   Attributes:
-    name: of the data set.
+    name: name of the data set.
     image_shape: (H, W, C).
-    num_classes: 1 where labels are not used.
-    random_flip: whether training flips images left to right, at random.
-    open_train: () -> examples to train on.
-    open_heldout: () -> examples never trained on.
+    num_classes: number of classes; 1 if labels are not used.
+    random_flip: whether training flips half of the images left to right.
+    open_train: () -> Examples to train on. Raises UserError if the data are
+      missing or damaged.
+    open_heldout: () -> Examples that are never trained on, likewise.
   """
 
   name: str
@@ -35,13 +59,30 @@ class Dataset:
 
   @functools.cached_property
   def train(self):
-    """The examples to train on."""
+    """The Examples to train on."""
     return self.open_train()
 
   @functools.cached_property
   def heldout(self):
-    """The examples never trained on."""
+    """The Examples that are never trained on."""
     return self.open_heldout()
+
+  def fingerprint(self, split):
+    """Returns a hexadecimal checksum of a split.
+
+    It changes if any image or label changes, or how images are resized. Images
+    in memory are hashed whole; of files, what the file system or the archive
+    knows about them is hashed.
+
+    Args:
+      split: 'train' or 'heldout'.
+    """
+    return getattr(self, split).fingerprint()
+
+  def describe(self):
+    """Returns the sizes: '58,800 training and 1,200 held-out images'."""
+    train, heldout = len(self.train), len(self.heldout)
+    return f'{train:,} training and {heldout:,} held-out images'
 
 
 class ArrayExamples(Sequence):
@@ -57,46 +98,51 @@ class ArrayExamples(Sequence):
   def __getitem__(self, index):
     return {'image': self._images[index], 'label': self._labels[index]}
 
+  def fingerprint(self):
+    """Returns the SHA-256 of all images and labels."""
+    digest = hashlib.sha256()
+    for array in (self._images, self._labels):
+      digest.update(f'{array.dtype} {array.shape}'.encode())
+      digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
-# name -> its function (**dataset.args) -> Dataset; imported when asked for.
+
+def digest(values):
+  """Returns the SHA-256 of JSON values, in hexadecimal."""
+  return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+# Name -> the function (**dataset.args) -> Dataset. Modules are imported only
+# when their data set is used: TensorFlow Datasets takes a while.
 DATASETS = {
   'digits': 'diffusion_distillation.data.digits:load',
   'cifar10': 'diffusion_distillation.data.tfds:cifar10',
   'imagenet64': 'diffusion_distillation.data.tfds:imagenet64',
   'lsun_bedroom128': 'diffusion_distillation.data.tfds:lsun_bedroom128',
   'lsun_church128': 'diffusion_distillation.data.tfds:lsun_church128',
-  'folder': 'diffusion_distillation.data.folder:load',
+  'folder': 'diffusion_distillation.data.image_folder:load',
 }
 
 
-def loader(name):
-  """Returns the function (**dataset.args) -> Dataset of a data set.
+def load_dataset(name, args):
+  """Returns the Dataset of a name.
+
+  Args:
+    name: a key of DATASETS.
+    args: mapping of keyword arguments for its function (`dataset.args`).
 
   Raises:
-    ValueError: the name is unknown.
+    ValueError: the name or an argument is unknown or has a bad value.
   """
   if name not in DATASETS:
     known = ', '.join(DATASETS)
-    raise ValueError(f'unknown data set {name!r}; known: {known}')
-  return pkgutil.resolve_name(DATASETS[name])
-
-
-def load_dataset(name, args):
-  """Returns the Dataset of that name.
-
-  Args:
-    name: one of DATASETS.
-    args: mapping, the keyword arguments of its loader (`dataset.args`).
-
-  Raises:
-    ValueError: the name or an argument is unknown.
-  """
-  load = loader(name)
+    raise ValueError(f'unknown dataset.name {name!r}; known: {known}')
+  load = pkgutil.resolve_name(DATASETS[name])
   known = list(inspect.signature(load).parameters)
   for key in args:
     if key not in known:
       raise ValueError(
-        f'dataset.args.{key} means nothing to {name!r}; known: '
+        f'unknown dataset.args.{key} of data set {name!r}; known: '
         f'{", ".join(known)}'
       )
   return load(**args)

@@ -2,8 +2,8 @@
 
 python -m diffusion_distillation.data.prepare --dataset=cifar10 [--data_dir=DIR]
 
-It needs `pip install -r requirements-data.txt`; what it writes does not. After
-an interruption the same command goes on: finished downloads are kept.
+This needs `pip install -r requirements-data.txt`; reading the result does not.
+If it is interrupted, rerun the same command: finished downloads are kept.
 """
 
 import argparse
@@ -13,34 +13,34 @@ import os
 import sys
 
 from diffusion_distillation.data import tfds
+from diffusion_distillation.runtime.errors import UserError
 
 _MODULES = ('tensorflow', 'importlib_resources', 'lmdb')
 _IMAGENET_FILES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 
 
 def prepare(name, data_dir):
-  """Prepares a data set, unless it is; returns the folder it is in.
+  """Prepares a data set, unless that is done; returns its folder.
 
   Args:
-    name: one of tfds.SOURCES.
-    data_dir: of TensorFlow Datasets; None is its default.
+    name: a key of tfds.SOURCES.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
 
   Raises:
-    ValueError: a package or a file is missing, or the folder is prepared in
-      part; the line says what to do.
-    OSError: of the network, or of the file system.
+    UserError: a package or a file is missing, or the data set is damaged.
+    OSError: the network or the file system fails.
   """
   builder = tfds.open_builder(name, data_dir)
   if tfds.is_prepared(name, builder):
     return builder.data_path
   if (builder.data_path / 'dataset_info.json').exists():
-    raise ValueError(
-      f'{builder.data_path} lacks a split, or a file of one; move it away, and '
-      'run this again'
+    raise UserError(
+      f'{builder.data_path} is incomplete: a split or one of its files is '
+      'missing; move the folder away and rerun this command'
     )
   missing = [m for m in _MODULES if importlib.util.find_spec(m) is None]
   if missing:
-    raise ValueError(
+    raise UserError(
       f'this needs {" and ".join(missing)}: '
       'pip install -r requirements-data.txt'
     )
@@ -48,8 +48,8 @@ def prepare(name, data_dir):
   if name == 'imagenet64':
     _check_imagenet(downloads / 'manual')
   if name.startswith('lsun'):
-    # TensorFlow Datasets would read it with tensorflow-io, which no current
-    # TensorFlow can load.
+    # TensorFlow Datasets would read the database with tensorflow-io, which does
+    # not work with current versions of TensorFlow.
     builder._generate_examples = _lmdb_examples
   _remove_leftovers(builder, downloads)
   tfds.download(builder)
@@ -59,15 +59,15 @@ def prepare(name, data_dir):
 def _check_imagenet(folder):
   missing = [name for name in _IMAGENET_FILES if not (folder / name).exists()]
   if missing:
-    raise ValueError(
-      f'ImageNet cannot be downloaded without an account: get '
+    raise UserError(
+      f'ImageNet can only be downloaded with an account: get '
       f'{" and ".join(missing)} from https://image-net.org, put them into '
-      f'{folder}, and run this again'
+      f'{folder}, and rerun this command'
     )
 
 
 def _lmdb_examples(extracted_dir, file_path):
-  """Yields (key, example) of LSUN's database, as TensorFlow Datasets would."""
+  """Yields (key, example) of an LSUN database, as TensorFlow Datasets would."""
   import lmdb
 
   path = os.path.join(extracted_dir, file_path)
@@ -80,7 +80,7 @@ def _lmdb_examples(extracted_dir, file_path):
 
 
 def _remove_leftovers(builder, downloads):
-  """Removes what an interrupted run left half made; keeps what is finished."""
+  """Removes the unfinished files of an interrupted run."""
   folder = builder.data_path
   for path in (
     folder,
@@ -101,15 +101,16 @@ def main():
   )
   parser.add_argument('--dataset', required=True, choices=list(tfds.SOURCES))
   parser.add_argument(
-    '--data_dir', help='of TensorFlow Datasets; default: ~/tensorflow_datasets'
+    '--data_dir',
+    help='folder of TensorFlow Datasets; default: ~/tensorflow_datasets',
   )
   args = parser.parse_args()
   try:
     folder = prepare(args.dataset, args.data_dir)
-  except (ValueError, OSError) as error:
+  except (UserError, OSError) as error:
     sys.exit(f'error: {" ".join(str(error).split())}')
   except KeyboardInterrupt:
-    sys.exit('stopped; the same command goes on')
+    sys.exit('stopped; rerun the same command to resume')
   print(f'{args.dataset} is prepared in {folder}')
 
 

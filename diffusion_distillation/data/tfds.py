@@ -1,23 +1,21 @@
-"""The paper's data sets, from TensorFlow Datasets, without TensorFlow.
+"""The paper's data sets, by TensorFlow Datasets, read without TensorFlow.
 
-They are read as array_record, a format of random access, which
-`python -m diffusion_distillation.data.prepare` writes once. Nothing is ever
-downloaded here.
+They are read from array_record files, a format with random access, which
+`python -m diffusion_distillation.data.prepare` writes once. Training never
+downloads anything.
 """
 
 import functools
+from collections.abc import Sequence
 
+import numpy as np
 from google.protobuf import json_format
 
-from diffusion_distillation.data import images
-from diffusion_distillation.data.dataset import Dataset
-from diffusion_distillation.data.records import (
-  RecordExamples,
-  check_shards,
-  in_memory,
-)
+from diffusion_distillation.data.dataset import ArrayExamples, Dataset, digest
+from diffusion_distillation.data.resize import crop_and_resize, decode
+from diffusion_distillation.runtime.errors import UserError
 
-# name -> its name in TensorFlow Datasets, and the split that is held out.
+# Name -> the name in TensorFlow Datasets, and the split that is held out.
 SOURCES = {
   'cifar10': ('cifar10', 'test'),
   'imagenet64': ('imagenet2012', 'validation'),
@@ -30,58 +28,53 @@ def cifar10(class_conditional=False, random_flip=True, data_dir=None):
   """Returns CIFAR-10, 32 x 32, held in memory.
 
   Args:
-    class_conditional: whether labels are used (10 classes) or not (1).
-    random_flip: whether training flips images.
-    data_dir: of TensorFlow Datasets; None is its default.
+    class_conditional: whether labels are used (10 classes) or not (1 class).
+    random_flip: whether training flips half of the images left to right.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
   """
-  return _dataset(
-    'cifar10', 32, None, 10 if class_conditional else 1, random_flip, data_dir
-  )
+  num_classes = 10 if class_conditional else 1
+  return _dataset('cifar10', 32, None, num_classes, random_flip, data_dir)
 
 
 def imagenet64(class_conditional=True, random_flip=True, data_dir=None):
-  """Returns ImageNet (ILSVRC 2012): the central square, area-resized to 64.
+  """Returns ImageNet (ILSVRC 2012): central squares, resized by area to 64.
 
   Args:
-    class_conditional: whether labels are used (1,000 classes) or not (1).
-    random_flip: whether training flips images.
-    data_dir: of TensorFlow Datasets; None is its default.
+    class_conditional: whether labels are used (1,000 classes) or not (1 class).
+    random_flip: whether training flips half of the images left to right.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
   """
   num_classes = 1000 if class_conditional else 1
   return _dataset('imagenet64', 64, 'area', num_classes, random_flip, data_dir)
 
 
 def lsun_bedroom128(random_flip=True, data_dir=None):
-  """Returns LSUN bedroom: the central square, resized to 128, antialiased.
+  """Returns LSUN bedroom: central squares, resized to 128 with antialiasing.
 
   Args:
-    random_flip: whether training flips images.
-    data_dir: of TensorFlow Datasets; None is its default.
+    random_flip: whether training flips half of the images left to right.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
   """
   return _dataset('lsun_bedroom128', 128, 'antialias', 1, random_flip, data_dir)
 
 
 def lsun_church128(random_flip=True, data_dir=None):
-  """Returns LSUN church: the central square, resized to 128, antialiased.
+  """Returns LSUN church: central squares, resized to 128 with antialiasing.
 
   Args:
-    random_flip: whether training flips images.
-    data_dir: of TensorFlow Datasets; None is its default.
+    random_flip: whether training flips half of the images left to right.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
   """
   return _dataset('lsun_church128', 128, 'antialias', 1, random_flip, data_dir)
 
 
 def _dataset(name, size, method, num_classes, random_flip, data_dir):
-  """Returns a Dataset; `method` None keeps the images, in memory."""
+  """Returns a Dataset; without a resize method it is held in memory."""
 
   def open_split(split):
-    examples = RecordExamples(
-      open_source(name, split, data_dir),
-      f'{name} {split}',
-      method and functools.partial(images.square, size=size, method=method),
-      conditional=num_classes > 1,
-    )
-    return examples if method else in_memory(examples)
+    builder = _open_prepared(name, data_dir)
+    examples = _Records(builder, name, split, (size, method), num_classes > 1)
+    return examples if method else _in_memory(examples)
 
   return Dataset(
     name=name,
@@ -93,72 +86,146 @@ def _dataset(name, size, method, num_classes, random_flip, data_dir):
   )
 
 
+class _Records(Sequence):
+  """Examples that are read, decoded and resized on access."""
+
+  def __init__(self, builder, name, split, resizing, conditional):
+    """Opens a split.
+
+    Args:
+      builder: a builder of TensorFlow Datasets whose data are prepared.
+      name: name of the data set.
+      split: name of the split in TensorFlow Datasets.
+      resizing: size and method of the resize; without a method there is none.
+      conditional: whether labels are used; otherwise all are 0.
+    """
+    import tensorflow_datasets as tfds
+
+    self._split, self._folder = builder.info.splits[split], builder.data_path
+    self._what, self._conditional = f'{name} {split}', conditional
+    self._resizing = resizing
+    self._source = builder.as_data_source(
+      split, decoders={'image': tfds.decode.SkipDecoding()}
+    )
+
+  def __len__(self):
+    return len(self._source)
+
+  def __getitem__(self, index):
+    index = range(len(self))[index]  # the IndexError that ends an iteration
+    try:
+      record = self._source[index]
+    except Exception as error:  # the reader and the parser raise many types
+      raise _damaged(self._what, self._folder, error) from error
+    image = decode(record['image'], f'{self._what} record {index}')
+    size, method = self._resizing
+    label = record['label'] if self._conditional else 0
+    return {
+      'image': crop_and_resize(image, size, method) if method else image,
+      'label': np.int32(label),
+    }
+
+  def fingerprint(self):
+    """Returns a checksum of the split's description, file names and sizes.
+
+    The description, which TensorFlow Datasets writes, has the version of the
+    data set and the sizes of its downloads.
+    """
+    description = (self._folder / 'dataset_info.json').read_text()
+    files = [[p.name, p.stat().length] for p in self._split.filepaths]
+    return digest([description, files, self._resizing, self._conditional])
+
+
+def _in_memory(examples):
+  """Returns the same examples, decoded once."""
+  every = list(examples)
+  return ArrayExamples(
+    np.stack([example['image'] for example in every]),
+    np.array([example['label'] for example in every]),
+  )
+
+
 def open_builder(name, data_dir):
   """Returns the builder of a data set, which need not be prepared.
 
   Args:
-    name: one of SOURCES.
-    data_dir: of TensorFlow Datasets; None is its default.
+    name: a key of SOURCES.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
 
   Raises:
-    ValueError: its description is damaged.
+    UserError: the description of the data set is damaged.
   """
   import tensorflow_datasets as tfds
 
   try:
     return tfds.builder(SOURCES[name][0], data_dir=data_dir)
   except json_format.ParseError as error:
-    raise ValueError(
-      f'the dataset_info.json of {name} is damaged; remove its folder, and '
-      'prepare it again'
+    raise UserError(
+      f'the dataset_info.json of {name} is damaged; remove its folder and '
+      'prepare the data set again'
     ) from error
 
 
+def _open_prepared(name, data_dir):
+  """Returns the builder of a data set, which must be prepared."""
+  builder = open_builder(name, data_dir)
+  if not is_prepared(name, builder):
+    flag = f' --data_dir={data_dir}' if data_dir else ''
+    raise UserError(
+      f'{name} is not prepared in {builder.data_path}; prepare it once with '
+      f'python -m diffusion_distillation.data.prepare --dataset={name}{flag}'
+    )
+  return builder
+
+
 def is_prepared(name, builder):
-  """Returns whether a data set's splits are all there, as array_record.
+  """Returns whether all files of a data set are there, as array_record.
+
+  Args:
+    name: a key of SOURCES.
+    builder: its builder.
 
   Raises:
-    ValueError: they are there in a format without random access, or damaged.
+    UserError: they are damaged, or in a format without random access.
   """
-  splits = builder.info.splits
-  for split in ('train', SOURCES[name][1]):
-    if split not in splits:
-      return False
-    if not all(path.exists() for path in splits[split].filepaths):
-      return False
+  splits = [builder.info.splits.get(s) for s in ('train', SOURCES[name][1])]
+  if None in splits:
+    return False
+  if not all(path.exists() for split in splits for path in split.filepaths):
+    return False
   file_format = builder.info.file_format.value
   if file_format != 'array_record':
-    raise ValueError(
-      f'{builder.data_path} holds {name} as {file_format}, which cannot be '
-      'read at random; prepare it in another data_dir, or remove that folder'
+    raise UserError(
+      f'{builder.data_path} holds {name} as {file_format}, which has no random '
+      'access; prepare it in another data_dir, or remove that folder'
     )
-  for split in ('train', SOURCES[name][1]):
-    check_shards(f'{name} {split}', splits[split], builder.data_path)
+  for split in splits:
+    _check_shards(f'{name} {split.name}', split, builder.data_path)
   return True
 
 
-def open_source(name, split, data_dir):
-  """Returns the records of a split, images as the bytes of their files.
+def _check_shards(what, split, folder):
+  """Checks that each file of a split has its number of records.
 
-  Args:
-    name: one of SOURCES.
-    split: of TensorFlow Datasets, such as 'train'.
-    data_dir: of TensorFlow Datasets; None is its default.
-
-  Raises:
-    ValueError: the data set is not prepared; the line says how to.
+  Only the end of a file is read, in 0.1 ms: ImageNet has a thousand files.
   """
-  import tensorflow_datasets as tfds
+  from array_record.python import array_record_module
 
-  builder = open_builder(name, data_dir)
-  if not is_prepared(name, builder):
-    where = f' --data_dir={data_dir}' if data_dir else ''
-    raise ValueError(
-      f'{name} is not prepared in {builder.data_path}; prepare it once: '
-      f'python -m diffusion_distillation.data.prepare --dataset={name}{where}'
-    )
-  return builder.as_data_source(
-    split, decoders={'image': tfds.decode.SkipDecoding()}
+  for path, expected in zip(split.filepaths, split.shard_lengths, strict=True):
+    reader = array_record_module.ArrayRecordReader(str(path))
+    count = reader.num_records()
+    if count != expected:
+      # Not closed: closing the reader of a damaged file raises.
+      reason = f'{path.name} has {count} of {expected} records'
+      raise _damaged(what, folder, reason)
+    reader.close()
+
+
+def _damaged(what, folder, reason):
+  """Returns the UserError for damaged files."""
+  return UserError(
+    f'{what} is damaged ({" ".join(str(reason).split())[:200]}); move {folder} '
+    'away and prepare it again'
   )
 
 
@@ -166,10 +233,11 @@ def download(builder):
   """Downloads a data set and writes it as array_record, showing progress.
 
   Args:
-    builder: a builder.
+    builder: a builder of TensorFlow Datasets.
 
   Raises:
-    OSError: of the network or the file system; what is finished is kept.
+    UserError: a download or an archive is damaged.
+    OSError: the network or the file system fails; finished files are kept.
   """
   from tensorflow_datasets.core.download import (
     download_manager,
@@ -184,4 +252,6 @@ def download(builder):
     download_manager.NonMatchingChecksumError,
     extractor.ExtractError,
   ) as error:
-    raise OSError(f'{builder.name} cannot be downloaded: {error}') from error
+    raise UserError(
+      f'{builder.name} cannot be downloaded ({error}); try again later'
+    ) from error

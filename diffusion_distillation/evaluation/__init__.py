@@ -1,1 +1,1 @@
-"""How good samples are, and the report that says so."""
+"""Metrics of generated images against real ones."""

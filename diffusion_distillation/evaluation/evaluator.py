@@ -1,34 +1,45 @@
-"""Compares images with a data set, as the field does."""
+"""Measures images against a data set: FID, precision, recall and the others."""
 
 import functools
 import hashlib
+import os
 import pathlib
 
 from diffusion_distillation.evaluation import metrics, statistics
 from diffusion_distillation.evaluation.classifier import (
-  NO_WEIGHTS,
+  CLASSIFIERS,
   Classifier,
-  open_features,
 )
+from diffusion_distillation.evaluation.inception import RESIZES, Inception
+from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
 from diffusion_distillation.runtime.errors import UserError
 
-SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1, the classes in turn'
+NO_WEIGHTS = (
+  f'FID needs the weights of Inception: {HOW_TO_GET} (beside --config=FILE)'
+)
+SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1, classes in turn'
+_UNKNOWN_RESIZE = (
+  'not known: files of EDM and ADM go with tf1, those of pytorch-fid with '
+  'pytorch'
+)
 
 
 def open_evaluator(config, dataset, needed=True):
   """Returns the Evaluator that a config describes.
 
   Args:
-    config: of a run, or of a card.
+    config: the config of a run or of a card.
     dataset: its Dataset.
-    needed: whether it is an error that there are no weights of Inception; else
-      the result then is None.
+    needed: whether missing weights of Inception are an error; otherwise the
+      result is None then.
 
   Raises:
-    UserError: they, the data or the reference are not there, or are not right.
+    UserError: the weights, the data or the reference cannot be used, or
+      `eval.num_samples` or `eval.resize` makes no sense.
   """
   settings = config.eval
-  network = open_features(config.dataset.name, settings.get('inception_path'))
+  statistics.check_count(settings.num_samples, 'config: eval.num_samples')
+  network = open_network(dataset.name, settings)
   if network is not None:
     return Evaluator(network, dataset, settings)
   if needed:
@@ -36,114 +47,166 @@ def open_evaluator(config, dataset, needed=True):
   return None
 
 
-class Evaluator:
-  """Compares images with a data set's training images, or with a file's.
+def open_network(dataset_name, settings):
+  """Returns the network in whose features a data set is measured.
 
-  What it compares with is computed, or read from the cache, when it is first
-  needed. A file gives no more than what is in it: one of mean and covariance
-  allows the Frechet distance and the Inception Score.
+  That is a small classifier for the data sets that have one, and otherwise
+  Inception, or None if `inception_path` is not set.
+
+  Args:
+    dataset_name: name of the data set.
+    settings: the config's section `eval`.
+
+  Raises:
+    UserError: the weights cannot be read, or the resizing rule is unknown.
+  """
+  if dataset_name in CLASSIFIERS:
+    return Classifier(dataset_name)
+  resize = settings.get('resize') or 'tf1'  # cards may be older than the key
+  if resize not in RESIZES:
+    raise UserError(
+      f'config: unknown eval.resize={resize!r}; known: {", ".join(RESIZES)}'
+    )
+  path = settings.get('inception_path')
+  return None if path is None else Inception(path, resize)
+
+
+class Evaluator:
+  """Measures images against a data set's training images, or against a file.
+
+  The statistics of the training images are computed, or read from the cache,
+  when they are first needed. With a file, only those metrics are measured that
+  its arrays allow: mean and covariance give the Frechet distance alone.
   """
 
   def __init__(self, network, dataset, settings):
-    """Opens what images are compared with.
+    """Checks everything that can be checked before images are measured.
 
     Args:
-      network: of `features.open_features`.
+      network: as `open_network` returns it.
       dataset: a Dataset.
-      settings: config.eval, or the same of a card.
+      settings: the config's section `eval`.
 
     Raises:
-      UserError: the data are not there, or `reference_path` holds no statistics
-        of these features.
+      UserError: the data are missing or too few, or `reference_path` does not
+        have statistics of these features.
     """
     self._network, self._dataset = network, dataset
-    self._of_split = functools.partial(
-      statistics.of_split,
-      network,
-      dataset,
-      cache_dir=settings.get('cache_dir'),
+    self._cache = statistics.cache_folder(
+      settings.get('cache_dir'), 'eval.cache_dir'
     )
     self._path, self._file = settings.get('reference_path'), None
-    if self._path is not None:
-      self._file = _read_reference(self._path, network)
-      return
-    try:
-      len(dataset.train)
-    except ValueError as error:  # it is not there
-      raise UserError(str(error)) from error
+    if self._path is None:
+      count = len(dataset.train)
+      statistics.check_count(count, f'training images of {dataset.name}')
+    else:
+      # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+      self._path = pathlib.Path(os.path.expanduser(self._path))
+      self._file = statistics.read(self._path)
+      self._check_file()
+
+  def _check_file(self):
+    """Raises UserError if the reference file has other features."""
+    network, count = self._network, len(self._file.mu)
+    if count != network.num_features:
+      raise UserError(
+        f'{self._path} has statistics of {count} features, {network.name} has '
+        f'{network.num_features}; set another --config.eval.reference_path'
+      )
+    if self._file.resize not in (None, network.resize):
+      raise UserError(
+        f'{self._path} was made with eval.resize={self._file.resize!r}, but '
+        f'this config has {network.resize!r}; set --config.eval.resize='
+        f'{self._file.resize}, or another --config.eval.reference_path'
+      )
 
   @functools.cached_property
   def _reference(self):
-    """The FeatureSet of the file, or of the training images."""
-    return self._of_split('train') if self._file is None else self._file
-
-  @functools.cached_property
-  def _fingerprint(self):
-    return statistics.fingerprint(self._dataset.train)
-
-  @property
-  def _is_small(self):
-    return isinstance(self._network, Classifier)
+    """The Statistics of the file, or of the training images."""
+    return self._file or self._of_split('train')
 
   @functools.cached_property
   def _radii(self):
-    return metrics.radii(self._reference.features)
+    return metrics.knn_radii(self._reference.features)
 
   @functools.cached_property
   def _heldout(self):
-    """The FeatureSet of the held-out images, or None."""
+    """The Statistics of the held-out images, or None."""
     return self._of_split('heldout') if self._has_heldout else None
 
   @functools.cached_property
   def _has_heldout(self):
-    # A reference from a file is not to need the data.
+    # With a reference file, the data set need not even exist.
     if self._file is not None or self._dataset.heldout is None:
       return False
     return len(self._dataset.heldout) > 1
 
+  def _of_split(self, split):
+    return statistics.of_split(self._network, self._dataset, split, self._cache)
+
   def protocol(self, num_samples, images=SEEDS):
-    """Returns how images are measured, as JSON values.
+    """Returns all that decides the figures, apart from the images, as JSON.
+
+    Figures are comparable if their protocols are equal.
 
     Args:
-      num_samples: how many images.
-      images: what they are.
+      num_samples: number of images that are measured.
+      images: a text that says what they are.
     """
-    name, small = self._dataset.name, self._is_small
-    if self._file is None:
-      count = len(self._dataset.train)
-      checksum = self._fingerprint
-      reference = f'{name} train, {count} images'
-      if count > statistics.MOST_FEATURES:
-        reference += (
-          f'; precision, recall and KID of {statistics.MOST_FEATURES}'
-        )
-    else:
-      path = pathlib.Path(self._path).expanduser()
-      checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-      reference = path.name
-      if self._file.mu_s is None:
-        reference += ', without sFID'
-      if self._file.features is None:
-        reference += ', without precision, recall and KID'
+    dataset, network = self._dataset, self._network
+    small = isinstance(network, Classifier)
     heldout = None
     if self._has_heldout:
-      heldout = f'{name} held out, {len(self._dataset.heldout)} images'
+      heldout = f'{dataset.name} held out, {len(dataset.heldout)} images'
     return {
       'name': 'frechet_distance',
       'label': 'Frechet distance' if small else 'FID',
-      'dataset': name,
-      'features': self._network.name,
-      'features_checksum': self._network.checksum,
-      'resize': None if small else 'TF1 bilinear to 299',
+      'dataset': dataset.name,
+      'features': network.name,
+      'features_checksum': network.checksum,
+      'resize': network.resize,
       'num_samples': num_samples,
       'images': images,
-      'reference': reference,
-      'reference_checksum': checksum,
+      **(
+        self._data_protocol() if self._file is None else self._file_protocol()
+      ),
       'heldout': heldout,
+      'heldout_checksum': heldout and dataset.fingerprint('heldout'),
+    }
+
+  def _data_protocol(self):
+    """Returns the part of the protocol about the training images."""
+    name, count = self._dataset.name, len(self._dataset.train)
+    reference = f'{name} train, {count} images'
+    if count > statistics.MAX_FEATURES:
+      reference += f'; precision, recall and KID of {statistics.MAX_FEATURES}'
+    return {
+      'reference': reference,
+      'reference_checksum': self._dataset.fingerprint('train'),
+      'reference_resize': self._network.resize,
+    }
+
+  def _file_protocol(self):
+    """Returns the part of the protocol about the reference file."""
+    reference, resize = self._path.name, self._file.resize
+    if self._file.mu_s is None:
+      reference += ', without sFID'
+    if self._file.features is None:
+      reference += ', without precision, recall and KID'
+    if resize is None and self._network.resize is not None:
+      resize = _UNKNOWN_RESIZE
+    return {
+      'reference': reference,
+      'reference_checksum': hashlib.sha256(self._path.read_bytes()).hexdigest(),
+      'reference_resize': resize,
     }
 
   def real_figures(self):
-    """Returns what real images are worth; None where it is not known."""
+    """Returns the figures of real images; None where they are not known.
+
+    'floor' is the Frechet distance of the held-out images, and
+    'train_classifier_score' the score of the training images.
+    """
     floor = None
     if self._heldout is not None:
       floor = _distance(self._reference, self._heldout)
@@ -154,18 +217,29 @@ class Evaluator:
     }
 
   def measure(self, batches, num_images):
-    """Returns the figures of generated images, and shows progress.
+    """Returns the figures of images as a dict of floats.
+
+    'frechet_distance_error' is the standard error of 'frechet_distance', as far
+    as it comes from the images that are measured.
 
     Args:
-      batches: iterable of uint8 (B, H, W, C).
-      num_images: how many images they have.
+      batches: iterable of uint8 images (B, H, W, C).
+      num_images: number of images in all batches.
+
+    Raises:
+      UserError: there are too few images.
     """
-    if not self._is_small:  # which takes no time worth showing
-      batches = statistics.shown(
-        batches, f'{self._network.name} of samples', num_images
-      )
-    real, found = self._reference, statistics.collect(self._network, batches)
-    figures = {'frechet_distance': _distance(real, found)}
+    statistics.check_count(num_images, 'the images to measure')
+    if not isinstance(self._network, Classifier):
+      what = f'{self._network.name} of samples'
+      batches = statistics.with_progress(batches, what, num_images)
+    real, found = self._reference, statistics.compute(self._network, batches)
+    figures = {
+      'frechet_distance': _distance(real, found),
+      'frechet_distance_error': metrics.frechet_distance_error(
+        real.mu, real.sigma, found.features
+      ),
+    }
     if self._heldout is not None:
       figures['frechet_distance_heldout'] = _distance(self._heldout, found)
     score, deviation = map(float, found.score)
@@ -189,14 +263,3 @@ class Evaluator:
 
 def _distance(one, other):
   return metrics.frechet_distance(one.mu, one.sigma, other.mu, other.sigma)
-
-
-def _read_reference(path, network):
-  """Returns the FeatureSet of a file, once it is of these features."""
-  found, size = statistics.read(path), network.num_features
-  if len(found.mu) != size:
-    raise UserError(
-      f'{path} has statistics of {len(found.mu)} features, {network.name} has '
-      f'{size}; give another --config.eval.reference_path'
-    )
-  return found

@@ -1,8 +1,8 @@
-"""Makes digits_classifier.npz, the features in which digits are measured.
+"""Trains the classifier of digits and writes digits_classifier.npz.
 
-Run once as `python -m diffusion_distillation.evaluation.fit_digits_classifier`;
-the file it writes beside itself is part of the repository. It prints the
-accuracy on the 297 held-out images, which the network never sees.
+The file is part of the repository, so this script needs to run only to change
+it: `python -m diffusion_distillation.evaluation.fit_digits_classifier`. It
+prints the accuracy on the 297 held-out images, which are not trained on.
 """
 
 import pathlib

@@ -1,61 +1,67 @@
-"""Reads Inception's weights from the file that pytorch-fid publishes."""
+"""Reads the weights of Inception from the file that pytorch-fid publishes."""
 
 import functools
 import hashlib
 import io
+import os
 import pathlib
 import zipfile
 
 import numpy as np
 
 from diffusion_distillation.checkpoints import torch_file
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
 FILE_NAME = 'pt_inception-2015-12-05-6726825d.pth'
 HOW_TO_GET = (
-  f'fetch {FILE_NAME} from the release fid_weights of mseitzer/pytorch-fid on '
-  'GitHub, and say where it is with --config.eval.inception_path=PATH'
+  f'download {FILE_NAME} from the release fid_weights of mseitzer/pytorch-fid '
+  'on GitHub and set --config.eval.inception_path=PATH'
 )
 
 
 def read_weights(path, shapes):
-  """Returns a dict of float32 arrays, and the file's SHA-256 in hexadecimal.
+  """Reads float32 arrays from a `.pth` or `.npz`, which may be hostile.
 
-  Nothing that the file says is run, and no size that it states is believed.
+  Nothing in the file is executed, and no memory is allocated for a size that
+  the file states before that size is checked.
 
   Args:
-    path: a `.pth` of torch.save, or a `.npz`; None is told where to get one.
-    shapes: dict of the names that the file must hold, and their shapes. Counts
-      of batches ('*.num_batches_tracked') may be there, too.
+    path: a `.pth` of torch.save, or a `.npz`.
+    shapes: dict of the names and shapes of the arrays that the file must hold.
+      It may also hold counts of batches ('*.num_batches_tracked').
+
+  Returns:
+    A dict of arrays, and the file's SHA-256 in hexadecimal.
 
   Raises:
     UserError: the file cannot be read, is damaged, or holds anything else.
   """
-  if path is None:
-    raise UserError(f"Inception's weights are needed: {HOW_TO_GET}")
-  path = pathlib.Path(path).expanduser()
-  try:
+  # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+  path = pathlib.Path(os.path.expanduser(path))
+  if not os.path.isfile(path):
+    raise UserError(f'{path} is not a file: {HOW_TO_GET}')
+  with files.reading(path):
     content = path.read_bytes()
-  except FileNotFoundError as error:
-    raise UserError(f'there is no {path}: {HOW_TO_GET}') from error
-  except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror}') from error
   try:
     arrays = _find_arrays(content)
-    _check_match(path, arrays, shapes)
-    weights = {name: _floats(name, arrays[name].read()) for name in shapes}
-  except UserError:
-    raise
-  except Exception as error:  # damage breaks zipfile, NumPy and us in many ways
-    reason = str(error).strip().split('\n')[0][:200]
+    problem = _mismatch(arrays, shapes)
+    if problem is None:
+      weights = {name: _floats(name, arrays[name].read()) for name in shapes}
+  except Exception as error:  # zipfile, NumPy and pickle raise many types
     raise UserError(
-      f"{path} is damaged or not Inception's weights ({reason}); {HOW_TO_GET}"
+      f'{path} is damaged, or does not hold the weights of Inception '
+      f'({files.reason(error)}); {HOW_TO_GET}'
     ) from error
+  if problem is not None:
+    raise UserError(
+      f'{path} does not hold the weights of Inception: {problem}; {HOW_TO_GET}'
+    )
   return weights, hashlib.sha256(content).hexdigest()
 
 
 def _find_arrays(content):
-  """Returns a dict of torch_file.Array, whatever the format of the file."""
+  """Returns a dict of the torch_file.Arrays in a file of either format."""
   if content.startswith(b'PK'):
     archive = zipfile.ZipFile(io.BytesIO(content))
     names = archive.namelist()
@@ -65,7 +71,7 @@ def _find_arrays(content):
 
 
 def _npy(archive, name):
-  """Returns the Array of a .npy of which nothing but the header is read."""
+  """Returns the Array of a .npy, of which only the header is read."""
   headers = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -80,26 +86,24 @@ def _read_npy(archive, name):
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _check_match(path, arrays, shapes):
-  """Raises UserError that names the first array that differs."""
-  present = {
-    name: array.shape
+def _mismatch(arrays, shapes):
+  """Returns what differs between a file and the network; None if nothing."""
+  found = {
+    name: tuple(array.shape)
     for name, array in arrays.items()
     if not name.endswith('.num_batches_tracked')
   }
-  for name in sorted(present.keys() | shapes.keys()):
-    there, here = (s.get(name, 'absent') for s in (present, shapes))
+  for name in sorted(found.keys() | shapes.keys()):
+    there, here = found.get(name, 'absent'), shapes.get(name, 'absent')
     if there != here:
-      raise UserError(
-        f"{path} does not hold Inception's weights: {name} is {there} there "
-        f'and {here} here; {HOW_TO_GET}'
-      )
+      return f'{name} is {there} in the file and {here} in the network'
+  return None
 
 
 def _floats(name, array):
   if array.dtype.kind != 'f':
-    raise ValueError(f'{name} is of {array.dtype}')
+    raise ValueError(f'{name} has type {array.dtype}')
   array = array.astype(np.float32)
   if not np.all(np.isfinite(array)):
-    raise ValueError(f'{name} is not finite')
+    raise ValueError(f'{name} has values that are not finite')
   return array

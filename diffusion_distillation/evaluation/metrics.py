@@ -1,22 +1,22 @@
-"""Distances between sets of features, in float64."""
+"""Metrics that compare two sets of features, computed in float64."""
 
 import numpy as np
 from scipy.linalg import lapack
 
-_NEIGHBOURS = 3  # k of precision and recall
+NUM_NEIGHBOURS = 3  # k of precision and recall
 
 
 class Moments:
-  """Mean and covariance of features that come in batches, in float64."""
+  """Running mean and covariance of features that arrive in batches."""
 
   def __init__(self):
     self._count, self._mean, self._scatter = 0, 0.0, 0.0
 
   def add(self, features):
-    """Takes in a batch of features, (N, D).
+    """Adds a batch of features, (N, D) of any float type.
 
-    Batches are merged about their own means (Chan et al. 1979), since sums of
-    squares would cancel where the mean is large.
+    Each batch is centred on its own mean before it is merged (Chan et al.
+    1979): sums of squares would cancel where the mean is large.
     """
     features = np.asarray(features, np.float64)
     mean = np.mean(features, axis=0)
@@ -29,26 +29,26 @@ class Moments:
     self._count = total
 
   def result(self):
-    """Returns mean (D,) and unbiased covariance (D, D).
+    """Returns the mean (D,) and the unbiased covariance (D, D).
 
     Raises:
-      ValueError: there were fewer than two.
+      ValueError: fewer than two features were added.
     """
     if self._count < 2:
       raise ValueError(
-        f'a covariance takes 2 images or more, got {self._count}'
+        f'a covariance needs 2 images or more, got {self._count}'
       )
     return self._mean, self._scatter / (self._count - 1)
 
 
 def frechet_distance(mean_1, cov_1, mean_2, cov_2):
-  """Returns the squared Frechet distance of two Gaussians, as in FID.
+  """Returns the squared Frechet distance between two Gaussians, as in FID.
 
-  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017). With
-  C1 = A A^T and C2 = B B^T the root's trace is the sum of the singular values
-  of A^T B. That is exact for the singular covariances of few images (the
-  eigenvalues of a product are not: 6e-8 off at 8 images), and then costs next
-  to nothing, since A and B have as many columns as the covariances have rank.
+  |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))  (Heusel et al. 2017)
+
+  With C1 = A A^T and C2 = B B^T, the trace of the root is the sum of the
+  singular values of A^T B. This is exact even for the singular covariances of
+  few images, where the eigenvalues of C1 C2 are not (6e-8 off at 8 images).
 
   Args:
     mean_1: (D,).
@@ -56,31 +56,76 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2):
     mean_2: (D,).
     cov_2: (D, D).
   """
-  across = _factor(cov_1).T @ _factor(cov_2)
+  product = _cholesky_factor(cov_1).T @ _cholesky_factor(cov_2)
   trace = np.trace(cov_1) + np.trace(cov_2)
-  trace -= 2 * np.sum(np.linalg.svd(across, compute_uv=False))
+  trace -= 2 * np.sum(np.linalg.svd(product, compute_uv=False))
   return float(np.sum((mean_1 - mean_2) ** 2) + trace)
 
 
-def _factor(cov):
-  """Returns A (D, rank) with A A^T = cov, by a Cholesky factor with pivots."""
+def _cholesky_factor(cov):
+  """Returns A (D, rank) with A A^T = cov, by a pivoted Cholesky factor."""
   lower, pivots, rank, _ = lapack.dpstrf(cov, lower=1)
   factor = np.empty((len(cov), rank))
   factor[pivots - 1] = np.tril(lower)[:, :rank]
   return factor
 
 
-def classifier_score(probabilities):
-  """Returns exp(mean KL(p(y|x) || p(y))), the Inception Score's formula.
+def frechet_distance_error(mean, cov, features):
+  """Returns the standard error of the Frechet distance of generated features.
 
-  From 1 (all alike) to the number of classes (sure, and each class as often as
-  any other) (Salimans et al. 2016), over all images at once.
+  It says how much the distance would vary with other seeds; the reference is
+  taken as exact. To first order, an image x moves the distance of N images by
+  influence(x) / N:
+
+    influence(x) = 2 (m2 - m1)^T d + |d|^2 - d^T T d + const,    d = x - m2
+
+  where T = C1^(1/2) (C1^(1/2) C2 C1^(1/2))^(-1/2) C1^(1/2) is the derivative of
+  2 tr (C1 C2)^(1/2) with respect to C2. The error is the standard deviation of
+  the influences, divided by the root of N (Hampel 1974). That takes two
+  eigenvalue problems: 4 seconds for 10,000 images and 2048 features on 2 cores.
+
+  The estimate errs on the safe side: where the distance is mostly the bias of
+  few images, it is up to 1.6 times too large (measured on Gaussian data). The
+  bias itself is not part of it, since it is about the same in all distances of
+  as many images.
+
+  Args:
+    mean: (D,) of the reference.
+    cov: (D, D) of the reference.
+    features: (N, D) of the generated images, N of 2 or more.
+  """
+  moments = Moments()
+  moments.add(features)
+  generated_mean, generated_cov = moments.result()
+  # Everything is expressed in the range of C2 = Q L Q^T: T is not defined
+  # beyond it, and no image lies there.
+  values, vectors = np.linalg.eigh(generated_cov)
+  kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+  scale, vectors = np.sqrt(values[kept]), vectors[:, kept]
+  half = vectors * scale
+  squares, rotation = np.linalg.eigh(half.T @ cov @ half)
+  roots = np.sqrt(np.maximum(squares, 0))
+  whiten = (vectors / scale) @ rotation  # d^T T d = sum roots (d^T whiten)^2
+  shift = 2 * (generated_mean - mean)
+  influences = np.empty(len(features))
+  for rows in _blocks(len(features)):
+    d = features[rows].astype(np.float64) - generated_mean
+    influences[rows] = d @ shift + np.sum(d**2, axis=1)
+    influences[rows] -= (d @ whiten) ** 2 @ roots
+  return float(np.std(influences, ddof=1) / np.sqrt(len(features)))
+
+
+def classifier_score(probabilities):
+  """Returns exp(mean KL(p(y|x) || p(y))), the formula of the Inception Score.
+
+  It is 1 where all images get the same prediction, and K where predictions are
+  certain and all classes equally frequent (Salimans et al. 2016).
 
   Args:
     probabilities: (N, K) class probabilities.
   """
   marginal = np.mean(probabilities, axis=0)
-  # A zero probability counts 0 log 0 = 0.
+  # A zero probability contributes 0 log 0 = 0.
   ratio = np.divide(
     probabilities,
     marginal,
@@ -91,15 +136,14 @@ def classifier_score(probabilities):
 
 
 def inception_score(probabilities, splits=10):
-  """Returns the mean and standard deviation of the splits' classifier_score.
+  """Returns mean and standard deviation of `classifier_score` over splits.
 
-  The splits are random, by a fixed seed, since images may come sorted by class,
-  and of one size, but for one image (Salimans et al. 2016); fewer images than
-  splits are as many splits.
+  The splits are random with a fixed seed, since images may come sorted by
+  class, and equal in size up to one image (Salimans et al. 2016).
 
   Args:
     probabilities: (N, K) class probabilities.
-    splits: how many.
+    splits: number of splits; at most one per image.
   """
   order = np.random.default_rng(0).permutation(len(probabilities))
   parts = np.array_split(probabilities[order], min(splits, len(order)))
@@ -107,23 +151,22 @@ def inception_score(probabilities, splits=10):
   return float(np.mean(scores)), float(np.std(scores))
 
 
-def kid(real, generated, subsets=100, most=1000):
+def kid(real, generated, subsets=100, max_size=1000):
   """Returns the kernel Inception distance (Binkowski et al. 2018).
 
   The unbiased estimate of MMD^2 with the kernel (x y / D + 1)^3, averaged over
-  100 pairs of random subsets of 1,000 features, as StyleGAN and torch-fidelity
-  do; where there are fewer features, of as many as the smaller set has.
+  pairs of random subsets with a fixed seed, as StyleGAN and torch-fidelity do.
 
   Args:
     real: (N, D) features.
     generated: (M, D) features.
-    subsets: how many pairs.
-    most: features of a subset, at most.
+    subsets: number of pairs of subsets.
+    max_size: features per subset, or as many as the smaller set has.
 
   Raises:
-    ValueError: a set has fewer than two.
+    ValueError: a set has fewer than two features.
   """
-  size = min(len(real), len(generated), most)
+  size = min(len(real), len(generated), max_size)
   if size < 2:
     raise ValueError('KID needs 2 images or more in each set')
   rng = np.random.default_rng(0)
@@ -150,70 +193,71 @@ def _mmd(x, y):
 def precision_recall(real, generated, real_radii=None):
   """Returns precision and recall (Kynkaanniemi et al. 2019).
 
-  Precision is the share of generated features that lie within the ball of some
-  real one, which reaches to its third nearest neighbour; recall the reverse.
+  Precision is the share of generated features that lie in the ball around some
+  real feature, whose radius is the distance to its third nearest neighbour.
+  Recall is the same with the two sets exchanged.
 
   Args:
     real: (N, D) features.
     generated: (M, D) features.
-    real_radii: `radii(real)`, for whoever has them already.
+    real_radii: `knn_radii(real)`, if the caller has them already.
 
   Raises:
-    ValueError: a set has no more than 3 members.
+    ValueError: a set has no more than 3 features.
   """
   if real_radii is None:
-    real_radii = radii(real)
-  generated_radii = radii(generated)
+    real_radii = knn_radii(real)
+  generated_radii = knn_radii(generated)
   real, generated = (x.astype(np.float64) for x in (real, generated))
-  # Row by row in blocks: all distances of 50,000 images would take 20 GB.
+  # In blocks of rows: all distances of 50,000 images would take 20 GB.
   squares = np.sum(generated**2, axis=1)
   covered = np.zeros(len(generated), bool)
   covers = np.zeros(len(real), bool)
   for rows in _blocks(len(real)):
-    across = _square_distances(real[rows], generated, squares)
-    covered |= np.any(across <= real_radii[rows, None], axis=0)
-    covers[rows] = np.any(across <= generated_radii, axis=1)
+    distances = _square_distances(real[rows], generated, squares)
+    covered |= np.any(distances <= real_radii[rows, None], axis=0)
+    covers[rows] = np.any(distances <= generated_radii, axis=1)
   return float(np.mean(covered)), float(np.mean(covers))
 
 
-def radii(features):
-  """Returns each feature's squared distance to its third neighbour, (N,).
+def knn_radii(features):
+  """Returns squared distances to the third nearest neighbour, (N,).
 
   Args:
     features: (N, D).
 
   Raises:
-    ValueError: there are no more than 3.
+    ValueError: there are no more than 3 features.
   """
-  if len(features) <= _NEIGHBOURS:
+  if len(features) <= NUM_NEIGHBOURS:
     raise ValueError(
-      f'precision and recall need more than {_NEIGHBOURS} images in each set, '
-      f'got {len(features)}'
+      f'precision and recall need more than {NUM_NEIGHBOURS} images in each '
+      f'set, got {len(features)}'
     )
   features = features.astype(np.float64)
   squares = np.sum(features**2, axis=1)
-  found = np.empty(len(features))
+  radii = np.empty(len(features))
   for rows in _blocks(len(features)):
     distances = _square_distances(features[rows], features, squares)
-    # The nearest of all is the feature itself.
-    nearest = np.partition(distances, _NEIGHBOURS, axis=1)
-    found[rows] = nearest[:, _NEIGHBOURS]
-  return found
+    # The nearest of all, number 0, is the feature itself.
+    nearest = np.partition(distances, NUM_NEIGHBOURS, axis=1)
+    radii[rows] = nearest[:, NUM_NEIGHBOURS]
+  return radii
 
 
 def _square_distances(x, y, y_squares):
-  """Returns |x_i - y_j|^2, (N, M); a product is 10 times as fast as cdist.
+  """Returns |x_i - y_j|^2, (N, M), 10 times as fast as SciPy's cdist.
 
   Args:
     x: (N, D).
     y: (M, D).
-    y_squares: |y_j|^2, (M,), the same for every block of x.
+    y_squares: |y_j|^2, (M,), computed once for all blocks of x.
   """
-  squares = x @ y.T
-  squares *= -2
-  squares += np.sum(x**2, axis=1)[:, None]
-  squares += y_squares
-  return np.maximum(squares, 0, out=squares)
+  distances = x @ y.T
+  distances *= -2
+  distances += np.sum(x**2, axis=1)[:, None]
+  distances += y_squares
+  return np.maximum(distances, 0, out=distances)
 
 
 def _blocks(length, size=500):

@@ -1,40 +1,55 @@
-"""What is kept of the features of many images, and files of it."""
+"""Statistics of the features of many images, and the files that keep them."""
 
 import concurrent.futures
 import dataclasses
-import functools
 import hashlib
+import os
 import pathlib
 import sys
+import tempfile
 import zipfile
-import zlib
+from typing import NamedTuple
 
 import numpy as np
 
-from diffusion_distillation.evaluation.metrics import Moments, inception_score
+from diffusion_distillation.evaluation.metrics import (
+  NUM_NEIGHBOURS,
+  Moments,
+  inception_score,
+)
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 
-# Features of that many images are kept, for precision, recall and KID.
-MOST_FEATURES = 50_000
-_BATCH = 512
-# Images that tell a data set from another of the same name and size.
-_SAMPLED = 64
+# Precision and recall need the most: each image and its neighbours.
+MIN_IMAGES = NUM_NEIGHBOURS + 1
+# Features of at most so many images are kept for precision, recall and KID.
+MAX_FEATURES = 50_000
+_BATCH_SIZE = 512
+
+
+class Activations(NamedTuple):
+  """What a network computes from N images; a network may have no `spatial`."""
+
+  features: np.ndarray  # (N, D)
+  spatial: np.ndarray | None  # (N, E), the features of sFID
+  probabilities: np.ndarray  # (N, K), of K classes
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureSet:
-  """Statistics and features of a set of images.
+class Statistics:
+  """Statistics and features of a set of images; None where not known.
 
   Attributes:
     mu: mean of the features, (D,) float64.
-    sigma: their covariance, (D, D) float64.
-    mu_s: mean of the spatial features; None: not known.
-    sigma_s: their covariance.
-    features: (n, D), of all images or of some; None: not known.
-    score: (2,), the Inception Score's mean and standard deviation, of the
-      same images; None: not known.
+    sigma: covariance of the features, (D, D) float64.
+    mu_s: mean of the spatial features, (E,) float64.
+    sigma_s: covariance of the spatial features, (E, E) float64.
+    features: (n, D), of all images or of some of them.
+    score: (2,), mean and standard deviation of the Inception Score of the same
+      images as `features`.
+    resize: the rule, a name in `inception.RESIZES`, by which the images were
+      resized for the network.
   """
 
   mu: np.ndarray
@@ -43,15 +58,36 @@ class FeatureSet:
   sigma_s: np.ndarray | None = None
   features: np.ndarray | None = None
   score: np.ndarray | None = None
+  resize: str | None = None
 
 
-def collect(network, batches, kept=None):
-  """Returns the FeatureSet of images.
+def check_count(count, what):
+  """Checks that there are enough images to compute all metrics.
 
   Args:
-    network: maps images to Activations.
-    batches: iterable of uint8 (B, H, W, C).
-    kept: (N,) bools, of which images `features` and `score` are; None: of all.
+    count: number of images.
+    what: what they are, for the error message.
+
+  Raises:
+    UserError: there are too few.
+  """
+  if count < MIN_IMAGES:
+    raise UserError(
+      f'{what}: {count} images are too few to measure, at least {MIN_IMAGES} '
+      f'are needed (precision and recall take an image and its '
+      f'{NUM_NEIGHBOURS} nearest neighbours; KID and covariances take 2)'
+    )
+
+
+def compute(network, batches, kept=None):
+  """Returns the Statistics of images.
+
+  Args:
+    network: maps uint8 images (B, H, W, C) to Activations; `resize` names its
+      resizing rule or is None.
+    batches: iterable of uint8 images (B, H, W, C), 2 or more in all.
+    kept: (N,) bools that select the images of `features` and `score`; None
+      selects all.
 
   Raises:
     ValueError: there are fewer than two images.
@@ -69,104 +105,35 @@ def collect(network, batches, kept=None):
     probabilities.append(found.probabilities[chosen])
     done += len(images)
   mu, sigma = moments.result()
-  if found.spatial is None:  # a small classifier, of too few images for splits
+  if found.spatial is None:
+    # A small classifier, whose images are too few to be split.
     mu_s, sigma_s, splits = None, None, 1
   else:
     (mu_s, sigma_s), splits = spatial.result(), 10
   score = inception_score(np.concatenate(probabilities), splits)
-  return FeatureSet(
-    mu, sigma, mu_s, sigma_s, np.concatenate(features), np.array(score)
+  return Statistics(
+    mu,
+    sigma,
+    mu_s,
+    sigma_s,
+    np.concatenate(features),
+    np.array(score),
+    network.resize,
   )
 
 
 def batches_of(members):
-  """Yields the members of a sequence, or array, in batches."""
-  for first in range(0, len(members), _BATCH):
-    yield members[first : first + _BATCH]
+  """Yields consecutive slices of a sequence or an array."""
+  for first in range(0, len(members), _BATCH_SIZE):
+    yield members[first : first + _BATCH_SIZE]
 
 
-def of_split(network, dataset, split, cache_dir=None):
-  """Returns the FeatureSet of a data set's split; a cache keeps it.
-
-  Of 'train', `features` and `score` are of at most 50,000 images, evenly
-  spaced; of 'heldout' there are none.
+def with_progress(batches, what, total):
+  """Yields batches of images and shows progress on stderr.
 
   Args:
-    network: maps images to Activations.
-    dataset: a Dataset.
-    split: 'train' or 'heldout'.
-    cache_dir: folder of the cache; None or empty: no cache.
-
-  Raises:
-    OSError: the cache cannot be written.
-  """
-  examples = getattr(dataset, split)
-  path = None
-  if cache_dir:
-    folder = pathlib.Path(cache_dir).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _cache_name(network, dataset, split)
-    if path.exists():
-      try:
-        return read(path)
-      except UserError as error:
-        print(f'notice: {error}; it is made anew', file=sys.stderr)
-  kept = np.zeros(len(examples), bool)
-  count = min(len(examples), MOST_FEATURES)
-  kept[np.arange(count) * len(examples) // count] = True
-  what = f'{network.name} of {dataset.name} {split}'
-  batches = shown(_batches(examples), what, len(examples))
-  found = collect(network, batches, kept)
-  if split != 'train':
-    found = dataclasses.replace(found, features=None, score=None)
-  if path is not None:
-    arrays = dataclasses.asdict(found)
-    present = {k: v for k, v in arrays.items() if v is not None}
-    files.write_npz(path, present)
-  return found
-
-
-def fingerprint(examples):
-  """Returns what tells examples from others, in hexadecimal.
-
-  It is a SHA-256 of how many they are and of 64 of their images, evenly spaced:
-  to read all of ImageNet would take an hour.
-
-  Args:
-    examples: sequence of {'image': ...}.
-  """
-  digest = hashlib.sha256(str(len(examples)).encode())
-  for i in range(min(len(examples), _SAMPLED)):
-    index = i * len(examples) // min(len(examples), _SAMPLED)
-    digest.update(np.ascontiguousarray(image_of(examples, index)))
-  return digest.hexdigest()
-
-
-def image_of(examples, index):
-  """Returns the image of an example, uint8 (H, W, C).
-
-  Raises:
-    UserError: it is damaged, or not there any more.
-  """
-  try:
-    return examples[index]['image']
-  except (ValueError, OSError) as error:
-    raise UserError(f'data: {error}') from error
-
-
-def _cache_name(network, dataset, split):
-  identity = fingerprint(getattr(dataset, split)) + network.checksum
-  digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-  shape = 'x'.join(map(str, dataset.image_shape))
-  return f'{dataset.name}-{split}-{shape}-{digest}.npz'
-
-
-def shown(batches, what, total):
-  """Yields batches of images, and shows progress.
-
-  Args:
-    batches: iterable of (B, H, W, C).
-    what: what is done with them.
+    batches: iterable of images (B, H, W, C).
+    what: the text of the progress line.
     total: number of images.
   """
   progress, done = Progress(what, total, unit='images'), 0
@@ -176,35 +143,121 @@ def shown(batches, what, total):
     progress.show(done)
 
 
-def _batches(examples):
-  """Yields the images of examples in batches."""
-  image = functools.partial(image_of, examples)
+def of_split(network, dataset, split, cache=None):
+  """Returns the Statistics of a data set's split, from the cache if possible.
+
+  Those of 'train' have `features` and `score` of at most MAX_FEATURES evenly
+  spaced images; those of 'heldout' have none.
+
+  Args:
+    network: as in `compute`.
+    dataset: a Dataset.
+    split: 'train' or 'heldout'.
+    cache: folder, as `cache_folder` returns it; None computes them anew.
+  """
+  path = None
+  if cache is not None:
+    path = cache / _cache_name(network, dataset, split)
+    if path.exists():
+      try:
+        return read(path)
+      except UserError as error:
+        print(f'notice: {error}; computing it again', file=sys.stderr)
+  examples = getattr(dataset, split)
+  kept = np.zeros(len(examples), bool)
+  count = min(len(examples), MAX_FEATURES)
+  kept[np.arange(count) * len(examples) // count] = True
+  what = f'{network.name} of {dataset.name} {split}'
+  batches = with_progress(_read_batches(examples), what, len(examples))
+  found = compute(network, batches, kept)
+  if split != 'train':
+    found = dataclasses.replace(found, features=None, score=None)
+  if path is not None:
+    arrays = dataclasses.asdict(found)
+    try:
+      files.write_npz(path, {k: v for k, v in arrays.items() if v is not None})
+    except UserError as error:  # the statistics are good all the same
+      print(f'notice: statistics are not kept: {error}', file=sys.stderr)
+  return found
+
+
+def cache_folder(path, key):
+  """Returns a folder to keep files in, or None if there is none.
+
+  A folder that cannot be written to is not an error, but a notice on stderr.
+
+  Args:
+    path: folder, which may begin with '~'; None or '' asks for none.
+    key: name of the config key that gave the path.
+  """
+  if not path:
+    return None
+  try:
+    folder = pathlib.Path(path).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except (OSError, RuntimeError) as error:
+    # RuntimeError: there is no home folder.
+    reason = getattr(error, 'strerror', None) or error
+    print(
+      f'notice: {key}={path} cannot be used ({reason}); nothing is kept there. '
+      f'Set --config.{key} to a folder that can be written to, or to an empty '
+      'string',
+      file=sys.stderr,
+    )
+    return None
+  return folder
+
+
+def _cache_name(network, dataset, split):
+  parts = (dataset.fingerprint(split), network.checksum, network.resize)
+  digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+  shape = 'x'.join(map(str, dataset.image_shape))
+  return f'{dataset.name}-{split}-{shape}-{digest}.npz'
+
+
+def _read_batches(examples):
+  """Yields the images of examples, (B, H, W, C)."""
   # Threads, since decoding a large image takes as long as the network.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for indices in batches_of(range(len(examples))):
-      yield np.stack(list(pool.map(image, indices)))
+      found = pool.map(examples.__getitem__, indices)
+      yield np.stack([example['image'] for example in found])
 
 
 def read(path):
-  """Returns the FeatureSet of a .npz with `mu` and `sigma`.
+  """Returns the Statistics in a .npz that has at least `mu` and `sigma`.
 
-  EDM and pytorch-fid write such files, ADM adds `mu_s` and `sigma_s`, and the
-  cache all fields of a FeatureSet.
+  EDM and pytorch-fid write such files. ADM adds `mu_s` and `sigma_s`, and the
+  cache of this program keeps all fields.
 
   Raises:
-    UserError: it is not there, damaged, or something else.
+    UserError: the file is missing, damaged or of another kind.
   """
-  path = pathlib.Path(path).expanduser()
-  if not path.exists():
+  # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+  path = pathlib.Path(os.path.expanduser(path))
+  if not os.path.isfile(path):
     raise UserError(f'no statistics at {path}: there is no such file')
-  if not zipfile.is_zipfile(path):
-    raise UserError(f'{path} is no .npz of statistics, or is damaged')
-  names = [field.name for field in dataclasses.fields(FeatureSet)]
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in names if name in file}
-  except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise UserError(f'{path} is damaged: {error}') from error
+  names = [field.name for field in dataclasses.fields(Statistics)]
+  with files.reading(path), path.open('rb') as file:
+    if not zipfile.is_zipfile(file):
+      raise ValueError('it is not a .npz archive')
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as found:
+      arrays = {name: found[name] for name in names if name in found}
+  resize = arrays.pop('resize', None)
+  _check_arrays(path, arrays)
+  for name in arrays.keys() - {'features'}:
+    arrays[name] = arrays[name].astype(np.float64)
+  return Statistics(**arrays, resize=None if resize is None else str(resize))
+
+
+def _check_arrays(path, arrays):
+  """Raises UserError if the arrays of a file do not fit together."""
+  for name, array in arrays.items():
+    if array.dtype.kind != 'f' or not np.all(np.isfinite(array)):
+      raise UserError(f'{path}: {name} must have finite float numbers')
   for mean, covariance in (('mu', 'sigma'), ('mu_s', 'sigma_s')):
     pair = [arrays[name] for name in (mean, covariance) if name in arrays]
     if mean == 'mu' or pair:
@@ -215,4 +268,10 @@ def read(path):
           f'{path} must have {mean} (D,) and {covariance} (D, D), it has '
           f'{shapes or "neither"}'
         )
-  return FeatureSet(**arrays)
+  if 'features' in arrays:
+    d, shape = len(arrays['mu']), arrays['features'].shape
+    if len(shape) != 2 or shape[1] != d:
+      raise UserError(f'{path} must have features (N, {d}), it has {shape}')
+    check_count(len(arrays['features']), path)
+  if arrays.get('score', np.zeros(2)).shape != (2,):
+    raise UserError(f'{path} must have score (2,)')

@@ -1,4 +1,4 @@
-"""Images from seeds: what is drawn depends on the seed alone."""
+"""Images from seeds: an image depends on its seed alone, not on the batch."""
 
 import functools
 
@@ -6,82 +6,94 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_distillation.core import schedules
-from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.runtime import devices, processes
-from diffusion_distillation.samplers import METHODS, sample
-from diffusion_distillation.samplers.ancestral import gamma_of
+from diffusion_distillation.samplers import canonical, make_sampler, sample
 
-# Of the keys of images, which are to be no training's keys of the same seed.
+# Folded into the keys of images, so that no training of the same seed has them.
 _DOMAIN = int.from_bytes(b'imag')
 
 
-def labels_of(seeds, num_classes):
-  """Returns the class of each seed: the classes in turn, all alike often."""
-  return seeds % num_classes
+def condition_of(seeds, num_classes, label=None):
+  """Returns the condition of each seed's image.
+
+  Args:
+    seeds: (N,) ints.
+    num_classes: 1 is unconditional: all labels are 0.
+    label: class or classes to draw, in turn; None draws all classes in turn.
+
+  Returns:
+    {'label': (N,) int32}.
+  """
+  classes = np.arange(num_classes) if label is None else np.atleast_1d(label)
+  labels = classes[np.asarray(seeds) % len(classes)]
+  return {'label': labels.astype(np.int32)}
 
 
 class Generator:
   """Draws images from the network that a card describes, on all devices.
 
-  One compilation serves every step count and all weights of that network. Of
-  several processes, 0 says what to draw, and gets all images; the others
-  `follow` it until it calls `dismiss`.
+  One compilation per sampler serves all step counts and all weights of that
+  network. Of several processes, 0 decides what to draw and gets all images; the
+  others `follow` it until it calls `dismiss`.
   """
 
   def __init__(self, card, batch_size):
-    """Takes a checkpoint's card.
+    """Builds the network.
 
     Args:
-      card: says network, schedule, clipping, logvar_type and classes.
-      batch_size: images drawn at once; it does not change them, and is rounded
-        up to a multiple of the devices.
+      card: a Card; its network, schedule and clipping are used.
+      batch_size: images drawn at once. It does not change them, and is rounded
+        up to a multiple of the number of devices.
     """
-    model = {'mean_type': card['mean_type'], 'args': card['args']}
-    self._denoiser = build_denoiser(
-      model, card['image_shape'], card['num_classes']
-    )
     self._card = card
-    self.batch_size = _whole(batch_size)
-    self._samplers = {
-      method: devices.compile_sampler(functools.partial(self._draw, method))
-      for method in METHODS
-    }
+    self._denoiser, self._schedule = card.denoiser(), card.schedule()
+    self.batch_size = _round_up(batch_size)
+    self._compiled = functools.cache(self._compile)
 
-  def images(self, weights, seeds, num_steps, method, progress=None):
-    """Returns uint8 images, (len(seeds), H, W, C), one of each seed.
+  def images(
+    self, weights, seeds, *, num_steps, sampler, label=None, progress=None
+  ):
+    """Returns uint8 images, (len(seeds), H, W, C), one for each seed.
 
     Args:
       weights: of the network.
       seeds: (N,) ints, 0 to 2^32 - 1.
       num_steps: sampling steps.
-      method: of samplers.METHODS.
+      sampler: its spelling, such as 'ancestral:gamma=0.3'.
+      label: see `condition_of`.
       progress: called with the number of images drawn so far.
     """
-    draw, drawn = self.drawer(weights, method, len(seeds)), []
+    draw = self.drawer(weights, sampler, len(seeds), label)
+    drawn = []
     for first in range(0, len(seeds), self.batch_size):
       drawn.append(draw(seeds[first : first + self.batch_size], num_steps))
       if progress:
         progress(first + len(drawn[-1]))
     return np.concatenate(drawn)
 
-  def drawer(self, weights, method, num_images):
-    """Returns a function (seeds (B,), num_steps) -> uint8 images (B, H, W, C).
+  def drawer(self, weights, sampler, num_images, label=None):
+    """Returns draw(seeds (B,), num_steps) -> uint8 images (B, H, W, C).
 
     Args:
       weights: of the network.
-      method: of samplers.METHODS.
-      num_images: that will be drawn in all. B is at most that, and at most
-        `batch_size`; smaller batches are padded, so that all are one program.
+      sampler: its spelling.
+      num_images: to be drawn in all. B is at most that, and at most
+        `batch_size`; smaller batches are padded, so that one compiled program
+        serves all of them.
+      label: see `condition_of`.
     """
-    size = min(self.batch_size, _whole(num_images))
-    processes.broadcast({'weights': weights, 'method': method})
+    sampler = canonical(sampler)
+    size = min(self.batch_size, _round_up(num_images))
+    processes.broadcast({'weights': weights, 'sampler': sampler})
     params = devices.replicate(weights)
 
     def draw(seeds, num_steps):
-      some = np.resize(seeds, size).astype(np.uint32)
-      processes.broadcast({'seeds': some, 'num_steps': int(num_steps)})
-      return self._draw_all(method, params, some, num_steps)[: len(seeds)]
+      padded = np.resize(seeds, size).astype(np.uint32)
+      condition = condition_of(padded, self._card.num_classes, label)
+      task = {'seeds': padded, 'condition': condition}
+      processes.broadcast({**task, 'num_steps': int(num_steps)})
+      images = self._draw_all(sampler, params, **task, num_steps=num_steps)
+      return images[: len(seeds)]
 
     return draw
 
@@ -89,52 +101,56 @@ class Generator:
     """Draws what process 0 draws, until it calls `dismiss`."""
     while (task := processes.broadcast(None)) is not None:
       if 'weights' in task:
-        method, params = task['method'], devices.replicate(task['weights'])
+        sampler, params = task['sampler'], devices.replicate(task['weights'])
       else:
-        self._draw_all(method, params, task['seeds'], task['num_steps'])
+        self._draw_all(sampler, params, **task)
 
-  def _draw_all(self, method, params, seeds, num_steps):
+  def _draw_all(self, sampler, params, *, seeds, condition, num_steps):
     """Returns the images of seeds (N,); each process draws a part of them."""
-    mine = np.split(seeds, jax.process_count())[jax.process_index()]
-    mine = mine.reshape(jax.local_device_count(), -1)
-    x = self._samplers[method](params, mine, jnp.int32(num_steps))
+
+    def split(array):
+      mine = np.split(array, jax.process_count())[jax.process_index()]
+      return mine.reshape(jax.local_device_count(), -1)
+
+    mine = split(seeds)
+    x = self._compiled(sampler)(
+      params, mine, jax.tree.map(split, condition), jnp.int32(num_steps)
+    )
     shape = self._denoiser.image_shape
     return devices.gather(np.asarray(x).reshape(mine.size, *shape))
 
-  def _draw(self, method, params, seeds, num_steps):
-    """Returns this replica's images of seeds (B,), uint8."""
-    key = jax.random.key(_DOMAIN)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
-    noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    shape = self._denoiser.image_shape
-    z_1 = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
-    labels = labels_of(seeds, self._card['num_classes']).astype(jnp.int32)
-    extra = {}
-    if METHODS[method].draws_noise:
-      extra['key'] = step_keys
-    if method == 'ancestral':
-      extra['gamma'] = gamma_of(self._card['logvar_type'])
-    x = sample(
-      self._denoiser.bind(params, labels),
-      z_1,
-      schedule=schedules.get_logsnr_schedule(**self._card['logsnr_schedule']),
-      num_steps=num_steps,
-      method=method,
-      clip=self._card['clip'],
-      **extra,
-    )
-    return to_uint8(x)
+  def _compile(self, spelling):
+    sampler = make_sampler(spelling)
+
+    def draw(params, seeds, condition, num_steps):
+      """Returns the images of one replica, uint8."""
+      key = jax.random.key(_DOMAIN)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+      noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+      shape = self._denoiser.image_shape
+      x = sample(
+        self._denoiser.bind(params, condition),
+        jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys),
+        schedule=self._schedule,
+        num_steps=num_steps,
+        sampler=sampler,
+        clip=self._card.clip,
+        key=step_keys,
+      )
+      return to_uint8(x)
+
+    return devices.compile_sampler(draw)
 
 
 def dismiss():
-  """Tells the processes that follow process 0 that it draws no more."""
+  """Ends the `follow` of the processes other than 0."""
   processes.broadcast(None)
 
 
-def _whole(batch_size):
+def _round_up(batch_size):
   """Returns the size of a batch that splits evenly over the devices."""
-  devices = jax.device_count()
-  return -(-batch_size // devices) * devices
+  count = jax.device_count()
+  return -(-batch_size // count) * count
 
 
 def to_uint8(x):

@@ -1,24 +1,33 @@
-"""Images of any origin, from a .npz, a folder or a zip, to be measured."""
+"""Files of images: reading images to measure, and writing samples."""
 
 import io
+import math
+import os
 import pathlib
+import re
+import tempfile
 import zipfile
 
 import numpy as np
 from PIL import Image
 
-from diffusion_distillation.data import folder
-from diffusion_distillation.evaluation.statistics import batches_of
+from diffusion_distillation.data import image_folder
+from diffusion_distillation.generation import grids
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
-_LEAST = 4  # images, for precision and recall
+_BATCH_SIZE = 512
+_MAX_SEEDS = 10_000_000
+_GRID = 'grid.png'  # beside the samples in a folder
+# Files that somebody may expect from --out, and that are not written.
+_OTHER_FILES = ('.npy', '.zip', '.jpg', '.jpeg', '.webp', '.gif', '.bmp')
 
 
 class ImageFiles:
-  """Images to measure, in batches; iterable more than once.
+  """Images of any origin, in batches; can be iterated more than once.
 
   Attributes:
-    num_images: how many.
+    num_images: number of images.
   """
 
   def __init__(self, path, image_shape):
@@ -27,95 +36,166 @@ class ImageFiles:
     Args:
       path: FILE.npz with uint8 images (N, H, W, C) under `arr_0`, `samples` or
         its only name; or a folder or FILE.zip of image files, at any depth.
-      image_shape: (H, W, C) that they must have; grey ones become RGB.
+      image_shape: (H, W, C) that they must have; grey images become RGB where
+        C is 3.
 
     Raises:
-      UserError: they are not there, too few, or of another shape or type.
+      UserError: there are no images, or they have another shape or type.
     """
-    self._path = pathlib.Path(path).expanduser()
-    self._shape = tuple(image_shape)
-    if not self._path.exists():
-      raise UserError(f'--images={path}: there is no such file or folder')
-    self._array = None
-    if self._path.suffix.lower() == '.npz':
+    # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+    self._path = pathlib.Path(os.path.expanduser(path))
+    self._shape, self._array = tuple(image_shape), None
+    is_folder = os.path.isdir(self._path)
+    if self._path.suffix.lower() == '.npz' and not is_folder:
       self._array = self._to_shape(_read_npz(self._path), self._path)
       self.num_images = len(self._array)
     else:
-      self._files = self._open()
-      # A picture of samples that --mode=sample writes beside them.
-      self._names = [name for name in self._files.names if name != 'grid.png']
+      self._files = image_folder.open_files(path, '--images')
+      # The picture of all samples, which --mode=sample writes beside them.
+      self._names = [name for name in self._files.names if name != _GRID]
       self.num_images = len(self._names)
-    if self.num_images < _LEAST:
-      raise UserError(
-        f'--images={path}: {self.num_images} images found; at least {_LEAST} '
-        'are needed, as files or in a .npz'
-      )
+    if not self.num_images:
+      raise UserError(f'--images={path}: there are no images in it')
 
   def __iter__(self):
-    """Yields uint8 (B, H, W, C).
+    """Yields uint8 images (B, H, W, C).
 
     Raises:
-      UserError: an image cannot be read, or has another shape; it is named.
+      UserError: an image cannot be read or has another shape; it is named.
     """
-    if self._array is not None:
-      yield from batches_of(self._array)
-      return
-    for names in batches_of(self._names):
-      yield np.stack([self._decode(name) for name in names])
-
-  def _open(self):
-    try:
-      return folder.open_files(self._path)
-    except ValueError as error:
-      raise UserError(
-        f'--images={self._path}: give a .npz, a folder or a zip'
-      ) from error
+    for first in range(0, self.num_images, _BATCH_SIZE):
+      batch = slice(first, first + _BATCH_SIZE)
+      if self._array is not None:
+        yield self._array[batch]
+      else:
+        yield np.stack([self._decode(name) for name in self._names[batch]])
 
   def _decode(self, name):
-    try:
-      with Image.open(io.BytesIO(self._files.read(name))) as image:
-        # A palette and two levels are ways to store RGB and grey.
-        mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
-        if mode not in ('RGB', 'L'):
-          raise UserError(f'{name} is {mode}, not RGB or grey of 8 bits')
-        pixels = np.asarray(image.convert(mode))
-    except UserError:
-      raise
-    except Exception as error:  # decoders raise anything on damaged bytes
-      raise UserError(f'{name} in {self._path} is damaged: {error}') from error
-    pixels = pixels.reshape(1, *pixels.shape[:2], -1)
-    return self._to_shape(pixels, name)[0]
+    data, where = self._files.read(name), f'{self._path}: {name}'
+    with files.reading(where), Image.open(io.BytesIO(data)) as image:
+      # A palette and two levels are other ways to store RGB and grey.
+      mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
+      pixels = np.asarray(image.convert(mode))
+    if mode not in ('RGB', 'L'):
+      raise UserError(
+        f'{where} has mode {mode}; convert it to RGB or grey with 8 bits'
+      )
+    return self._to_shape(pixels.reshape(1, *pixels.shape[:2], -1), where)[0]
 
-  def _to_shape(self, images, name):
-    """Returns images of the data set's shape; grey becomes RGB."""
+  def _to_shape(self, images, where):
+    """Returns images in the wanted shape; grey becomes RGB if needed."""
     if images.shape[-1] == 1 and self._shape[-1] == 3:
       images = np.repeat(images, 3, axis=-1)
     if images.shape[1:] != self._shape:
       raise UserError(
-        f'{name} has images of {"x".join(map(str, images.shape[1:]))}, the '
-        f'data set of {"x".join(map(str, self._shape))}'
+        f'{where} has shape {"x".join(map(str, images.shape[1:]))}, but the '
+        f'data set has {"x".join(map(str, self._shape))}'
       )
     return images
 
 
 def _read_npz(path):
   """Returns the images of a .npz, uint8 (N, H, W, C)."""
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      names = [n for n in ('arr_0', 'samples') if n in file] or file.files
-      if names[1:] and names[0] != 'arr_0':
-        raise UserError(
-          f'{path} must have its images under arr_0 or samples; it has '
-          f'{", ".join(names)}'
-        )
-      images = file[names[0]] if names else np.zeros(0)
-  except UserError:
-    raise
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise UserError(f'{path} is damaged or no .npz: {error}') from error
-  if images.ndim != 4 or images.dtype != np.uint8:
+  if not os.path.isfile(path):
+    raise UserError(f'--images={path}: there is no such file')
+  with files.reading(f'--images={path}'), path.open('rb') as file:
+    if not zipfile.is_zipfile(file):
+      raise ValueError('it is not a .npz archive; write one by numpy.savez')
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+      names = [n for n in ('arr_0', 'samples') if n in arrays] or arrays.files
+      array = arrays[names[0]] if names else np.zeros(0)
+  if len(names) > 1 and names[0] != 'arr_0':
     raise UserError(
-      f'{path} must have uint8 images (N, H, W, C), it has {images.dtype} '
-      f'{images.shape}'
+      f'{path} must have its images under arr_0 or samples; it has '
+      f'{", ".join(names)}'
     )
-  return images
+  if array.ndim != 4 or array.dtype != np.uint8:
+    raise UserError(
+      f'{path} must have uint8 images (N, H, W, C), it has {array.dtype} '
+      f'{array.shape}'
+    )
+  return array
+
+
+def parse_seeds(text):
+  """Returns seeds, (N,) ints, from a text such as '0-63' or '1,5,10-12'.
+
+  Raises:
+    UserError: the text does not parse, or means too many seeds.
+  """
+  seeds = []
+  for part in text.split(','):
+    match = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip(), re.ASCII)
+    first, last = (match[1], match[2] or match[1]) if match else (1, 0)
+    first, last = int(first), int(last)
+    if last < first or last >= 2**32 or last - first >= _MAX_SEEDS:
+      raise UserError(
+        f'--seeds={text} does not parse; give integers below 2^32 and ranges '
+        f'of at most {_MAX_SEEDS:,}, such as 0-63 or 1,5,10-12'
+      )
+    seeds.append(np.arange(first, last + 1))
+  return np.concatenate(seeds)
+
+
+def check_writable(out, is_file=None):
+  """Checks that `out` can be written, and makes its folder.
+
+  Args:
+    out: path that --out gives.
+    is_file: whether a file will be written there; None decides as
+      `write_samples` does.
+
+  Raises:
+    UserError: it cannot be written, or has a suffix of other files.
+  """
+  if str(out).startswith('gs://'):
+    raise UserError(f'--out={out} is not local; write a local file and copy it')
+  out = pathlib.Path(out)
+  suffix = out.suffix.lower()
+  if is_file is None:
+    if suffix in _OTHER_FILES:
+      raise UserError(
+        f'--out={out}: {suffix} files are not written; give FILE.npz, FILE.png '
+        '(one picture of all samples) or a folder'
+      )
+    is_file = suffix in ('.npz', '.png')
+  folder = out.parent if is_file else out
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise UserError(f'--out={out} cannot be written: {error}') from error
+  if is_file and out.is_dir():
+    raise UserError(f'--out={out} cannot be written: it is a folder')
+
+
+def write_samples(out, images, seeds, labels=None):
+  """Writes samples to files.
+
+  Args:
+    out: FILE.npz gets `arr_0`, the images, and `arr_1`, the labels. FILE.png
+      gets one picture with all images in a square grid. Any other path becomes
+      a folder with SEED.png for each image, and grid.png with the first 100.
+    images: (N, H, W, C) uint8.
+    seeds: (N,) ints, the seed of each image.
+    labels: (N,) int32, the class of each image; None writes zeros.
+
+  Raises:
+    UserError: a file cannot be written; it is named.
+  """
+  check_writable(out)
+  out = pathlib.Path(out)
+  suffix = out.suffix.lower()
+  if suffix == '.npz':
+    if labels is None:
+      labels = np.zeros(len(images), np.int32)
+    files.write_npz(out, {'arr_0': images, 'arr_1': labels})
+  elif suffix == '.png':
+    side = math.ceil(math.sqrt(len(images)))
+    grids.save_image(grids.grid(images, columns=side, rows=side), out)
+  else:
+    for seed, image in zip(seeds, images, strict=True):
+      grids.save_image(image, out / f'{seed:06}.png')
+    grids.save_grid(images, out / _GRID)

@@ -1,58 +1,62 @@
-"""A row's images on disk while they are drawn, so that a kill costs a batch."""
+"""Images kept on disk while they are drawn, so that a kill costs one batch."""
 
+import io
 import json
 import shutil
+import statistics
 import time
 
 import numpy as np
 
 from diffusion_distillation.runtime import files
-from diffusion_distillation.runtime.errors import DamagedError, UserError
+from diffusion_distillation.runtime.errors import UserError
 
 
 class Shards:
-  """The images of seeds 0, 1, ... by one Row, a file for each batch.
+  """The images of seeds 0, 1, ..., with one file per batch.
 
-  A file says which row and seeds its images are of; one that says otherwise, or
-  is damaged, counts as absent.
+  Each file says what its images are. One that says something else, or that is
+  damaged, is drawn again.
   """
 
-  def __init__(self, folder, row, num_samples, batch_size):
-    """Takes what identifies the images.
+  def __init__(self, folder, identity, num_samples, batch_size):
+    """Describes the images; nothing is read or drawn yet.
 
     Args:
-      folder: for the files, which is removed in the end.
-      row: a Row.
-      num_samples: how many images.
-      batch_size: images of a file.
+      folder: path of the folder for the files.
+      identity: JSON values that decide the images: network, sampler, steps.
+      num_samples: number of images.
+      batch_size: images per file.
     """
-    self._folder, self._row = folder, row
+    self._folder, self._identity_of_all = folder, identity
     seeds = np.arange(num_samples)
     self.batches = [
       seeds[first : first + batch_size]
       for first in range(0, num_samples, batch_size)
     ]
 
-  def draw(self, generator, load, progress):
-    """Draws what is absent.
+  def draw(self, open_drawer, num_steps, progress):
+    """Draws the batches that have no file yet.
 
     Args:
-      generator: a Generator of the row's network.
-      load: returns the row's Checkpoint, and is called if anything is absent.
-      progress: a Progress, in images.
+      open_drawer: () -> function (seeds (B,), num_steps) -> uint8 images
+        (B, H, W, C); called if any batch is missing.
+      num_steps: number of sampling steps.
+      progress: a Progress that counts images.
+
+    Raises:
+      UserError: a file cannot be read or written.
     """
-    absent = [seeds for seeds in self.batches if self._read(seeds) is None]
-    if not absent:
+    missing = [seeds for seeds in self.batches if self._read(seeds) is None]
+    if not missing:
       return
     self._folder.mkdir(parents=True, exist_ok=True)
-    draw = generator.drawer(
-      load().weights, self._row.method, len(self.batches[0])
-    )
-    draw(absent[0], 1)  # compiles it
-    done = sum(map(len, self.batches)) - sum(map(len, absent))
-    for seeds in absent:
+    draw = open_drawer()
+    draw(missing[0], 1)  # compiles, so that no batch is timed with it
+    done = sum(map(len, self.batches)) - sum(map(len, missing))
+    for seeds in missing:
       started = time.monotonic()
-      images = draw(seeds, self._row.num_steps)
+      images = draw(seeds, num_steps)
       shard = {
         'images': images,
         'seconds': time.monotonic() - started,
@@ -63,16 +67,25 @@ class Shards:
       progress.show(done)
 
   def images(self):
-    """Yields the images of each batch, uint8 (B, H, W, C), once drawn."""
+    """Yields the images of each batch, uint8 (B, H, W, C).
+
+    Raises:
+      UserError: a batch is not drawn yet, or its file is gone.
+    """
     for seeds in self.batches:
       yield self._drawn(seeds)['images']
 
-  def seconds(self):
-    """Returns how long drawing took, without compilation."""
-    return sum(float(self._drawn(seeds)['seconds']) for seeds in self.batches)
+  def images_per_second(self):
+    """Returns the speed of drawing, by the median time of a batch.
+
+    Compilation does not count. The last batch takes as long as the others, even
+    if it has fewer images, since it is padded to their size.
+    """
+    seconds = (float(self._drawn(seeds)['seconds']) for seeds in self.batches)
+    return len(self.batches[0]) / statistics.median(seconds)
 
   def remove(self):
-    """Removes the files."""
+    """Removes the folder."""
     shutil.rmtree(self._folder)
 
   def _path(self, seeds):
@@ -80,31 +93,30 @@ class Shards:
 
   def _identity(self, seeds):
     first, last = int(seeds[0]), int(seeds[-1])
-    return json.dumps({**self._row.identity, 'seeds': [first, last]})
+    return json.dumps({**self._identity_of_all, 'seeds': [first, last]})
 
   def _drawn(self, seeds):
-    """Returns the arrays of a file.
-
-    Raises:
-      UserError: it was there, and is no more.
-    """
+    """Returns the arrays of a file that must be there."""
     shard = self._read(seeds)
     if shard is None:
       raise UserError(
-        f'{self._path(seeds)} is damaged or gone; the same command draws it '
-        'anew'
+        f'{self._path(seeds)} is missing or damaged; rerun the same command to '
+        'draw it again'
       )
     return shard
 
   def _read(self, seeds):
-    """Returns the arrays of a file, or None where it is absent."""
+    """Returns the arrays of a file; None if it has to be drawn again."""
     path = self._path(seeds)
     if not path.exists():
       return None
+    with files.reading(path):  # the images may be good
+      content = path.read_bytes()
     try:
-      with files.reading(path), np.load(path, allow_pickle=False) as file:
+      with np.load(io.BytesIO(content), allow_pickle=False) as file:
         shard = dict(file)
-    except DamagedError:
+    except Exception:  # NumPy and zipfile raise many types on damage
       return None
-    same = str(shard.get('identity')) == self._identity(seeds)
-    return shard if same else None
+    if shard.keys() != {'images', 'seconds', 'identity'}:
+      return None
+    return shard if str(shard['identity']) == self._identity(seeds) else None

@@ -2,23 +2,34 @@
 
 import dataclasses
 import functools
+import inspect
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffusion_distillation.core import parameterization
+from diffusion_distillation.networks.mlp import MLP
 from diffusion_distillation.networks.unet import UNet
+
+# name (`model.name` of a config) -> a Flax module. Its attributes are `out_ch`
+# and `num_classes`, which the data and the head determine, and the arguments in
+# `model.args`, among them `dropout` and `dtype`. It has a method
+# check(image_shape), which raises ValueError where attributes and images do not
+# go together, and is called as module(z, logsnr, condition, train=...,
+# dropout_keys=...) -> (B, H, W, out_ch) float32.
+NETWORKS = {'unet_iddpm': UNet, 'mlp': MLP}
+# What `build_denoiser` sets, and what every Flax module has.
+_NOT_ARGUMENTS = ('out_ch', 'num_classes', 'parent', 'name')
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-  """A network, and what its output means.
+  """A network together with the head that makes its output x_hat.
 
   Attributes:
-    network: .apply({'params': p}, x, logsnr, y, train=..., dropout_keys=...)
-      -> output.
-    mean_type: the head, 'x', 'eps', 'v' or 'both'.
+    network: a module of NETWORKS.
+    mean_type: the head, a name in `parameterization.HEADS`.
     image_shape: (H, W, C).
   """
 
@@ -27,42 +38,47 @@ class Denoiser:
   image_shape: tuple[int, int, int]
 
   def init(self, key):
-    """Returns fresh parameters, float32."""
+    """Returns random initial parameters, float32."""
     z = jnp.zeros((1, *self.image_shape))
-    logsnr, labels = jnp.zeros((1,)), jnp.zeros((1,), jnp.int32)
-    return self.network.init(key, z, logsnr, labels, train=False)['params']
+    condition = {'label': jnp.zeros((1,), jnp.int32)}
+    variables = self.network.init(
+      key, z, jnp.zeros((1,)), condition, train=False
+    )
+    return variables['params']
 
   def param_shapes(self):
     """Returns the parameters as ShapeDtypeStructs; computes nothing."""
     return _param_shapes(self)
 
-  def bind(self, params, labels, dropout_keys=None):
-    """Returns denoise(z, logsnr) -> x_hat of these parameters.
+  def bind(self, params, condition, dropout_keys=None):
+    """Returns denoise(z, logsnr) -> x_hat with these parameters.
 
     Args:
       params: of the network.
-      labels: (B,) int32 classes.
-      dropout_keys: (B,) random keys make dropout active, one mask per example
-        whatever the device it is on; None is inference.
+      condition: what the images are to show, handed to the network as it is:
+        {'label': (B,) int32 classes}, or None for the unconditional input.
+      dropout_keys: (B,) random keys activate dropout, with a mask for each
+        example that does not depend on the batch or the device; None is
+        inference.
     """
 
     def denoise(z, logsnr):
       output = self.network.apply(
         {'params': params},
-        z,
+        parameterization.network_input(self.mean_type, z, logsnr),
         logsnr,
-        labels,
+        condition,
         train=dropout_keys is not None,
         dropout_keys=dropout_keys,
       )
-      return parameterization.x_hat(self.mean_type, output, z, logsnr)
+      return parameterization.predict_x(self.mean_type, output, z, logsnr)
 
     return denoise
 
 
 @functools.lru_cache(8)
 def _param_shapes(denoiser):
-  # Tracing a large network takes seconds, and many ask.
+  # Tracing a large network takes seconds, and this is called in many places.
   return jax.eval_shape(denoiser.init, jax.random.key(0))
 
 
@@ -70,19 +86,35 @@ def build_denoiser(model, image_shape, num_classes):
   """Returns the Denoiser that a config or a checkpoint's card describes.
 
   Args:
-    model: mapping with 'mean_type' and 'args', the UNet's arguments.
+    model: mapping with 'name', 'mean_type' and 'args'.
     image_shape: (H, W, C).
     num_classes: 1 is unconditional.
 
   Raises:
-    ValueError: a name or size that no network has.
+    ValueError: there is no such network, argument or head, or the network
+      refuses an argument or the size of the images.
   """
-  mean_type = model['mean_type']
-  out_ch = parameterization.output_channels(mean_type, image_shape[-1])
-  # A card has lists for tuples, which would not be hashable.
+  name = model['name']
+  mean_type = parameterization.canonical(model['mean_type'])
+  if name not in NETWORKS:
+    known = ', '.join(NETWORKS)
+    raise ValueError(f'unknown network model.name={name!r}; known: {known}')
+  parameters = inspect.signature(NETWORKS[name]).parameters
+  known = [key for key in parameters if key not in _NOT_ARGUMENTS]
+  for key in model['args']:
+    if key not in known:
+      raise ValueError(
+        f'network {name!r} has no argument model.args.{key}; known: '
+        f'{", ".join(known)}'
+      )
+  # JSON has lists for tuples, which would not be hashable.
   args = {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in model['args'].items()
+    key: tuple(value) if isinstance(value, list) else value
+    for key, value in model['args'].items()
   }
-  network = UNet(out_ch=out_ch, num_classes=num_classes, **args)
+  channels = parameterization.get_head(mean_type).output_channels
+  network = NETWORKS[name](
+    out_ch=channels * image_shape[-1], num_classes=num_classes, **args
+  )
+  network.check(tuple(image_shape))
   return Denoiser(network, mean_type, tuple(image_shape))

@@ -3,6 +3,7 @@
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 zeros_init = nn.initializers.zeros_init()
+DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 def normalize(channels, *, dtype, name):
-  """Returns a GroupNorm of 32 groups, or as many as divide few channels."""
+  """Returns a GroupNorm of 32 groups, or of fewer that divide the channels."""
   return nn.GroupNorm(math.gcd(32, channels), dtype=dtype, name=name)
 
 
@@ -24,13 +26,57 @@ def sinusoidal_embedding(position, width):
     position: (B,) float32.
     width: even, at least 4.
   """
-  # Frequencies 1000 ... 0.1, as of a Transformer that sees 1000 integer steps.
+  # Frequencies 1000 ... 0.1, as a Transformer has them for 1000 integer steps.
   half = width // 2
   frequencies = 1000 * jnp.exp(
     jnp.arange(half, dtype=jnp.float32) * (-math.log(10000) / (half - 1))
   )
   angles = position[:, None] * frequencies[None, :]  # (B, width / 2)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+# The angle of the cosine schedule, as a fraction of pi/2: nearly t itself.
+def inv_cos(logsnr):
+  """Returns the noise level as a position in [0, 1], (B,)."""
+  return jnp.arctan(jnp.exp(-jnp.clip(logsnr, -20, 20) / 2)) / (jnp.pi / 2)
+
+
+def one_hot_labels(condition, batch_size, num_classes):
+  """Returns one-hot labels, (B, num_classes); all zeros where there is none.
+
+  Args:
+    condition: {'label': (B,) int}, or (B,) int labels, or None, of which the
+      first may be -1: no class.
+    batch_size: B.
+    num_classes: of the network.
+  """
+  if isinstance(condition, Mapping):
+    condition = condition.get('label')
+  if condition is None:
+    return jnp.zeros((batch_size, num_classes))
+  return jax.nn.one_hot(condition, num_classes)
+
+
+def check_dtype(dtype):
+  """Raises ValueError where a network cannot compute in `dtype`."""
+  if dtype not in DTYPES:
+    known = ', '.join(DTYPES)
+    raise ValueError(f'unknown dtype {dtype!r}; known: {known}')
+
+
+def active_keys(rate, train, dropout_keys):
+  """Returns the random keys of dropout, or None where it is not active.
+
+  Raises:
+    ValueError: it is active and there are no keys.
+  """
+  if not train or rate == 0:
+    return None
+  if dropout_keys is None:
+    raise ValueError(
+      'train=True with dropout needs dropout_keys, one random key per example'
+    )
+  return dropout_keys
 
 
 def upsample(x):
@@ -46,11 +92,11 @@ def downsample(x):
 
 
 def layer_keys(keys, layer):
-  """Returns one layer's own keys, (B,), folded from the network's.
+  """Returns the random keys of one layer, (B,), folded from the network's.
 
   Args:
     keys: (B,) random keys; None stays None.
-    layer: its name, which no other layer has.
+    layer: name of the layer, unique in the network.
   """
   if keys is None:
     return None
@@ -59,14 +105,14 @@ def layer_keys(keys, layer):
 
 
 def dropout(x, rate, keys):
-  """Returns x with values dropped at `rate`, and the others scaled up for it.
+  """Returns x with values set to 0 at `rate`, and the others scaled up.
 
-  An example's mask is drawn from its own key, so that it does not depend on the
-  batch or the device that the example is in.
+  The mask of an example is drawn from its own key, so it does not depend on the
+  batch or the device.
 
   Args:
     x: (B, ...).
-    rate: probability of a value to become 0, below 1.
+    rate: probability that a value becomes 0, below 1.
     keys: (B,) random keys; None drops nothing.
   """
   if keys is None:
@@ -95,7 +141,7 @@ class ResnetBlock(nn.Module):
 
     Args:
       x: features.
-      emb: of noise level and class.
+      emb: embedding of noise level and class.
       dropout_keys: (B,) random keys; None drops nothing.
     """
     resample = RESAMPLE[self.resample]
@@ -128,20 +174,20 @@ class ResnetBlock(nn.Module):
 
 
 def attention_implementation(device, dtype, pixels, head_dim):
-  """Returns what `jax.nn.dot_product_attention` is to use: 'cudnn' or 'xla'.
+  """Returns the implementation of attention to use: 'cudnn' or 'xla'.
 
-  cuDNN's fused attention never stores the pixels x pixels matrix, but is for
-  some types and sizes alone: of 16 bits, from compute capability 8.0 on, and
-  with a gradient for heads of up to 128 channels, on Hopper (9.x) up to 256.
-  Its tiles have 64 pixels, and other sizes have failed in some versions.
+  cuDNN's fused attention never stores the pixels x pixels matrix, but supports
+  some types and sizes only: 16 bits, from compute capability 8.0 on, and with a
+  gradient heads of up to 128 channels, on Hopper (9.x) up to 256. Its tiles
+  have 64 pixels, and other sizes have failed in some versions.
 
   Args:
-    device: a jax.Device, of those in use.
+    device: one of the jax.Devices in use.
     dtype: of the query.
     pixels: sequence length.
     head_dim: channels of a head.
   """
-  # What is no GPU has none, and AMD's is of another form.
+  # Devices other than GPUs have none, and AMD's has another form.
   capability = str(getattr(device, 'compute_capability', ''))
   major = re.fullmatch(r'(\d+)\.\d+', capability)
   if device.platform not in ('gpu', 'cuda') or major is None:
@@ -153,6 +199,21 @@ def attention_implementation(device, dtype, pixels, head_dim):
   return 'cudnn' if fits else 'xla'
 
 
+def attention_heads(channels, num_heads, head_dim):
+  """Returns the number of attention heads of a layer.
+
+  Raises:
+    ValueError: the channels cannot be split into them.
+  """
+  heads = num_heads or max(1, channels // head_dim)
+  if channels % heads or (head_dim and channels % head_dim):
+    raise ValueError(
+      f'{channels} channels cannot be split into attention heads '
+      f'(num_heads={num_heads}, head_dim={head_dim})'
+    )
+  return heads
+
+
 class AttnBlock(nn.Module):
   """Self-attention over the pixels, with a skip connection."""
 
@@ -162,14 +223,9 @@ class AttnBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    """Returns x (B, H, W, C) with what its pixels tell each other."""
+    """Returns x (B, H, W, C) plus the attention over its pixels."""
     batch, height, width, channels = x.shape
-    heads = self.num_heads or max(1, channels // self.head_dim)
-    if channels % heads or (self.head_dim and channels % self.head_dim):
-      raise ValueError(
-        f'{channels} channels cannot be split into attention heads '
-        f'(num_heads={self.num_heads}, head_dim={self.head_dim})'
-      )
+    heads = attention_heads(channels, self.num_heads, self.head_dim)
     head_dim = channels // heads
 
     h = normalize(channels, dtype=self.dtype, name='norm')(x)

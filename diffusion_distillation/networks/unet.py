@@ -18,16 +18,12 @@ def _sigmoid(logsnr, low, high):
   return jax.nn.sigmoid(logsnr)
 
 
-# The angle of the cosine schedule, as a fraction of pi/2: nearly t itself.
 def _inv_cos(logsnr, low, high):
   del low, high
-  return jnp.arctan(jnp.exp(-jnp.clip(logsnr, -20, 20) / 2)) / (jnp.pi / 2)
+  return layers.inv_cos(logsnr)
 
 
 LOGSNR_INPUTS = {'inv_cos': _inv_cos, 'linear': _linear, 'sigmoid': _sigmoid}
-
-
-DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 class UNet(nn.Module):
@@ -36,19 +32,19 @@ class UNet(nn.Module):
   Attributes:
     out_ch: output channels.
     num_classes: 1 is unconditional.
-    ch: channels of the first level; any even number of at least 4.
+    ch: channels of the first level, even and at least 4.
     emb_ch: width of the embedding of noise level and class.
     ch_mult: channels of each level, in units of ch; each level halves the size.
     num_res_blocks: residual blocks per level (one more on the way up).
-    attn_resolutions: image heights at which attention follows each block; the
-      middle always has one.
-    num_heads: attention heads; or head_dim, the channels of each.
-    head_dim: see num_heads.
+    attn_resolutions: heights of the levels whose blocks are followed by
+      attention; the middle always has it.
+    num_heads: attention heads; give either this or head_dim.
+    head_dim: channels of each attention head.
     dropout: rate, active where train=True.
-    logsnr_input_type: 'inv_cos', 'linear' or 'sigmoid', how the embedding sees
-      the noise level.
+    logsnr_input_type: 'inv_cos', 'linear' or 'sigmoid': the position in [0, 1]
+      by which the noise level is embedded.
     logsnr_scale_range: log-SNR at 0 and 1 of the 'linear' input.
-    resblock_resample: resample in residual blocks, else by convolutions.
+    resblock_resample: resample in residual blocks instead of convolutions.
     dtype: of the computation; parameters, head and output are float32.
     remat: recompute the blocks' activations in the gradient: a fifth more
       FLOPs, and a ninth of the memory per example (CIFAR-10's, float32).
@@ -77,25 +73,21 @@ class UNet(nn.Module):
     Args:
       x: (B, H, W, C) noisy images.
       logsnr: (B,) noise levels.
-      y: (B,) int class labels, where num_classes > 1.
+      y: the condition, {'label': (B,) int classes}, or the labels alone; it has
+        no effect where num_classes is 1. None, or a label of -1, is no class.
       train: whether dropout is active.
       dropout_keys: (B,) random keys, which active dropout needs: a mask for
         each example and layer.
     """
-    self._check(x)
-    dropping = train and self.dropout > 0
-    if dropping and dropout_keys is None:
-      raise ValueError(
-        'train=True with dropout needs dropout_keys, one random key per example'
-      )
-    keys = dropout_keys if dropping else None
+    self.check(x.shape[1:])
+    keys = layers.active_keys(self.dropout, train, dropout_keys)
     emb = self._embedding(logsnr, y)
     h, skips = self._down(x, emb, keys)
     h = self._block(h, emb, h.shape[-1], 'mid.block_1', keys)
     h = self._attention(h, 'mid.attn_1')
     h = self._block(h, emb, h.shape[-1], 'mid.block_2', keys)
     h = self._up(h, skips, emb, keys)
-    # Float32: it costs little, and x_hat would keep any rounding of the head.
+    # In float32, since it costs little and x_hat keeps any rounding here.
     h = layers.normalize(h.shape[-1], dtype=jnp.float32, name='norm_out')(h)
     return self._conv(
       nn.swish(h),
@@ -103,11 +95,15 @@ class UNet(nn.Module):
       'conv_out',
       kernel_init=layers.zeros_init,
       dtype=jnp.float32,
-      precision='highest',  # accelerators take fewer digits by default
+      precision='highest',  # accelerators use fewer digits by default
     )
 
-  def _check(self, x):
-    """Raises ValueError where these images or attributes make no network."""
+  def check(self, image_shape):
+    """Checks the attributes, alone and with images of (H, W, C).
+
+    Raises:
+      ValueError: they do not make a network.
+    """
     if self.logsnr_input_type not in LOGSNR_INPUTS:
       known = ', '.join(LOGSNR_INPUTS)
       raise ValueError(
@@ -118,14 +114,10 @@ class UNet(nn.Module):
       raise ValueError(
         f'logsnr_scale_range must be a smaller and a larger number, got {scale}'
       )
-    if self.dtype not in DTYPES:
-      known = ', '.join(DTYPES)
-      raise ValueError(f'unknown dtype {self.dtype!r}; known: {known}')
-    whole = all(isinstance(mult, int) for mult in self.ch_mult)
-    if not self.ch_mult or not whole or min(self.ch_mult) < 1:
-      raise ValueError(
-        f'ch_mult must be one or more positive ints, got {tuple(self.ch_mult)}'
-      )
+    layers.check_dtype(self.dtype)
+    ch_mult = tuple(self.ch_mult)
+    if not ch_mult or any(type(m) is not int or m < 1 for m in ch_mult):
+      raise ValueError(f'ch_mult must be positive ints, got {ch_mult}')
     if self.ch < 4 or self.ch % 2:
       raise ValueError(f'ch must be even and at least 4, got {self.ch}')
     if bool(self.num_heads) == bool(self.head_dim):
@@ -133,12 +125,29 @@ class UNet(nn.Module):
         'give either num_heads or head_dim, got '
         f'num_heads={self.num_heads} and head_dim={self.head_dim}'
       )
-    factor = 2 ** (len(self.ch_mult) - 1)
-    if x.shape[1] % factor or x.shape[2] % factor:
+    height, width = image_shape[:2]
+    factor = 2 ** (len(ch_mult) - 1)
+    if height % factor or width % factor:
       raise ValueError(
-        f'{x.shape[1]}x{x.shape[2]} images cannot be halved '
-        f'{len(self.ch_mult) - 1} times, as ch_mult={tuple(self.ch_mult)} asks'
+        f'{height}x{width} images cannot be halved {len(ch_mult) - 1} times, '
+        f'as ch_mult={ch_mult} asks'
       )
+    heights = [height // 2**level for level in range(len(ch_mult))]
+    for resolution in self.attn_resolutions:
+      if resolution not in heights:
+        # Otherwise the attention would be missing without a word.
+        raise ValueError(
+          f'attn_resolutions={tuple(self.attn_resolutions)}: no level of '
+          f'{height}x{width} images is {resolution} pixels high; the levels '
+          f'are {", ".join(map(str, heights))}'
+        )
+    attending = [
+      self.ch * mult
+      for mult, level_height in zip(ch_mult, heights, strict=True)
+      if level_height in self.attn_resolutions
+    ]
+    for channels in (*attending, self.ch * ch_mult[-1]):
+      layers.attention_heads(channels, self.num_heads, self.head_dim)
 
   def _embedding(self, logsnr, y):
     """Returns the embedding of noise level and class, (B, emb_ch)."""
@@ -149,12 +158,12 @@ class UNet(nn.Module):
     emb = nn.Dense(self.emb_ch, dtype=self.dtype, name='dense0')(emb)
     emb = nn.Dense(self.emb_ch, dtype=self.dtype, name='dense1')(nn.swish(emb))
     if self.num_classes > 1:
-      one_hot = jax.nn.one_hot(y, self.num_classes)
+      one_hot = layers.one_hot_labels(y, len(logsnr), self.num_classes)
       emb += nn.Dense(self.emb_ch, dtype=self.dtype, name='class_emb')(one_hot)
     return emb
 
   def _down(self, x, emb, keys):
-    """Returns the features of the lowest level, and the skips of all."""
+    """Returns the features of the last level, and the skips of all levels."""
     h = self._conv(x.astype(self.dtype), self.ch, 'conv_in')
     skips = [h]
     for level, mult in enumerate(self.ch_mult):
@@ -170,7 +179,7 @@ class UNet(nn.Module):
     return h, skips
 
   def _up(self, h, skips, emb, keys):
-    """Returns the features of the highest level; empties `skips`."""
+    """Returns the features of the first level; pops all `skips`."""
     for level, mult in reversed(list(enumerate(self.ch_mult))):
       for block in range(self.num_res_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
@@ -183,7 +192,7 @@ class UNet(nn.Module):
     return h
 
   def _resample(self, h, emb, name, keys):
-    """Returns h at half or twice its size, which the name tells."""
+    """Returns h at half or twice its size, depending on the name."""
     down = name.endswith('.downsample')
     if self.resblock_resample:
       way = 'down' if down else 'up'
@@ -205,7 +214,7 @@ class UNet(nn.Module):
     return attention(h)
 
   def _layer(self, module):
-    """Returns the module, or its twin that recomputes its activations."""
+    """Returns the module, or the version that recomputes activations."""
     return nn.remat(module) if self.remat else module
 
   def _conv(self, h, features, name, **args):

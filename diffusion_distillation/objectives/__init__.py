@@ -1,1 +1,31 @@
-"""What is minimized: pure losses of denoise functions."""
+"""What is minimized: losses of denoise functions, one file for each kind."""
+
+from diffusion_distillation.objectives.denoising import denoising
+from diffusion_distillation.objectives.objective import (
+  LossInputs,
+  Objective,
+  Round,
+)
+from diffusion_distillation.objectives.progressive import progressive
+
+# name -> factory: config -> Objective. The config is that of the training: for
+# the teacher the teacher's.
+OBJECTIVES = {'denoising': denoising, 'progressive': progressive}
+
+__all__ = ['OBJECTIVES', 'LossInputs', 'Objective', 'Round', 'make_objective']
+
+
+def make_objective(name, config):
+  """Returns the Objective of that name.
+
+  Args:
+    name: one of OBJECTIVES.
+    config: of the training.
+
+  Raises:
+    ValueError: the name is unknown, or the config makes no sense for it.
+  """
+  if name not in OBJECTIVES:
+    known = ', '.join(OBJECTIVES)
+    raise ValueError(f'unknown objective {name!r}; known: {known}')
+  return OBJECTIVES[name](config)

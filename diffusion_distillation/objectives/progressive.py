@@ -1,53 +1,90 @@
-"""The student's training step: distillation (paper, Algorithm 2)."""
+"""Progressive distillation (paper, Algorithm 2)."""
 
 import jax
-import jax.numpy as jnp
 
 from diffusion_distillation.core import losses, schedules, targets
-from diffusion_distillation.training.step import (
-  diffuse,
-  example_keys,
-  gradient_update,
-  to_unit,
-)
+from diffusion_distillation.objectives.objective import Objective, Round
 
 
-def make_distill_step(denoiser, optimizer, config):
-  """Returns distill_step(state, teacher_params, num_steps, batch, key).
-
-  It gives (state, metrics), per replica, and is to be compiled by
-  `replicas.compile_step`, over the axis 'batch'. Teacher and step count are
-  arguments, so that one compiled program serves every round.
+def progressive(config):
+  """Returns the Objective of students that take half their teacher's steps.
 
   Args:
-    denoiser: a Denoiser, the teacher's and the student's.
-    optimizer: from `make_optimizer(config.train)`.
-    config: of the students.
+    config: of the students; its section `distillation` describes the rounds.
+
+  Raises:
+    ValueError: the step counts cannot be halved into each other, or a round has
+      no number of updates.
   """
   model = config.model
   schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
+  weighting = losses.check_weighting(model.mean_loss_weight_type)
 
-  def distill_step(state, teacher_params, num_steps, batch, key):
-    def loss_fn(params, examples):
-      batch, (time_keys, eps_keys, dropout_keys) = examples
-      x, labels = to_unit(batch['image']), batch['label']  # (B, H, W, C), (B,)
-      index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(
-        time_keys
-      )
-      logsnr, _ = targets.step_logsnr(schedule, index, num_steps)
-      z_t = diffuse(x, logsnr, eps_keys)
-      # Of parameters that are not `params`: no gradient reaches the teacher.
-      # Nothing is clipped here.
-      x_target = targets.distillation_target(
-        denoiser.bind(teacher_params, labels), z_t, index, num_steps, schedule
-      )
-      x_hat = denoiser.bind(params, labels, dropout_keys)(z_t, logsnr)
-      name = model.mean_loss_weight_type
-      return jnp.mean(losses.weighted_mse(name, x_target, x_hat, logsnr))
+  def draw_index(key, num_steps):
+    return jax.random.randint(key, (), 0, num_steps)
 
-    keys = example_keys(key, state.step, len(batch['image']))
-    return gradient_update(
-      state, loss_fn, (batch, keys), optimizer=optimizer, train=config.train
+  def loss(inputs):
+    num_steps = inputs.num_steps
+    index = jax.vmap(draw_index, (0, None))(inputs.time_keys, num_steps)
+    logsnr, _ = schedules.step_logsnr(schedule, index, num_steps)
+    z_t = inputs.diffuse(logsnr)
+    x_target = targets.distillation_target(
+      inputs.teacher, z_t, index, num_steps, schedule
     )
+    x_hat = inputs.student(z_t, logsnr)
+    return losses.weighted_mse(weighting, x_target, x_hat, logsnr)
 
-  return distill_step
+  return Objective(
+    loss,
+    _rounds(config.distillation),
+    needs_teacher=True,
+    extra_passes=2,
+    sampler='ddim',
+  )
+
+
+def _rounds(settings):
+  """Returns the Rounds from start_num_steps / 2 down to end_num_steps."""
+  start, end = settings.start_num_steps, settings.end_num_steps
+  num_steps, counts = start, []
+  while end >= 1 and num_steps % 2 == 0 and num_steps > end:
+    num_steps //= 2
+    counts.append(num_steps)
+  if num_steps != end or not counts:
+    raise ValueError(
+      f'distillation.start_num_steps={start} must be a power of two times '
+      f'distillation.end_num_steps={end}, such as {max(end, 1) * 8}'
+    )
+  names = [f'student_{count:05}' for count in counts]
+  return tuple(
+    Round(
+      name=name,
+      objective='progressive',
+      num_steps=count,
+      num_updates=_num_updates(settings.steps_per_iter, count),
+      parent=parent,
+    )
+    for name, count, parent in zip(
+      names, counts, ['teacher', *names[:-1]], strict=True
+    )
+  )
+
+
+def _num_updates(steps_per_iter, num_steps):
+  """Returns the number of updates of the round to `num_steps` steps."""
+  updates = steps_per_iter
+  if hasattr(updates, 'items'):
+    # Keys may be strings, as in ml_collections and JSON.
+    by_steps = {str(steps): number for steps, number in updates.items()}
+    if str(num_steps) not in by_steps:
+      raise ValueError(
+        'distillation.steps_per_iter has no number of updates for the round to '
+        f'{num_steps} steps; add a key {num_steps}, or give one number for all'
+      )
+    updates = by_steps[str(num_steps)]
+  if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
+    raise ValueError(
+      'distillation.steps_per_iter must be a positive number of updates, or a '
+      f'mapping from step counts to such numbers, got {updates!r}'
+    )
+  return updates

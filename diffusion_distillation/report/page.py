@@ -1,161 +1,404 @@
-"""The report as a page: one HTML file that needs no other."""
+"""A report as one HTML page that needs no other file and no network."""
 
-import base64
+import collections
 import html
+import importlib.resources
 import json
+import math
+import re
 
-from diffusion_distillation.report import paper
-from diffusion_distillation.report.rows import FIGURES
+from diffusion_distillation.report import labels, paper, pictures, plots, result
 from diffusion_distillation.runtime.log import duration
-from diffusion_distillation.runtime.run_folder import versions
 
-_COLUMNS = (
-  'sampler',
-  'num_steps',
-  'frechet_distance',
-  'paper',
-  'ratio',
-  *(figure for figure in FIGURES if figure != 'frechet_distance'),
+_ERRORS = (
+  '± is one standard error, from the choice of samples. Two figures count as '
+  'different if they are more than two standard errors of their difference '
+  'apart.'
 )
 
 
-def make_page(config, report, curves, grids):
+def make_page(report, *, row_images, real_images=None, entries=()):
   """Returns the report as one self-contained HTML page.
 
+  Each row adds about 4 KB to it if images are 8x8, and at most 70 KB otherwise.
+
   Args:
-    config: of the run.
     report: of `report.make_report`.
-    curves: paths of the pictures of quality against what sampling costs.
-    grids: paths of the pictures of samples; some may be absent.
+    row_images: (round, sampler, num_steps) -> (N, H, W, C) uint8, the first
+      samples of a row, drawn from the same noise for every row; 6 are enough.
+      A row may be absent.
+    real_images: (N, H, W, C) uint8, the first training images, or None; 100 are
+      enough.
+    entries: lines of metrics.jsonl: `stage`, the round's name, `step`, and
+      metrics.
   """
-  name = html.escape(config.dataset.name)
-  found = set().union(*report['rows'])
-  columns = [c for c in _COLUMNS if c in found]
-  table = _table(
-    [_heading(c, report['metric']) for c in columns],
-    [[row.get(c, '') for c in columns] for row in report['rows']],
+  sections = (
+    _header(report),
+    _quality(report),
+    _samples(report, row_images, real_images),
+    _figures(report),
+    _training(report, entries),
+    _settings(report),
   )
-  trainings = [(f'{r["num_steps"]} steps', r) for r in report['rounds']]
-  if report['teacher']:
-    trainings.insert(0, ('teacher', report['teacher']))
-  times = _table(
-    ('training', 'updates', 'time', 'final loss'),
-    [
-      [what, t['updates'], duration(t['seconds']), t['final_loss']]
-      for what, t in trainings
-    ],
-  )
-  pictures = ''.join(
-    f'<figure><figcaption>{html.escape(_caption(path))}</figcaption>'
-    f'{_picture(path)}</figure>'
-    for path in grids
-    if path.exists()
-  )
-  settings = html.escape(json.dumps(config.to_dict(), indent=2))
-  made_with = ', '.join(f'{k} {v}' for k, v in versions().items())
+  files = importlib.resources.files(__package__)
+  css, js = ((files / name).read_text() for name in ('page.css', 'page.js'))
   return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{name}: distillation report</title>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_text(report['title'])}: distillation report</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem;
-       margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .2rem .8rem; text-align: right;
-         border-bottom: 1px solid #ddd; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; }} figure {{ margin: 1rem 0; }}
-.failure {{ border-left: 4px solid #b00020; padding-left: 1rem; }}
-pre {{ background: #f6f6f6; padding: 1rem; overflow: auto; }}
-</style></head><body>
-<h1>{name}</h1>
-{_failure(report)}
-{_text(report)}
-{''.join(map(_picture, curves))}
-<h2>Samplers</h2>{table}
-<h2>Training</h2>{times}
-<p>Compilations: {html.escape(json.dumps(report['compilations']))}</p>
-<h2>Samples, all from the same initial noise</h2>{pictures}
-<h2>Settings</h2><p>{html.escape(made_with)}</p><pre>{settings}</pre>
-</body></html>
+{css}</style>
+</head>
+<body>
+{''.join(sections)}<script>
+{js}</script>
+</body>
+</html>
 """
 
 
-def _failure(report):
-  """Returns why a run ended before its end, in HTML; '' where it did not."""
-  if report['failure'] is None:
-    return ''
+def _header(report):
+  """Returns the result in a sentence, and what it rests on."""
+  first, *others = result.sentences(report)
+  failure = ''
+  if report['failure'] is not None:
+    failure = (
+      '<p class="failure"><strong>This run failed:</strong> '
+      f'{_text(report["failure"])}</p>\n'
+    )
+  metric = report['metric']
+  if metric is not None:
+    others.append(
+      f'{metric["label"]} of {metric["num_samples"]:,} samples against '
+      f'{metric["reference"]}, in the features {metric["features"]}.'
+    )
+  if any('error' in row for row in report['rows']):
+    others.append(_ERRORS)
+  # Flags would otherwise break after their dashes.
+  first = re.sub(r'--[\w.=]+', r'<code>\g<0></code>', _text(first))
   return (
-    '<p class="failure"><strong>This run failed.</strong> '
-    f'{html.escape(report["failure"])}</p>'
+    f'<header>\n<h1>{_text(report["title"])}: distillation report</h1>\n'
+    f'{failure}<p class="result">{first}</p>\n{_notes(others)}</header>\n'
   )
 
 
-def _text(report):
-  """Returns how the figures came about, in HTML."""
-  metric = report['metric']
-  if metric is None:
-    return (
-      '<p>Nothing is measured yet; --mode=evaluate does it, for data sets '
-      'other than digits with --config.eval.inception_path=PATH.</p>'
-    )
-  lines = [
-    f'{metric["label"]} in the features {metric["features"]} of '
-    f'{metric["num_samples"]} samples against {metric["reference"]}.'
-  ]
+def _quality(report):
+  """Returns the curves of quality against what sampling costs."""
+  label = labels.heading('frechet_distance', report['metric'])
+  figures = []
+  for x, what in (
+    ('num_steps', 'sampling steps'),
+    ('nfe', 'network evaluations (NFE)'),
+  ):
+    figure = plots.plot_quality(report, x, legend=False)
+    if figure is not None:
+      ends = '; '.join(
+        _describe(curve, x) for curve in plots.quality_curves(report)
+      )
+      alt = f'{label} against {what}. {ends}.'
+      figures.append(f'<figure>{plots.to_svg(figure, alt)}</figure>\n')
+  if not figures:
+    return ''
+  notes = [paper.note(report['metric'])]
   if report['floor'] is not None:
+    (floor,) = labels.numbers([report['floor']])
+    notes.append(
+      'Dotted line: real images that are not trained on '
+      f'({report["metric"]["heldout"]}) are at {floor}. Fewer images have a '
+      'larger distance, so samples can come below it.'
+    )
+  if len(figures) == 1:
+    notes.append(
+      'Every sampler here evaluates the network once per step, so the number '
+      'of steps is the NFE.'
+    )
+  legend = ''.join(
+    f'<li><span style="color:{curve.color}" aria-hidden="true">'
+    f'{plots.MARKERS[curve.marker]}</span> {_text(curve.label)}</li>'
+    for curve in plots.quality_curves(report)
+  )
+  if paper.curves(report['metric']):
+    legend += '<li>thin lines: the paper</li>'
+  legend = f'<ul class="legend">{legend}</ul>\n'
+  return _section(
+    'Quality against cost',
+    f'<div class="quality">\n{_curves(figures)}'
+    f'<div>{legend}{_notes(notes)}</div>\n</div>\n',
+  )
+
+
+def _describe(curve, x):
+  """Returns the ends of a curve in words."""
+  texts = labels.column(curve.rows, 'frechet_distance')
+  first, last = curve.rows[0], curve.rows[-1]
+  end = '' if first is last else f' and {texts[-1]} at {last[x]}'
+  return f'{curve.label}: {texts[0]} at {first[x]}{end}'
+
+
+def _samples(report, row_images, real_images):
+  """Returns one picture: samplers by rows, step counts by columns."""
+  rows = report['rows']
+  counts = sorted({row['num_steps'] for row in rows})
+  figures = labels.numbers([row.get('frechet_distance') for row in rows])
+  figures = dict(zip(map(_identity, rows), figures, strict=True))
+  lines = []
+  for label, members in labels.group(rows).items():
+    cells = dict.fromkeys(counts, '')
+    for row in members:
+      images = row_images.get(_identity(row))
+      if images is not None:
+        alt = f'Samples of the {label}, {labels.steps(row["num_steps"])}.'
+        picture = pictures.to_html(images, pictures.columns(images), alt)
+        figure = f'<small>{figures[_identity(row)]}</small>'
+        cells[row['num_steps']] = f'{picture}{figure}'
+    if any(cells.values()):
+      tds = ''.join(f'<td>{cell}</td>' for cell in cells.values())
+      lines.append(_row(label, tds))
+  if real_images is not None:
+    width = max(1, len(counts))
+    picture = pictures.to_html(
+      real_images,
+      width * pictures.columns(real_images),
+      'Images of the training set.',
+    )
     lines.append(
-      f'Held out: against {metric["heldout"]}. These themselves are '
-      f'{report["floor"]:.3g} from the training images: that is real data, but '
-      'few images, which raises the figure, so more samples can come below it.'
+      _row('training images', f'<td colspan="{width}">{picture}</td>')
+    )
+  if not lines:
+    return ''
+  caption = 'The same noise for every sampler; none is chosen by hand.'
+  if any(figures.values()):
+    metric = labels.heading('frechet_distance', report['metric'])
+    caption += f' Below them is the {metric}.'
+  headings = ['sampler', *map(labels.steps, counts)]
+  return _section(
+    'Samples',
+    _table('samples', caption, map(_text, headings), [lines]),
+  )
+
+
+def _figures(report):
+  """Returns the table of everything that was measured."""
+  rows = report['rows']
+  if report['metric'] is None:
+    return ''
+  keys = [
+    key
+    for key in labels.COLUMNS
+    if any(row.get(key) is not None for row in rows)
+  ]
+  columns = [_column(rows, key) for key in keys]
+  cells = {
+    _identity(row): ''.join(line)
+    for row, *line in zip(rows, *columns, strict=True)
+  }
+  bodies = []
+  for label, members in labels.group(rows).items():
+    body = []
+    for row in members:
+      if row['is_reference']:
+        name = f'{_text(label)}<span class="badge">reference</span>'
+        line = f'<tr class="reference"><th scope="row">{name}</th>'
+        bodies.insert(0, [f'{line}{cells[_identity(row)]}</tr>\n'])
+      else:
+        body.append(_row(label, cells[_identity(row)]))
+    bodies.append(body)
+  headings = ['sampler', *(_heading(key, report['metric']) for key in keys)]
+  caption = 'The best figure of a column is marked.'
+  if any(row['is_reference'] for row in rows):
+    caption += ' Reference: the teacher as it is distilled.'
+  table = _table('sortable', caption, headings, filter(None, bodies))
+  notes = []
+  if 'images_per_second' in keys and report['hardware']:
+    notes.append(
+      'Images per second: the median of several batches, without compilation, '
+      f'on {_hardware(report["hardware"])}.'
     )
   if report['train_classifier_score'] is not None:
-    lines.append(
-      'The training images have a score of '
-      f'{report["train_classifier_score"]:.3g}.'
+    score = labels.number(report['train_classifier_score'])
+    notes.append(f'The training images have a classifier score of {score}.')
+  return _section('All figures', f'{table}{_notes(notes)}')
+
+
+def _heading(key, metric):
+  """Returns a column's heading as HTML, with the direction that is better."""
+  better = {
+    1: '&nbsp;<abbr title="higher is better">↑</abbr>',
+    -1: '&nbsp;<abbr title="lower is better">↓</abbr>',
+    0: '',
+  }[labels.COLUMNS[key].better]
+  return f'{_text(labels.heading(key, metric))}{better}'
+
+
+def _column(rows, key):
+  """Returns the cells of a column as HTML, the best marked."""
+  texts, better = labels.column(rows, key), labels.COLUMNS[key].better
+  known = [
+    (better * row[key], text)
+    for row, text in zip(rows, texts, strict=True)
+    if text and math.isfinite(row[key])
+  ]
+  best = max(known)[1].split(' ')[0] if better and len(known) > 1 else None
+  cells = []
+  for row, text in zip(rows, texts, strict=True):
+    if not text:
+      cells.append('<td></td>')
+      continue
+    # What looks the same is equally good.
+    is_best = text.split(' ')[0] == best
+    content = f'<span class="best">{text}</span>' if is_best else text
+    cells.append(f'<td data-value="{row[key]}">{content}</td>')
+  return cells
+
+
+def _training(report, entries):
+  """Returns the trainings: a table, and their curves."""
+  rounds = report['rounds']
+  names = {training['name']: training['num_steps'] for training in rounds}
+  # A training that failed has entries, but is no finished round.
+  names |= {e['stage']: e['stage'] for e in entries if e['stage'] not in names}
+  teacher = {name: names[name] for name in names if name == 'teacher'}
+  students = {name: names[name] for name in names if name != 'teacher'}
+  figures = []
+  for key in ('loss', 'frechet_distance'):
+    label = labels.heading(key, report['metric']) if key != 'loss' else key
+    for who, part in (("teacher's", teacher), ("students'", students)):
+      figure = plots.plot_training(entries, part, key, label)
+      if figure is not None:
+        caption = f'The {who} {label} while training.'
+        if len(part) > 1:
+          caption += ' Rounds follow each other; above is their step count.'
+        figures.append(
+          f'<figure>{plots.to_svg(figure, caption)}'
+          f'<figcaption>{_text(caption)}</figcaption></figure>\n'
+        )
+  table = _rounds(rounds) if rounds else ''
+  if not table and not figures:
+    return ''
+  counts = '; '.join(
+    f'{step} was compiled {"once" if count == 1 else f"{count} times"}'
+    for step, count in report['compilations'].items()
+    if count
+  )
+  notes = _notes([f'{counts}.']) if counts else ''
+  return _section('Training', f'{table}{notes}{_curves(figures)}')
+
+
+def _rounds(rounds):
+  """Returns the table of trainings, with their sum."""
+  losses = labels.numbers([t['final_loss'] for t in rounds], 4)
+  lines = [
+    f'<tr><th scope="row"><code>{_text(training["name"])}</code></th>'
+    f'<td>{_text(training["objective"])}</td><td>{training["num_steps"]:,}</td>'
+    f'<td>{training["updates"]:,}</td><td>{duration(training["seconds"])}</td>'
+    f'<td>{loss}</td></tr>\n'
+    for training, loss in zip(rounds, losses, strict=True)
+  ]
+  updates = sum(training['updates'] for training in rounds)
+  seconds = duration(sum(training['seconds'] for training in rounds))
+  foot = (
+    f'<tfoot><tr><th scope="row">all</th><td></td><td></td><td>{updates:,}</td>'
+    f'<td>{seconds}</td><td></td></tr></tfoot>\n'
+  )
+  return _table(
+    'rounds',
+    'Trainings in their order. Time is h:mm:ss.',
+    ('folder', 'objective', 'steps', 'updates', 'time', 'final loss'),
+    [lines],
+    foot,
+  )
+
+
+def _settings(report):
+  """Returns how to repeat the run, and everything that it was made with."""
+  facts = {
+    'started': report['date'],
+    'commit': report['commit'],
+    'hardware': report['hardware'] and _hardware(report['hardware']),
+    'parameters': report['parameters'] and f'{report["parameters"]:,}',
+    'versions': ', '.join(f'{k} {v}' for k, v in report['versions'].items()),
+  }
+  command = ''
+  if report['command']:
+    command = (
+      '<p>To repeat the run:</p>\n'
+      f'<pre class="command">{_text(report["command"])}</pre>\n'
     )
-  lines.append(
-    'Ratio: to the teacher at its own steps. Seconds are for drawing all '
-    'samples, without compilation. In one step, ancestral sampling is DDIM.'
+  protocol = ''
+  if report['metric'] is not None:
+    protocol = (
+      '<details><summary>Protocol of the figures</summary>\n'
+      f'{_facts(report["metric"])}</details>\n'
+    )
+  config = _text(json.dumps(report['config'], indent=2))
+  return _section(
+    'Settings',
+    f'{command}{_facts(facts)}{protocol}<details><summary>Configuration'
+    f'</summary>\n<pre>{config}</pre></details>\n',
   )
-  lines.append(paper.note(metric))
-  protocol = '; '.join(f'{k}: {v}' for k, v in metric.items() if v is not None)
+
+
+def _identity(row):
+  return row['round'], row['sampler'], row['num_steps']
+
+
+def _hardware(hardware):
+  """Returns the name of the hardware in words."""
+  counts = collections.Counter(hardware['devices'])
+  devices = ', '.join(
+    f'{count}\N{MULTIPLICATION SIGN}{name}' for name, count in counts.items()
+  )
+  return f'{hardware["cpu"]}, {hardware["cores"]} cores; {devices}'
+
+
+def _text(value):
+  """Returns a value as text of an HTML page."""
+  return html.escape(str(value))
+
+
+def _section(title, content):
+  return f'<section>\n<h2>{title}</h2>\n{content}</section>\n'
+
+
+def _notes(sentences):
+  return ''.join(f'<p class="muted">{_text(s)}</p>\n' for s in sentences if s)
+
+
+def _facts(facts):
+  """Returns names and values, without those that are not known."""
+  items = ''.join(
+    f'<dt>{_text(name.replace("_", " "))}</dt><dd>{_text(value)}</dd>\n'
+    for name, value in facts.items()
+    if value
+  )
+  return f'<dl>\n{items}</dl>\n'
+
+
+def _curves(figures):
+  return f'<div class="curves">\n{"".join(figures)}</div>\n'
+
+
+def _row(label, cells):
+  return f'<tr><th scope="row">{_text(label)}</th>{cells}</tr>\n'
+
+
+def _table(kind, caption, headings, bodies, foot=''):
+  """Returns a table that scrolls by itself where the page is too narrow.
+
+  Args:
+    kind: its class in page.css.
+    caption: a sentence.
+    headings: of the columns, as HTML.
+    bodies: lists of rows, as HTML.
+    foot: the table's last rows, as HTML.
+  """
+  head = ''.join(f'<th scope="col">{heading}</th>' for heading in headings)
+  caption = f'<caption><span>{_text(caption)}</span></caption>'
+  bodies = ''.join(f'<tbody>\n{"".join(rows)}</tbody>\n' for rows in bodies)
   return (
-    f'<p>{html.escape(" ".join(lines))}</p>'
-    f'<p><small>Protocol: {html.escape(protocol)}</small></p>'
+    f'<div class="scroll" tabindex="0" role="region" aria-label="{kind}">\n'
+    f'<table class="{kind}">\n{caption}\n'
+    f'<thead><tr>{head}</tr></thead>\n{bodies}{foot}</table>\n</div>\n'
   )
-
-
-def _heading(column, metric):
-  """Returns the name of a column of the table of samplers."""
-  if metric and column.startswith('frechet_distance'):
-    return column.replace('frechet_distance', metric['label'])
-  return {'ratio': 'to the teacher', 'paper': 'FID in the paper'}.get(
-    column, column
-  )
-
-
-def _caption(path):
-  sampler, _, num_steps = path.stem.rpartition('_')
-  if not num_steps.isdigit():
-    return path.stem.replace('_', ' ')
-  return f'{sampler}, {int(num_steps)} step{"s" * (int(num_steps) > 1)}'
-
-
-def _picture(path):
-  data = base64.b64encode(path.read_bytes()).decode()
-  return f'<img alt="{path.stem}" src="data:image/png;base64,{data}">'
-
-
-def _table(columns, rows):
-  """Returns an HTML table; floats get three significant digits."""
-
-  def cell(value):
-    text = f'{value:.3g}' if isinstance(value, float) else str(value)
-    return f'<td>{html.escape(text)}</td>'
-
-  head = ''.join(
-    f'<th>{html.escape(c.replace("_", " "))}</th>' for c in columns
-  )
-  body = ''.join(f'<tr>{"".join(map(cell, row))}</tr>' for row in rows)
-  return f'<table><tr>{head}</tr>{body}</table>'

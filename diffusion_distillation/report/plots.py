@@ -1,182 +1,255 @@
-"""Pictures: sample grids, and quality against what sampling costs."""
+"""The curves of a report: quality against cost, and training."""
 
-import os
-import pathlib
-import textwrap
+import html
+import io
+import math
+import re
+import typing
 
 import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from diffusion_distillation.report import paper
-from diffusion_distillation.samplers import METHODS
+from diffusion_distillation.report import labels, paper
 
-_COLUMNS, _ROWS = 20, 5
-_OF = 'Description'  # of PNG's own keywords
-GRID_IMAGES = _COLUMNS * _ROWS
-_STYLES = {
-  'distilled': ('Distilled (this run)', 'C3', 'o-'),
-  'distilled_stochastic': ('Distilled, stochastic sampler', 'C1', 'd-.'),
-  'ddim': ('DDIM, not distilled', 'C0', 's--'),
-  'ancestral': ('Ancestral, not distilled', 'C2', '^:'),
+# At least 3:1 against the page's background, light and dark.
+COLORS = (
+  '#d64545',
+  '#d97700',
+  '#2f81d6',
+  '#1a9464',
+  '#9a63d2',
+  '#c2528f',
+  '#80823a',
+  '#138f9c',
+)
+# As matplotlib draws them, and as text does.
+MARKERS = {'o': '●', 's': '■', '^': '▲', 'D': '◆', 'v': '▼', 'P': '✚', '*': '★'}
+_INK = '#1f2328'  # becomes the page's own text color in SVG
+_PAPER = '#808890'  # for the paper's curves that this run has no rows for
+_POINTS = 300  # at most, in a training curve
+_STYLE = {
+  'axes.axisbelow': True,
+  'axes.edgecolor': _INK,
+  'axes.labelcolor': _INK,
+  'axes.spines.right': False,
+  'axes.spines.top': False,
+  'font.size': 9,
+  'grid.color': _INK,
+  'legend.fontsize': 8,
+  'legend.frameon': False,
+  'svg.fonttype': 'none',
+  'text.color': _INK,
+  'text.parse_math': False,
+  'xtick.color': _INK,
+  'ytick.color': _INK,
 }
-# For as many as there may be: all methods, of teacher and students.
-_OTHER_COLORS = matplotlib.colormaps['tab20b'].colors
-_MARKERS = 'sovD^X*'
 
 
-def grid(images, columns=_COLUMNS, rows=_ROWS):
-  """Returns the first images side by side, with a line between them.
+class Curve(typing.NamedTuple):
+  """One group of rows as a curve."""
+
+  label: str
+  color: str
+  marker: str
+  rows: list
+
+
+def quality_curves(report):
+  """Returns the Curves of the groups of rows that are measured."""
+  curves = []
+  for i, (label, rows) in enumerate(labels.group(report['rows']).items()):
+    measured = [row for row in rows if row.get('frechet_distance', 0) > 0]
+    if measured:
+      color = COLORS[i % len(COLORS)]
+      marker = list(MARKERS)[i % len(MARKERS)]
+      curves.append(Curve(label, color, marker, measured))
+  return curves
+
+
+def plot_quality(report, x='num_steps', *, legend=True):
+  """Returns the Frechet distance against what sampling costs, log-log.
+
+  Against steps it is the paper's Figure 4 of this run, with the paper's own
+  figures as thin lines. Bars are standard errors.
 
   Args:
-    images: (N, H, W, C) uint8, C 1 or 3; small ones are enlarged.
-    columns: at most.
-    rows: at most.
+    report: of `report.make_report`.
+    x: 'num_steps' or 'nfe'.
+    legend: whether the figure names its curves.
+
+  Returns:
+    a matplotlib Figure; None if nothing is measured or, against NFE, if every
+    sampler evaluates the network once per step.
   """
-  images = images[: columns * rows]
-  columns = min(columns, len(images))
-  rows = -(-len(images) // columns)
-  _, height, width, channels = images.shape
-  scale = max(1, round(40 / height))
-  images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-  page = np.full(
-    (
-      rows * (height * scale + 1) + 1,
-      columns * (width * scale + 1) + 1,
-      channels,
-    ),
-    96,
-    np.uint8,
+  curves = quality_curves(report)
+  points = [row for curve in curves for row in curve.rows]
+  if x == 'nfe' and all(row['nfe'] == row['num_steps'] for row in points):
+    return None
+  if not points:
+    return None
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = _axes((6.2, 3.7))
+    axes.set_xscale('log', base=2)
+    axes.set_yscale('log')
+    for curve in curves:
+      _draw(axes, curve, x)
+    published = paper.curves(report['metric']) if x == 'num_steps' else {}
+    for key, fid in published.items():
+      same = [c.color for c in curves if paper.key(c.rows[0]) == key]
+      color = same[0] if same else _PAPER
+      axes.plot(*zip(*sorted(fid.items()), strict=True), color=color, lw=0.7)
+    if published:
+      axes.plot([], [], color=_PAPER, lw=0.7, label='thin: the paper')
+    if report['floor']:
+      axes.axhline(
+        report['floor'], color=_PAPER, ls=':', lw=1.2, label='held-out images'
+      )
+    axes.set_xlabel(
+      'sampling steps' if x == 'num_steps' else 'network evaluations (NFE)'
+    )
+    axes.set_ylabel(labels.heading('frechet_distance', report['metric']))
+    axes.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=15))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    _round_ticks(axes)
+    if legend:
+      axes.legend()
+  return figure
+
+
+def plot_training(entries, rounds, key, label):
+  """Returns a logged metric over the updates of rounds, one after the other.
+
+  Args:
+    entries: lines of metrics.jsonl: `stage`, the round's name, `step`, and
+      metrics.
+    rounds: those to draw, name -> what it is called in the figure.
+    key: of the metric.
+    label: the metric's name.
+
+  Returns:
+    a matplotlib Figure; None if the metric was not logged.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = _axes((4.4, 2.8))
+    axes.set_yscale('log')
+    start = 0
+    for name, text in rounds.items():
+      updates, values = _history(entries, name, key)
+      if not len(updates):
+        continue
+      axes.plot(start + updates, values, color=COLORS[2], lw=1.2)
+      if start:
+        axes.axvline(start, color=_INK, alpha=0.3, lw=0.7)
+      if len(rounds) > 1:
+        axes.text(
+          start + updates[-1] / 2,
+          1.01,
+          text,
+          ha='center',
+          transform=axes.get_xaxis_transform(),
+        )
+      start += updates[-1]
+    if not start:
+      return None
+    axes.set_xlim(0, start)
+    axes.set_xlabel('updates')
+    axes.set_ylabel(label)
+    _round_ticks(axes)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+  return figure
+
+
+def to_png(figure):
+  """Returns a figure as the bytes of a PNG file."""
+  file = io.BytesIO()
+  figure.savefig(file, format='png')
+  return file.getvalue()
+
+
+def to_svg(figure, description):
+  """Returns a figure as an SVG element to be put into an HTML page.
+
+  Its text is text in the page's own font and color, and its background is
+  transparent, so that it can be read on light and on dark pages.
+
+  Args:
+    figure: a matplotlib Figure of this module.
+    description: a sentence for readers who do not see it.
+  """
+  file = io.StringIO()
+  # Names within a figure derive from the salt, and differ from other figures'.
+  with matplotlib.rc_context(_STYLE | {'svg.hashsalt': description}):
+    nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(file, format='svg', transparent=True, metadata=nothing)
+  svg = file.getvalue()
+  svg = svg[svg.index('<svg') :].replace(_INK, 'currentColor')
+  # Names of groups repeat from figure to figure; nothing refers to them.
+  svg = re.sub(r'<g id="[^"]*"', '<g', svg)
+  svg = re.sub(r'<style.*?</style>', '', svg, flags=re.DOTALL)
+  label = html.escape(description)
+  box = re.search(r'viewBox="[^"]*"', svg)[0]
+  return re.sub(
+    r'<svg[^>]*>',
+    lambda _: f'<svg role="img" aria-label="{label}" {box}>',
+    svg,
+    count=1,
   )
-  for i, image in enumerate(images):
-    top = i // columns * (height * scale + 1) + 1
-    left = i % columns * (width * scale + 1) + 1
-    page[top : top + height * scale, left : left + width * scale] = image
-  return page
 
 
-def to_image(array):
-  """Returns a (H, W, C) uint8 array, C 1 or 3, as a PIL image."""
-  return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-
-
-def save_grid(images, path, of=''):
-  """Writes the `grid` of images as a PNG, whole, and its folder if needed.
-
-  Args:
-    images: as `grid` takes them.
-    path: of the file.
-    of: what they are; see `shows`.
-  """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new, text = path.with_name(f'{path.name}.new'), PngInfo()
-  text.add_text(_OF, of)
-  to_image(grid(images)).save(new, format='png', pnginfo=text)
-  os.replace(new, path)
-
-
-def shows(path, of):
-  """Returns whether a file is the picture that was saved as `of` that."""
-  try:
-    with Image.open(path) as image:
-      image.load()
-      return image.info.get(_OF) == of
-  except Exception:  # absent, or damaged: what is raised is not to be foreseen
-    return False
-
-
-def plot_fid_vs_steps(report, path):
-  """Writes the paper's Figure 4 of this run: quality against steps, log-log.
-
-  Args:
-    report: as `report.json` has it.
-    path: of the PNG.
-  """
-  metric, rows = report['metric'], report['rows']
-  figure, axes = _log_axes()
-  published = paper.figures(metric)
-  colors = iter(_OTHER_COLORS)
-  for sampler in dict.fromkeys(row['sampler'] for row in rows):
-    if sampler in _STYLES:
-      label, color, style = _STYLES[sampler]
-    else:
-      label, color, style = sampler.replace('_', ' '), next(colors), 'd-.'
-    curve = {
-      row['num_steps']: row['frechet_distance']
-      for row in rows
-      if row['sampler'] == sampler and 'frechet_distance' in row
-    }
-    _plot(axes, curve, style, color=color, label=label)
-    if sampler in published:
-      label = f'{sampler}, in the paper'
-      _plot(axes, published[sampler], '-', color=color, label=label, lw=0.6)
-  if report['floor'] is not None:
-    axes.axhline(report['floor'], color='0.6', lw=1, label=metric['heldout'])
-  axes.set_xlabel('Sampling steps')
-  axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
-  title = f'{metric["num_samples"]} samples against {metric["reference"]}'
-  axes.set_title(textwrap.fill(title, 80), fontsize=10)
-  _save(figure, axes, path)
-
-
-def plot_fid_vs_evaluations(report, path):
-  """Writes the curve of each integrator: quality against its cost, log-log.
-
-  Steps of a method of higher order ask the network more often, so the number of
-  network evaluations is what makes them comparable (paper, appendix C).
-
-  Args:
-    report: as `report.json` has it; the teacher's rows by methods that draw no
-      noise are drawn.
-    path: of the PNG.
-  """
-  metric = report['metric']
-  figure, axes = _log_axes()
-  for i, name in enumerate(flows(report['rows'])):
-    method = METHODS[name]
-    curve = {
-      method.num_evaluations(row['num_steps']): row['frechet_distance']
-      for row in report['rows']
-      if row['sampler'] == name and 'frechet_distance' in row
-    }
-    style, label = f'{_MARKERS[i]}-', f'{name} (order {method.order})'
-    _plot(axes, curve, style, label=label, markersize=5, lw=1.3)
-  axes.set_xlabel('Network evaluations per image')
-  axes.set_ylabel(f'{metric["label"]} ({metric["features"]})')
-  axes.set_title('Integrators of the probability-flow ODE', fontsize=10)
-  _save(figure, axes, path)
-
-
-def flows(rows):
-  """Returns the names of the methods without noise that rows are of."""
-  names = {row['sampler'] for row in rows}
-  return [n for n in METHODS if n in names and not METHODS[n].draws_noise]
-
-
-def _log_axes():
-  # Not pyplot, whose state, and window, would be a notebook's own.
-  figure = Figure(figsize=(7, 4.5), dpi=150)
+def _axes(size):
+  # Not pyplot, which would change the state of a notebook that calls this.
+  figure = Figure(figsize=size, dpi=150, layout='constrained')
   axes = figure.subplots()
-  axes.set_xscale('log', base=2)
-  axes.set_yscale('log')
-  axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%d'))
-  axes.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-  axes.yaxis.set_minor_formatter(ticker.LogFormatter())  # where one is needed
-  axes.grid(alpha=0.3, which='both')
+  axes.grid(alpha=0.15)
   return figure, axes
 
 
-def _plot(axes, curve, style, **look):
-  """Draws a mapping from steps, or what they cost, to a figure."""
-  if curve:
-    axes.plot(*zip(*sorted(curve.items()), strict=True), style, **look)
+def _draw(axes, curve, x):
+  """Draws a Curve with its error bars."""
+  values = np.array([row['frechet_distance'] for row in curve.rows])
+  errors = np.array([row.get('error') or 0 for row in curve.rows])
+  costs = [row[x] for row in curve.rows]
+  # A bar that reached zero would have no end on a logarithmic axis.
+  bars = np.minimum(errors, 0.9 * values), errors
+  axes.errorbar(costs, values, yerr=bars, fmt='none', color=curve.color, lw=1)
+  axes.plot(
+    costs,
+    values,
+    color=curve.color,
+    label=curve.label,
+    linestyle='--' if curve.rows[0]['network'] == 'teacher' else '-',
+    linewidth=1.5,
+    marker=curve.marker,
+    markersize=5,
+  )
 
 
-def _save(figure, axes, path):
-  axes.legend(frameon=False, fontsize=8)
-  figure.tight_layout()
-  figure.savefig(path)
+def _round_ticks(axes):
+  """Puts round numbers on the logarithmic y axis, whatever its span is."""
+  low, high = axes.get_ylim()
+  if high / low < 5:
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
+  else:
+    digits = (1, 2, 5) if high / low < 1e3 else (1,)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=digits))
+  axes.yaxis.set_minor_locator(ticker.NullLocator())
+  axes.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
+
+
+def _history(entries, name, key):
+  """Returns updates and values of a round's metric, averaged to few points."""
+  points = sorted(
+    (entry['step'], entry[key])
+    for entry in entries
+    if entry['stage'] == name and entry.get(key, 0) > 0
+  )
+  size = max(1, math.ceil(len(points) / _POINTS))
+  parts = [points[i : i + size] for i in range(0, len(points), size)]
+  return (
+    np.array([part[-1][0] for part in parts]),
+    np.array([np.mean([value for _, value in part]) for part in parts]),
+  )

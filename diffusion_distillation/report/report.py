@@ -1,159 +1,153 @@
-"""The report of a run: report.json, its curve, and one page to look at."""
+"""The report of a run: its figures as JSON values, as text and as a page.
+
+A report is one mapping, which report.json holds and the page is made from:
+
+  title              name of the data set
+  config, versions, command, commit, date
+                     of the run; date and commit are those of its start
+  hardware           {'cpu': model, 'cores': number, 'devices': names}
+  parameters         of the network
+  failure            why the training failed, or None
+  metric             how samples were measured; None: they were not
+  floor              Frechet distance of the held-out images, or None
+  train_classifier_score
+                     classifier score of the training images, or None
+  rows               one per network, sampler and number of steps; see `compare`
+  rounds             one per training, the teacher's first
+  compilations       compiled step -> how often one process compiled it
+"""
 
 import json
+import math
+import pathlib
 
-import numpy as np
-
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints.card import teacher_steps
-from diffusion_distillation.evaluation.statistics import image_of
-from diffusion_distillation.objectives.rounds import rounds
-from diffusion_distillation.report import page, paper, plots
-from diffusion_distillation.report.rows import FIGURES, Measured, plan_rows
-from diffusion_distillation.runtime import failure as failures
+from diffusion_distillation.report import labels, page, paper, plots, result
 from diffusion_distillation.runtime import files
 
 
-def make_report(config, workdir, protocol=None):
+def make_report(run, rows, trainings, **facts):
   """Returns the report of a run as JSON values.
 
   Args:
-    config: of the run.
-    workdir: its folder, absolute, all its trainings finished.
-    protocol: of the figures to show; None: that of the newest.
-
-  Raises:
-    UserError: a training is not finished, and has not failed.
+    run: what the run folder's config.json holds: `config`, `versions`,
+      `command`, `commit`, `started`.
+    rows: as `compare` takes them.
+    trainings: one mapping per finished training, the teacher's first: `name`,
+      `objective`, `num_steps`, `updates`, `seconds`, `final_loss`,
+      `compilations`.
+    **facts: what else is known of `hardware`, `parameters`, `failure`,
+      `metric`, `floor`, `train_classifier_score`; the rest is None.
   """
-  measured, failure = Measured(workdir), failures.read(workdir)
-  protocol = protocol or measured.newest_protocol()
-  planned = plan_rows(config, workdir, partial=failure is not None)
-  lines = [measured.find(row, protocol) or {} for row in planned]
-  rows = [
-    {'sampler': row.sampler, 'num_steps': row.num_steps}
-    | {name: line[name] for name in FIGURES if name in line}
-    for row, line in zip(planned, lines, strict=True)
-  ]
-  _compare(rows, _teacher_s(config, rows), paper.figures(protocol))
-  real = next((line for line in lines if line), {})
-  trainings = _trainings(config, workdir, partial=failure is not None)
-  teacher, report_rounds, compilations = trainings
+  metric = facts.get('metric')
+  counts = {'train_step': 0, 'distill_step': 0}
+  for training in trainings:
+    step = 'train_step' if training['name'] == 'teacher' else 'distill_step'
+    # The most that one process needed: resuming compiles once more.
+    counts[step] = max(counts[step], training['compilations'])
   return {
-    'failure': failure,
-    'metric': protocol if real else None,
-    'rows': rows,
-    'floor': real.get('floor'),
-    'train_classifier_score': real.get('train_classifier_score'),
-    'teacher': teacher,
-    'rounds': report_rounds,
-    'compilations': compilations,
+    'title': run['config']['dataset']['name'],
+    'config': run['config'],
+    'versions': run.get('versions', {}),
+    'command': run.get('command'),
+    'commit': run.get('commit'),
+    'date': run.get('started'),
+    'hardware': facts.get('hardware'),
+    'parameters': facts.get('parameters'),
+    'failure': facts.get('failure'),
+    'metric': metric,
+    'floor': facts.get('floor'),
+    'train_classifier_score': facts.get('train_classifier_score'),
+    'rows': compare(rows, metric),
+    'rounds': [
+      {key: value for key, value in training.items() if key != 'compilations'}
+      for training in trainings
+    ],
+    'compilations': counts,
   }
 
 
-def _teacher_s(config, rows):
-  """Returns the row of the teacher as it is distilled, or None."""
-  wanted = config.sampler, teacher_steps(config)
-  for row in rows:
-    if (row['sampler'], row['num_steps']) == wanted:
-      return row
-  return None
+def compare(rows, metric):
+  """Returns rows with their ratio to the reference, and the paper's figure.
 
-
-def _compare(rows, teacher, printed):
-  """Adds to each row its ratio to the teacher's, and the paper's figure."""
-  for row in rows:
-    distance = teacher and teacher.get('frechet_distance')
-    if distance and 'frechet_distance' in row:
-      row['ratio'] = row['frechet_distance'] / distance
-    fid = printed.get(row['sampler'], {}).get(row['num_steps'])
-    if fid is not None:
-      row['paper'] = fid
-
-
-def _trainings(config, workdir, partial):
-  """Returns what the teacher, the rounds, and their compilations were."""
-  teacher, compilations = None, {'train_step': 0}
-  if (workdir / 'teacher').exists():
-    teacher = _training(workdir / 'teacher', partial)
-  if teacher is not None:
-    compilations['train_step'] = teacher['compilations']
-  if config.distillation is None:
-    return teacher, [], compilations
-  trainings = [
-    {'num_steps': this.num_steps} | training
-    for this in rounds(config.distillation)
-    if (training := _training(workdir / this.name, partial))
-  ]
-  # The most that one process needed: a run that is resumed compiles anew.
-  counts = [t['compilations'] for t in trainings]
-  compilations['distill_step'] = max(counts, default=0)
-  keys = ('num_steps', 'updates', 'seconds', 'final_loss')
-  return teacher, [{k: t[k] for k in keys} for t in trainings], compilations
-
-
-def _training(folder, partial):
-  """Returns what the newest card in a folder says of its training.
-
-  With `partial`, None where the run failed before there was one.
-  """
-  if partial and not any(folder.glob('checkpoints/*')):
-    return None
-  return checkpoints.read_card(folder)['training']
-
-
-def write_report(config, dataset, workdir, protocol=None):
-  """Writes report.json, its curves and index.html; returns the report.
+  The ratio's standard error adds the relative errors of both distances in
+  quadrature, which takes them as independent. Rows share their noise and the
+  training images, so that the true error is usually smaller.
 
   Args:
-    config: of the run.
-    dataset: its Dataset.
-    workdir: its folder, absolute.
-    protocol: as in `make_report`.
+    rows: mappings with `network` ('teacher' or 'student'), `round`, `sampler`,
+      `num_steps`, `nfe`, `is_reference` (true for the teacher as it is
+      distilled) and, once measured, `frechet_distance`, its standard `error`
+      and other figures.
+    metric: the protocol of the figures, or None.
   """
-  report = make_report(config, workdir, protocol)
-  folder = workdir / 'report'
+  reference = next((row for row in rows if row['is_reference']), {})
+  return [
+    row | _ratio(row, reference) | paper.figure(metric, row) for row in rows
+  ]
+
+
+def _ratio(row, reference):
+  """Returns `ratio` and `ratio_error`, as far as they are known."""
+  if 'frechet_distance' not in row or not reference.get('frechet_distance'):
+    return {}
+  ratio = row['frechet_distance'] / reference['frechet_distance']
+  errors = row.get('error'), reference.get('error')
+  if row is reference or None in errors:
+    return {'ratio': ratio}
+  error = math.hypot(errors[0], ratio * errors[1])
+  return {
+    'ratio': ratio,
+    'ratio_error': error / reference['frechet_distance'],
+  }
+
+
+def write_report(report, folder, *, row_images, real_images, entries):
+  """Writes report.json, the curves and index.html to a folder.
+
+  Args:
+    report: of `make_report`.
+    folder: path; it is made if it does not exist.
+    row_images, real_images, entries: as `page.make_page` takes them.
+  """
+  folder = pathlib.Path(folder)
   folder.mkdir(exist_ok=True)
   files.write_text(folder / 'report.json', json.dumps(report, indent=2) + '\n')
-  curves = _plot_curves(report, folder)
-  real = workdir / 'samples' / 'training_images.png'
-  if not real.exists():
-    count = min(plots.GRID_IMAGES, len(dataset.train))
-    images = [image_of(dataset.train, i) for i in range(count)]
-    plots.save_grid(np.stack(images), real)
-  rows = plan_rows(config, workdir, partial=report['failure'] is not None)
-  grids = [real, *(row.grid(workdir) for row in rows)]
-  text = page.make_page(config, report, curves, grids)
+  for x, name in (('num_steps', 'fid_vs_steps'), ('nfe', 'fid_vs_nfe')):
+    path = folder / f'{name}.png'
+    figure = plots.plot_quality(report, x)
+    if figure is None:
+      path.unlink(missing_ok=True)
+    else:
+      files.write_bytes(path, plots.to_png(figure))
+  text = page.make_page(
+    report, row_images=row_images, real_images=real_images, entries=entries
+  )
   files.write_text(folder / 'index.html', text)
-  return report
-
-
-def _plot_curves(report, folder):
-  """Writes the curves that a report has figures for; returns their paths."""
-  steps = folder / 'fid_vs_steps.png'
-  evaluations = folder / 'fid_vs_evaluations.png'
-  for path in (steps, evaluations):
-    path.unlink(missing_ok=True)
-  if report['metric'] is None:
-    return []
-  plots.plot_fid_vs_steps(report, steps)
-  if len(plots.flows(report['rows'])) < 2:
-    return [steps]
-  plots.plot_fid_vs_evaluations(report, evaluations)
-  return [steps, evaluations]
 
 
 def summary(report):
-  """Returns the figures of a report as lines of text; '' where it has none."""
+  """Returns the figures and the result of a report as lines of text.
+
+  It is '' if nothing is measured.
+
+  Args:
+    report: of `make_report`.
+  """
   if report['metric'] is None:
     return ''
-  label = report['metric']['label']
-  lines = [f'{"sampler":<24}{"steps":>6}{label:>18}{"precision":>11}\n']
-  for row in report['rows']:
-    distance, precision = (
-      f'{row[key]:.3f}' if key in row else ''
-      for key in ('frechet_distance', 'precision')
-    )
-    lines.append(
-      f'{row["sampler"]:<24}{row["num_steps"]:>6}{distance:>18}{precision:>11}\n'
-    )
-  return ''.join(lines)
+  groups = labels.group(report['rows'])
+  rows = [row for members in groups.values() for row in members]
+  columns = [
+    ['sampler', *(k for k, members in groups.items() for _ in members)]
+  ]
+  for key in ('num_steps', 'nfe', 'frechet_distance', 'ratio', 'precision'):
+    heading = labels.heading(key, report['metric'])
+    columns.append([heading, *labels.column(rows, key)])
+  widths = [max(map(len, column)) for column in columns]
+  lines = []
+  for name, *figures in zip(*columns, strict=True):
+    cells = [
+      text.rjust(width) for text, width in zip(figures, widths[1:], strict=True)
+    ]
+    lines.append('  '.join([name.ljust(widths[0]), *cells]).rstrip() + '\n')
+  return ''.join([*lines, *(f'{s}\n' for s in result.sentences(report))])

@@ -1,20 +1,20 @@
-"""The rows of a report: what is to be measured, and what is measured."""
+"""The rows of a report: what is to be measured, and what has been measured."""
 
 import dataclasses
 import json
 import pathlib
+import re
 
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints.card import teacher_steps
-from diffusion_distillation.objectives.rounds import rounds
-from diffusion_distillation.runtime import files
+from diffusion_distillation.checkpoints import find, read_card
+from diffusion_distillation.runtime import files, run_folder
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.runtime.run_folder import teacher_of
-from diffusion_distillation.samplers import METHODS
+from diffusion_distillation.samplers import canonical, make_sampler
+from diffusion_distillation.training.config import teacher_num_steps
 
-# What is measured, in the order of the columns; a row has some of them.
+# What is measured, in the order of the columns; a row has some of it.
 FIGURES = (
   'frechet_distance',
+  'frechet_distance_error',
   'frechet_distance_heldout',
   'sfid',
   'inception_score',
@@ -23,41 +23,55 @@ FIGURES = (
   'precision',
   'recall',
   'kid',
-  'seconds',
+  'images_per_second',
 )
-
-# What a protocol says at least.
-_SAYS = {'label', 'dataset', 'features', 'num_samples', 'reference', 'heldout'}
+# What a protocol has at least.
+_PROTOCOL_KEYS = {
+  'label',
+  'dataset',
+  'features',
+  'num_samples',
+  'reference',
+  'heldout',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One network, sampled by one method in one number of steps.
+  """One network, sampled by one sampler in one number of steps.
 
   Attributes:
-    sampler: what it is called: 'distilled' is a student by DDIM,
-      'distilled_METHOD' one by another method, 'METHOD' the teacher.
-    method: of samplers.METHODS.
+    network: 'teacher' or 'student'.
+    round: name of the round that trained it.
+    sampler: its canonical spelling, such as 'ancestral:gamma=0.3'.
     num_steps: sampling steps.
-    updates: that the network was trained with; None: not known.
+    updates: of the network's training; None for a teacher from elsewhere.
     path: of its checkpoint.
   """
 
+  network: str
+  round: str
   sampler: str
-  method: str
   num_steps: int
   updates: int | None
   path: pathlib.Path | str
 
   @property
+  def nfe(self):
+    """Network evaluations per image."""
+    return make_sampler(self.sampler).nfe(self.num_steps)
+
+  @property
   def name(self):
-    """The name of its files."""
-    return f'{self.sampler}_{self.num_steps:05}'
+    """A file name, such as 'student_00004_ddim_00004'."""
+    sampler = re.sub(r'[^\w.]+', '-', self.sampler)
+    return f'{self.round}_{sampler}_{self.num_steps:05}'
 
   @property
   def identity(self):
-    """What tells it from others in the run folder, as JSON values."""
+    """What tells the row from all others of the run, as JSON values."""
     return {
+      'round': self.round,
       'sampler': self.sampler,
       'num_steps': self.num_steps,
       'updates': self.updates,
@@ -65,7 +79,7 @@ class Row:
 
   @property
   def description(self):
-    """The same as text, by which its picture is known."""
+    """The identity as text, which is stored in the row's pictures."""
     return json.dumps(self.identity)
 
   def grid(self, workdir):
@@ -74,79 +88,83 @@ class Row:
 
 
 def plan_rows(config, workdir, partial=False):
-  """Returns the Rows of a run.
+  """Returns the Rows of a run, without duplicates.
 
-  Every student at its steps, by `eval.student_samplers`, and the teacher by
-  `eval.samplers`: at `eval.num_steps`, or else at the students' steps and those
-  it is distilled from. None has more than `eval.max_num_steps`.
+  Every student is sampled by `eval.student_samplers` at its own number of
+  steps, and the teacher by `eval.samplers` at `eval.num_steps`, or else at the
+  steps of the students and those that the first of them began with. Rows of
+  more than `eval.max_num_steps` are left out.
 
   Args:
     config: of the run.
-    workdir: its folder, absolute, all its trainings finished.
-    partial: whether to leave out the rows of trainings that are not finished.
+    workdir: the run folder, absolute.
+    partial: whether to leave out rounds whose training is not finished.
 
   Raises:
-    UserError: one is not finished.
+    UserError: the training of a round is not finished.
   """
-  distillation = config.distillation
-  students = [] if distillation is None else rounds(distillation)
-  steps = [teacher_steps(config), *(this.num_steps for this in students)]
-  teacher = teacher_of(workdir) or workdir / 'teacher'
-  rows = []
-  for method in config.eval.student_samplers:
-    sampler = 'distilled' if method == 'ddim' else f'distilled_{method}'
-    rows += [
-      (
-        sampler,
-        method,
-        METHODS[method].span * this.num_steps,
-        workdir / this.name,
-      )
-      for this in students
-    ]
-  for method in config.eval.samplers:
-    for num_steps in config.eval.num_steps or steps:
-      rows.append((method, method, num_steps, teacher))
-  most = config.eval.max_num_steps
-  rows = [row for row in rows if most is None or row[2] <= most]
-  if partial:
-    rows = [row for row in rows if _is_finished(row[-1], config)]
-  updates = {path: _finished_updates(path, config) for *_, path in rows}
-  return [Row(*row, updates[path], path) for *row, path in rows]
-
-
-def _finished_updates(path, config):
-  """Returns how many updates weights have had; None of those from elsewhere."""
-  training = checkpoints.read_card(path, config)['training']
-  if training is None:
-    return None
-  if training['updates'] < training['num_updates']:
-    raise UserError(
-      f'{path} has had {training["updates"]} of {training["num_updates"]} '
-      'updates; --mode=train finishes it'
+  run = run_folder.read_run(workdir)
+  students = [r for r in run['rounds'] if r['parent'] is not None]
+  steps = [teacher_num_steps(config), *(r['num_steps'] for r in students)]
+  wanted = [
+    (
+      'student',
+      each['name'],
+      spelling,
+      make_sampler(spelling).steps_per_student_step * each['num_steps'],
     )
-  return training['updates']
+    for spelling in map(canonical, config.eval.student_samplers)
+    for each in students
+  ]
+  wanted += [
+    ('teacher', 'teacher', spelling, num_steps)
+    for spelling in map(canonical, config.eval.samplers)
+    for num_steps in config.eval.num_steps or steps
+  ]
+  limit, rows = config.eval.max_num_steps, []
+  for network, name, spelling, num_steps in dict.fromkeys(wanted):
+    if limit is not None and num_steps > limit:
+      continue
+    path, updates = workdir / name, None
+    if network == 'teacher' and run['teacher'] is not None:
+      path = run['teacher']
+    elif partial and not is_finished(path):
+      continue
+    else:
+      updates = finished_updates(path)
+    rows.append(Row(network, name, spelling, num_steps, updates, path))
+  return rows
 
 
-def _is_finished(path, config):
+def finished_updates(path):
+  """Returns the number of updates of a finished training.
+
+  Raises:
+    UserError: there is none, or it is not finished.
+  """
+  card = read_card(path)
+  if not card.is_finished:
+    raise UserError(
+      f'{path} has had {card.updates} of {card.num_updates} updates; '
+      '--mode=train finishes it'
+    )
+  return card.updates
+
+
+def is_finished(path):
+  """Returns whether a round's folder holds a finished training."""
   try:
-    _finished_updates(path, config)
+    find(path)
   except UserError:
     return False
-  return True
-
-
-def _is_sound(line):
-  """Returns whether a line's figures are numbers."""
-  figures = [line[name] for name in (*FIGURES, 'floor') if name in line]
-  return all(isinstance(f, int | float) for f in figures if f is not None)
+  return read_card(path).is_finished
 
 
 class Measured:
   """The measured rows of a run, in a file, so that none is measured twice.
 
   Each line is a row's identity, its figures, and under `metric` the protocol
-  that they were measured by.
+  by which they were measured.
   """
 
   def __init__(self, workdir):
@@ -156,19 +174,27 @@ class Measured:
     """Returns the newest line of a Row by that protocol, or None."""
     wanted = {**row.identity, 'metric': protocol}
     for line in reversed(files.read_jsonl(self._path)):
-      if wanted.items() <= line.items() and _is_sound(line):
+      if wanted.items() <= line.items() and _has_numbers(line):
         return line
     return None
 
   def newest_protocol(self):
     """Returns the protocol of the newest line, or None."""
     protocols = [line.get('metric') for line in files.read_jsonl(self._path)]
-    # Earlier versions said less; such lines count as not measured.
-    whole = [p for p in protocols if isinstance(p, dict) and p.keys() >= _SAYS]
-    return whole[-1] if whole else None
+    # Earlier versions had fewer keys; their lines count as not measured.
+    complete = [
+      p for p in protocols if isinstance(p, dict) and p.keys() >= _PROTOCOL_KEYS
+    ]
+    return complete[-1] if complete else None
 
   def add(self, row, protocol, figures):
     """Adds a Row's figures."""
     files.append_jsonl(
       self._path, {**row.identity, **figures, 'metric': protocol}
     )
+
+
+def _has_numbers(line):
+  """Returns whether all figures of a line are numbers."""
+  figures = [line[name] for name in (*FIGURES, 'floor') if name in line]
+  return all(isinstance(f, int | float) for f in figures if f is not None)

@@ -1,6 +1,5 @@
-"""Measures every round of a run, and the undistilled samplers beside it."""
+"""From a run folder to its report: measures, draws and collects."""
 
-import functools
 import hashlib
 import json
 import pathlib
@@ -8,136 +7,259 @@ import shutil
 import sys
 import tempfile
 
-import jax
 import numpy as np
 
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints.card import card_of
+from diffusion_distillation.checkpoints import load, read_card, read_progress
+from diffusion_distillation.checkpoints.card import make_card
+from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.generation.shards import Shards
-from diffusion_distillation.report import plots
-from diffusion_distillation.report.rows import Measured, Row, plan_rows
+from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.report.report import make_report, write_report
+from diffusion_distillation.report.rows import (
+  FIGURES,
+  Measured,
+  is_finished,
+  plan_rows,
+)
+from diffusion_distillation.runtime import devices, files, run_folder
 from diffusion_distillation.runtime.log import Progress
+from diffusion_distillation.samplers import canonical
+from diffusion_distillation.training.config import teacher_num_steps
+from diffusion_distillation.training.plan import num_parameters
 
 
 def evaluate_run(config, dataset, workdir, evaluator):
-  """Measures the rows of a run that are not measured so yet, and draws grids.
+  """Measures the rows of a run that are not measured yet, and draws grids.
 
   Args:
-    config: of the run.
+    config: of the run, checked.
     dataset: its Dataset.
-    workdir: its folder, absolute; gets evaluations.jsonl and samples/*.png.
+    workdir: the run folder, absolute; gets evaluations.jsonl and samples/*.png.
     evaluator: an Evaluator.
   """
   measured, rows = Measured(workdir), plan_rows(config, workdir)
-  protocol = evaluator.protocol(config.eval.num_samples)
+  num_samples = config.eval.num_samples
+  protocol = evaluator.protocol(num_samples)
   missing = [row for row in rows if measured.find(row, protocol) is None]
   if not missing:
     return
-  generator = _generator(config, dataset)
+  generator = make_generator(config, dataset)
   for i, row in enumerate(missing, 1):
     shards = Shards(
       workdir / 'evaluation' / row.name,
-      row,
-      config.eval.num_samples,
+      row.identity,
+      num_samples,
       generator.batch_size,
     )
     what = f'evaluate {i}/{len(missing)}: {row.name}'
-    load = functools.partial(checkpoints.load, row.path, config=config)
-    progress = Progress(what, config.eval.num_samples, 'images')
-    shards.draw(generator, load, progress)
-    figures = evaluator.measure(shards.images(), config.eval.num_samples)
-    figures |= {'seconds': shards.seconds(), **evaluator.real_figures()}
-    images = _first(shards.images())
-    plots.save_grid(images, row.grid(workdir), row.description)
+    shards.draw(
+      _open_drawer(generator, config, row, num_samples),
+      row.num_steps,
+      Progress(what, num_samples, 'images'),
+    )
+    figures = evaluator.measure(shards.images(), num_samples)
+    figures['images_per_second'] = shards.images_per_second()
+    figures |= evaluator.real_figures()
+    figures['hardware'] = devices.hardware()
+    images = _first(shards.images(), grids.GRID_IMAGES)
+    grids.save_grid(images, row.grid(workdir), row.description)
     measured.add(row, protocol, figures)
     shards.remove()
     distance = figures['frechet_distance']
     print(f'{row.name}  {protocol["label"]} {distance:.3g}', file=sys.stderr)
-  # What a kill between a row's figures and the removal of its files left.
+  # What a kill leaves between writing a row's figures and removing its images.
   shutil.rmtree(workdir / 'evaluation', ignore_errors=True)
 
 
-def evaluate_checkpoint(config, checkpoint, evaluator, *, method, num_steps):
-  """Returns the figures of one checkpoint, and their protocol, as JSON values.
+def draw_grids(config, dataset, workdir):
+  """Draws the grids of a run's rows that do not exist yet.
+
+  Args:
+    config: of the run, checked.
+    dataset: its Dataset.
+    workdir: the run folder, absolute; gets samples/*.png.
+  """
+  rows = plan_rows(config, workdir)
+  missing = [r for r in rows if not grids.shows(r.grid(workdir), r.description)]
+  if not missing:
+    return
+  generator = make_generator(config, dataset)
+  progress = Progress('samples', len(missing), 'grids')
+  count = min(grids.GRID_IMAGES, config.eval.num_samples)
+  for i, row in enumerate(missing, 1):
+    draw = _open_drawer(generator, config, row, count)()
+    batches = [
+      draw(
+        np.arange(first, min(first + generator.batch_size, count)),
+        row.num_steps,
+      )
+      for first in range(0, count, generator.batch_size)
+    ]
+    grids.save_grid(np.concatenate(batches), row.grid(workdir), row.description)
+    progress.show(i, row.name)
+
+
+def evaluate_checkpoint(config, checkpoint, evaluator, *, sampler, num_steps):
+  """Returns the figures of one checkpoint and their protocol, as JSON values.
 
   Args:
     config: says how many images, and where they are kept while they are drawn.
     checkpoint: a Checkpoint.
     evaluator: an Evaluator.
-    method: of samplers.METHODS.
+    sampler: its canonical spelling.
     num_steps: sampling steps.
   """
-  card, num_samples = checkpoint.card, config.eval.num_samples
-  training = card['training'] or {}
-  row = Row(
-    sampler=method,
-    method=method,
-    num_steps=num_steps,
-    updates=training.get('updates'),
-    path=checkpoint.path,
+  num_samples = config.eval.num_samples
+  row = {'sampler': sampler, 'num_steps': num_steps}
+  key = json.dumps([checkpoint.card.to_json(), checkpoint.checksum, row])
+  name = f'samples_{hashlib.sha256(key.encode()).hexdigest()[:16]}'
+  cache = files.cache_folder(config.eval.get('cache_dir'), 'eval.cache_dir')
+  generator = Generator(checkpoint.card, config.eval.batch_size)
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = (cache or pathlib.Path(temporary)) / name
+    shards = Shards(folder, row, num_samples, generator.batch_size)
+    shards.draw(
+      lambda: generator.drawer(checkpoint.weights, sampler, num_samples),
+      num_steps,
+      Progress('evaluate', num_samples, 'images'),
+    )
+    figures = evaluator.measure(shards.images(), num_samples)
+    figures['images_per_second'] = shards.images_per_second()
+    shards.remove()
+  return {'metric': evaluator.protocol(num_samples), **row, **figures}
+
+
+def report_run(config, dataset, workdir, protocol=None):
+  """Writes the report of a run from what was measured, and returns it.
+
+  Args:
+    config: of the run, checked.
+    dataset: its Dataset.
+    workdir: the run folder, absolute.
+    protocol: of the figures to show; None takes that of the newest.
+
+  Raises:
+    UserError: a training is not finished, and has not failed.
+  """
+  run, failure = run_folder.read_run(workdir), run_folder.read_failure(workdir)
+  rows = plan_rows(config, workdir, partial=failure is not None)
+  measured = Measured(workdir)
+  protocol = protocol or measured.newest_protocol()
+  lines = [measured.find(row, protocol) or {} for row in rows]
+  newest = next((line for line in reversed(lines) if line), {})
+  denoiser = build_denoiser(
+    config.model, dataset.image_shape, dataset.num_classes
   )
-  cache = config.eval.get('cache_dir') or tempfile.gettempdir()
-  name = f'samples_{_digest(checkpoint)}_{row.name}'
-  folder = pathlib.Path(cache).expanduser() / name
-  generator = Generator(card, config.eval.batch_size)
-  shards = Shards(folder, row, num_samples, generator.batch_size)
-  progress = Progress('evaluate', num_samples, 'images')
-  shards.draw(generator, lambda: checkpoint, progress)
-  figures = evaluator.measure(shards.images(), num_samples)
-  shards.remove()
-  protocol = evaluator.protocol(num_samples)
+  report = make_report(
+    {**run, 'config': config.to_dict()},
+    [
+      _report_row(row, line, config)
+      for row, line in zip(rows, lines, strict=True)
+    ],
+    _finished_trainings(run, workdir),
+    hardware=newest.get('hardware') or devices.hardware(),
+    parameters=num_parameters(denoiser),
+    failure=failure,
+    metric=protocol if newest else None,
+    floor=newest.get('floor'),
+    train_classifier_score=newest.get('train_classifier_score'),
+  )
+  write_report(
+    report,
+    workdir / 'report',
+    row_images=_row_images(rows, workdir, dataset.image_shape),
+    real_images=_training_images(dataset, workdir),
+    entries=files.read_jsonl(workdir / 'metrics.jsonl'),
+  )
+  return report
+
+
+def _report_row(row, line, config):
+  """Returns a Row and its figures, as `report.compare` takes them."""
+  reference = canonical(config.sampler), teacher_num_steps(config)
+  figures = {name: line[name] for name in FIGURES if name in line}
+  if 'frechet_distance_error' in figures:
+    figures['error'] = figures.pop('frechet_distance_error')
   return {
-    'metric': protocol,
-    'sampler': method,
-    'num_steps': num_steps,
+    'network': row.network,
+    'round': row.round,
+    'sampler': row.sampler,
+    'num_steps': row.num_steps,
+    'nfe': row.nfe,
     **figures,
+    'is_reference': (
+      row.network == 'teacher' and (row.sampler, row.num_steps) == reference
+    ),
   }
 
 
-def _digest(checkpoint):
-  """Returns what tells a checkpoint's images from any other's, as a name."""
-  digest = hashlib.sha256(json.dumps(checkpoint.card, sort_keys=True).encode())
-  for leaf in jax.tree.leaves(checkpoint.weights):
-    digest.update(np.ascontiguousarray(leaf))
-  return digest.hexdigest()[:16]
+def _finished_trainings(run, workdir):
+  """Returns what the checkpoints say about the finished trainings."""
+  found = []
+  for each in run['rounds']:
+    path = workdir / each['name']
+    if is_finished(path):
+      progress = read_progress(path)
+      found.append(
+        {
+          'name': each['name'],
+          'objective': each['objective'],
+          'num_steps': each['num_steps'],
+          'updates': read_card(path).updates,
+          **{k: progress[k] for k in ('seconds', 'final_loss', 'compilations')},
+        }
+      )
+  return found
 
 
-def draw_grids(config, dataset, workdir):
-  """Draws the grids of a run's rows that are not there yet.
+def _row_images(rows, workdir, image_shape):
+  """Returns the first images of rows, read from the pictures in samples/."""
+  return {
+    (row.round, row.sampler, row.num_steps): grids.read_grid(path, image_shape)
+    for row in rows
+    if grids.shows(path := row.grid(workdir), row.description)
+  }
 
-  Args:
-    config: of the run.
-    dataset: its Dataset.
-    workdir: its folder, absolute; gets samples/*.png.
+
+def _training_images(dataset, workdir):
+  """Returns the first training images, and keeps a picture of them."""
+  path = workdir / 'samples' / 'training_images.png'
+  if path.exists():  # the data may have been moved since
+    return grids.read_grid(path, dataset.image_shape)
+  count = min(grids.GRID_IMAGES, len(dataset.train))
+  images = np.stack([dataset.train[i]['image'] for i in range(count)])
+  grids.save_grid(images, path)
+  return images
+
+
+def make_generator(config, dataset):
+  """Returns the Generator of all rows of a run.
+
+  A teacher from elsewhere is sampled as this run's config says.
   """
-  rows = plan_rows(config, workdir)
-  missing = [r for r in rows if not plots.shows(r.grid(workdir), r.description)]
-  if not missing:
-    return
-  generator = _generator(config, dataset)
-  progress = Progress('samples', len(missing), 'grids')
-  for i, row in enumerate(missing, 1):
-    images = generator.images(
-      checkpoints.load(row.path, config=config).weights,
-      np.arange(min(plots.GRID_IMAGES, config.eval.num_samples)),
-      row.num_steps,
-      row.method,
-    )
-    plots.save_grid(images, row.grid(workdir), row.description)
-    progress.show(i, row.name)
+  card = make_card(
+    config,
+    dataset,
+    num_steps=teacher_num_steps(config),
+    sampler=config.sampler,
+    objective=config.objective,
+  )
+  return Generator(card, config.eval.batch_size)
 
 
-def _generator(config, dataset):
-  # One card for all rows: a teacher from elsewhere is sampled as this run is.
-  return Generator(card_of(config, dataset), config.eval.batch_size)
+def _open_drawer(generator, config, row, num_images):
+  """Returns () -> a function that draws images of a Row."""
+  return lambda: generator.drawer(
+    load(row.path, config).weights, row.sampler, num_images
+  )
 
 
-def _first(batches):
-  """Returns the images of the first batches, enough for a grid."""
+def _first(batches, count):
+  """Returns the first images of batches."""
   images = []
   for batch in batches:
     images.extend(batch)
-    if len(images) >= plots.GRID_IMAGES:
+    if len(images) >= count:
       break
-  return np.stack(images)
+  return np.stack(images[:count])

@@ -8,6 +8,10 @@ means that all devices have the same value.
 import collections
 import functools
 import math
+import os
+import pathlib
+import platform
+import re
 
 import flax
 import jax
@@ -113,16 +117,31 @@ def compile_start(start):
   return jax.pmap(start, axis_name='batch', in_axes=(0, None))
 
 
-def compile_sampler(sampler):
-  """Returns sampler(params, seeds, num_steps) compiled for all devices.
+def compile_sampler(draw):
+  """Returns draw(params, seeds, condition, num_steps) for all devices.
 
   Args:
-    sampler: (params, seeds (B,), num_steps) -> images, per replica.
+    draw: (params, seeds (B,), condition, num_steps) -> images, for one device;
+      condition is a pytree of (B,) arrays.
 
   Returns:
-    A function of replicated params, seeds (devices, B) and a step count.
+    The same function of replicated params, of seeds and condition with a
+    leading axis of devices, and of a step count.
   """
-  return jax.pmap(sampler, in_axes=(0, 0, None))
+  return jax.pmap(draw, in_axes=(0, 0, 0, None))
+
+
+def hardware():
+  """Returns what this process runs on: 'cpu', 'cores' and 'devices'."""
+  cpu, cpuinfo = platform.processor(), pathlib.Path('/proc/cpuinfo')
+  if cpuinfo.exists():
+    names = re.findall(r'^model name\s*: (.*)$', cpuinfo.read_text(), re.M)
+    cpu = names[0] if names else cpu
+  return {
+    'cpu': cpu,
+    'cores': os.cpu_count(),
+    'devices': [device.device_kind for device in jax.devices()],
+  }
 
 
 def any_process(flag):

@@ -1,8 +1,58 @@
-"""DDIM: the deterministic sampler that is distilled (paper, Eq. 8)."""
+"""DDIM, which is distilled, and its relatives that draw noise."""
+
+import numbers
 
 from diffusion_distillation.core import process
+from diffusion_distillation.samplers.sampler import one_step
 
 
-def ddim(z_t, x_hat, step):
-  """Returns z_s: the flow's end for an x_hat that holds still; order 1."""
-  return process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_s)
+def ddim():
+  """Returns DDIM: the exact solution for an x_hat that is constant (Eq. 8)."""
+
+  def advance(z_t, x_hat, step):
+    return process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_s)
+
+  return one_step(advance, order=1)
+
+
+def ancestral(gamma=1.0):
+  """Returns ancestral sampling, which draws from the posterior (paper, Eq. 4).
+
+  Args:
+    gamma: in [0, 1]; interpolates the log variance from the posterior's own, 0,
+      to the larger one of q(z_t | z_s), 1.
+
+  Raises:
+    ValueError: gamma is not in [0, 1].
+  """
+  if isinstance(gamma, numbers.Real) and not 0 <= gamma <= 1:
+    raise ValueError(f'gamma must be in [0, 1], got {gamma}')
+
+  def advance(z_t, x_hat, step):
+    mean, std = process.posterior(
+      z_t, x_hat, step.logsnr_t, step.logsnr_s, gamma
+    )
+    return mean + std * step.noise
+
+  return one_step(advance, order=1, draws_noise=True)
+
+
+def stochastic():
+  """Returns stochastic sampling of distilled models (Meng et al. 2022).
+
+  The N-step stochastic sampler of *On Distillation of Guided Diffusion Models*
+  (arXiv 2210.03142): a DDIM step of twice the length, from t to u = t - 2/N,
+  then noise back up to s = t - 1/N by q(z_s | z_u). Appendix F of the paper
+  describes the same idea for its own students. Neither gives formulas, so two
+  details are our reading: from t = 2/N the deterministic step ends at data, and
+  at t = 1/N, as with every sampler, x_hat is returned.
+
+  A student that was distilled to N / 2 steps makes DDIM steps of this length,
+  although it was never trained at odd multiples of 1/N.
+  """
+
+  def advance(z_t, x_hat, step):
+    z_u = process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_u)
+    return process.diffuse_from(z_u, step.logsnr_u, step.logsnr_s, step.noise)
+
+  return one_step(advance, order=1, draws_noise=True, steps_per_student_step=2)

@@ -1,14 +1,14 @@
-"""The sampling loop, shared by all methods."""
+"""The sampling loop, which all samplers share."""
 
-import functools
 import numbers
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.samplers.methods import METHODS
-from diffusion_distillation.samplers.step import Step
+from diffusion_distillation.samplers.grids import make_grid
+from diffusion_distillation.samplers.sampler import Step
+from diffusion_distillation.samplers.table import make_sampler
 
 
 def sample(
@@ -17,43 +17,52 @@ def sample(
   *,
   schedule,
   num_steps,
-  method='ddim',
+  sampler='ddim',
+  grid='uniform',
   clip=True,
   key=None,
-  gamma=None,
+  noise=None,
+  **options,
 ):
-  """Returns images in [-1, 1] (where clipped), (B, H, W, C) float32.
+  """Returns images, (B, H, W, C) float32, in [-1, 1] where clipped.
 
-  Each step predicts x_hat and lets the method advance to the next noise level.
-  The last step goes to data and returns x_hat, as DDIM and every posterior do
-  there; an integrator in log-SNR would have an infinite way to go. So in one
-  step all methods are DDIM.
+  Each step predicts x_hat and lets the sampler advance to the next noise level.
+  A step that ends at data returns x_hat, as DDIM and every posterior do there;
+  an integrator in log-SNR would have an infinite distance to go. So in one step
+  all samplers are DDIM.
 
-  The loop is one compiled function, and the number of steps may be traced: one
+  The loop is one compiled function and the number of steps may be traced: one
   compilation then serves every step count.
 
   Args:
     denoise: (z, logsnr) -> x_hat.
-    z_1: (B, H, W, C) float32 standard normal noise.
+    z_1: (B, H, W, C) float32 standard normal noise; where the grid starts below
+      t = 1, noisy images at its first time.
     schedule: t -> logsnr.
-    num_steps: N >= 1, an int or a scalar integer array; the times are N/N, ...,
-      1/N, and the last step goes to data.
-    method: a name in METHODS.
-    clip: whether x_hat is clipped to [-1, 1] wherever it is predicted.
-    key: where the method draws noise, a random key, or (B,) keys, one for each
-      image.
-    gamma: for 'ancestral', in [0, 1]: small (0) to large (1) variance, which is
-      the default.
+    num_steps: N >= 1, an int or a scalar integer array.
+    sampler: its spelling, such as 'ancestral:gamma=0.3' (the names are in
+      SAMPLERS), or a Sampler.
+    grid: a name in GRIDS, a function time(index, num_steps), or (N + 1,)
+      falling times. Where the last time is not 0, noisy images at that time are
+      returned.
+    clip: whether every x_hat is clipped to [-1, 1].
+    key: random key, or (B,) keys, one for each image, for a sampler that draws
+      noise.
+    noise: (N, B, H, W, C) standard normal, instead of a key: to compare with
+      other programs.
+    **options: options of the sampler, such as gamma=0.3.
 
   Raises:
-    ValueError: unknown method, num_steps < 1, or key or gamma do not fit it.
+    ValueError: there is no such sampler, option or grid, num_steps < 1, or a
+      sampler that draws noise got neither key nor noise.
   """
-  _check(method, num_steps, key, gamma)
-  chex.assert_type(z_1, jnp.float32)
-  advance, draws_noise = METHODS[method].advance, METHODS[method].draws_noise
-  if gamma is not None:
-    advance = functools.partial(advance, gamma=gamma)
-  if draws_noise:
+  sampler = make_sampler(sampler, **options)
+  time = make_grid(grid, schedule)
+  _check_num_steps(num_steps, grid)
+  chex.assert_type(z_1, float)
+  if sampler.draws_noise and noise is None:
+    if key is None:
+      raise ValueError('this sampler draws noise: pass a key (or noise)')
     key = _key_per_image(key, z_1.shape[0])
 
   def clipped(z, logsnr):
@@ -61,41 +70,47 @@ def sample(
     chex.assert_trees_all_equal_shapes_and_dtypes(z, x_hat)
     return jnp.clip(x_hat, -1, 1) if clip else x_hat
 
-  def body(i, z_t):
+  def noise_of(i):
+    if not sampler.draws_noise:
+      return None
+    return _draw(key, i, z_1) if noise is None else noise[i]
+
+  def body(i, carry):
+    z_t, memory = carry
     index = jnp.full((z_t.shape[0],), num_steps - 1 - i, jnp.int32)  # (B,)
-    noise = _noise(key, i, z_t) if draws_noise else None
-    step = Step(clipped, schedule, index, num_steps, noise)
+    step = Step(clipped, schedule, time, index, num_steps, noise_of(i))
     x_hat = clipped(z_t, step.logsnr_t)
     return jax.lax.cond(
-      i == num_steps - 1, lambda: x_hat, lambda: advance(z_t, x_hat, step)
+      step.s[0] == 0,
+      lambda: (x_hat, memory),
+      lambda: sampler.step(z_t, x_hat, step, memory),
     )
 
-  return jax.lax.fori_loop(0, num_steps, body, z_1)
+  start = z_1, sampler.init(z_1)
+  images, _ = jax.lax.fori_loop(0, num_steps, body, start)
+  return images
 
 
-def _check(method, num_steps, key, gamma):
-  """Raises ValueError for what makes no sense, alone or together."""
-  if method not in METHODS:
-    known = ', '.join(METHODS)
-    raise ValueError(f'unknown sampler {method!r}; known: {known}')
-  if isinstance(num_steps, numbers.Integral) and num_steps < 1:
+def _check_num_steps(num_steps, grid):
+  if not isinstance(num_steps, numbers.Integral):
+    return  # traced
+  if num_steps < 1:
     raise ValueError(f'num_steps must be at least 1, got {num_steps}')
-  if METHODS[method].draws_noise and key is None:
-    raise ValueError(f'sampler {method!r} draws noise: pass a key')
-  if gamma is not None and method != 'ancestral':
+  is_array = not isinstance(grid, str) and not callable(grid)
+  if is_array and len(grid) != num_steps + 1:
     raise ValueError(
-      f'gamma is the variance of ancestral sampling; {method!r} has none'
+      f'{num_steps} steps need a grid of {num_steps + 1} times, got {len(grid)}'
     )
 
 
 def _key_per_image(key, num_images):
-  """Returns (B,) typed keys from one key, or from one key per image."""
+  """Returns (B,) typed keys of one key, or of one key per image."""
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)
   return jax.random.split(key, num_images) if key.ndim == 0 else key
 
 
-def _noise(keys, i, z):
+def _draw(keys, i, z):
   """Returns standard normal noise like z, from (B,) keys and the step."""
 
   def draw(key):

@@ -1,34 +1,103 @@
-"""What a config means: its teacher, and whether it makes sense."""
+"""What a config means: its trainings, and whether it makes sense."""
 
+import contextlib
 import copy
+import dataclasses
 
 import jax
+from ml_collections import ConfigDict
 
-from diffusion_distillation.checkpoints.card import MOST_STEPS
-from diffusion_distillation.core import losses, schedules
+from diffusion_distillation.checkpoints.card import MAX_NUM_STEPS
+from diffusion_distillation.core import schedules
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.objectives.rounds import rounds
+from diffusion_distillation.objectives import Objective, make_objective
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.samplers import METHODS
-from diffusion_distillation.samplers.ancestral import gamma_of
+from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training.optimizer import make_optimizer
 
 
-def teacher_config(config):
-  """Returns the config of the teacher that a distill config describes.
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """The rounds of a run that share an objective and a compiled step.
 
-  It is the config itself with what its section `teacher` changes; of a base
-  config, which has none, the config as it is.
+  Attributes:
+    objective: an Objective.
+    config: the config of these rounds.
+    step_name: of the compiled step, 'train_step' or 'distill_step'.
+  """
+
+  objective: Objective
+  config: ConfigDict
+  step_name: str
+
+
+def has_students(config):
+  """Returns whether a config describes students, not a teacher alone."""
+  return bool(config.distillation.objective)
+
+
+def teacher_config(config):
+  """Returns the config by which the teacher of a run is trained.
+
+  It is the config without students, changed by what its section `teacher` sets.
   """
   teacher = copy.deepcopy(config)
-  if config.teacher is None:
-    return teacher
   with teacher.unlocked():
-    teacher.update(config.teacher.to_dict())
-    teacher.teacher = None
-    teacher.distillation = None
+    _update(teacher, config.teacher)
+    teacher.distillation.objective = None
   return teacher.lock()
+
+
+def _update(config, changes):
+  """Sets the keys of a config that are not None in `changes`."""
+  for key, value in changes.items():
+    if isinstance(value, ConfigDict):
+      _update(config[key], value)
+    elif value is not None:
+      config[key] = value
+
+
+def trainings(config):
+  """Returns the Trainings of a run, in order; the teacher's comes first.
+
+  There is none for a teacher that was trained elsewhere.
+
+  Raises:
+    ValueError: an objective is unknown, or its part of the config makes no
+      sense.
+  """
+  found = []
+  students = has_students(config)
+  if not students or config.distillation.teacher_checkpoint_path is None:
+    teacher = teacher_config(config)
+    objective = make_objective(teacher.objective, teacher)
+    found.append(Training(objective, teacher, 'train_step'))
+  if students:
+    objective = make_objective(config.distillation.objective, config)
+    found.append(Training(objective, config, 'distill_step'))
+  return found
+
+
+def rounds(config):
+  """Returns the Rounds of a run, in order.
+
+  Raises:
+    ValueError: as `trainings`.
+  """
+  return [
+    r for training in trainings(config) for r in training.objective.rounds
+  ]
+
+
+def teacher_num_steps(config):
+  """Returns the sampling steps of the teacher that students begin with.
+
+  For a teacher without students these are the steps it is sampled with.
+  """
+  if has_students(config):
+    return config.distillation.start_num_steps
+  return teacher_config(config).model.eval_sampling_num_steps
 
 
 def check(config, open_data=False):
@@ -39,53 +108,39 @@ def check(config, open_data=False):
     open_data: whether the data set must be there.
 
   Raises:
-    UserError: it does not; the line names the key.
+    UserError: it does not make sense, in one line that names the key.
   """
-  try:
+  with _naming_the_config():
     dataset = load_dataset(config.dataset.name, config.dataset.args)
-    for part in _trainings(config):
+    for training in trainings(config):
+      part = training.config
       check_numbers(part)
       make_optimizer(part.train)
-      losses.weight(part.model.mean_loss_weight_type, 0.0)
-      schedules.get_logsnr_schedule(**part.model.train_logsnr_schedule)
-      schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
-      gamma_of(part.model.logvar_type)
       _check_batch(part.train)
-      if part.distillation is not None:
-        rounds(part.distillation)
-      elif part.train.num_updates is None:
-        raise ValueError(
-          'train.num_updates, the length of training, is not set'
-        )
+      schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
+      for each in training.objective.rounds:
+        if each.num_updates is None:
+          raise ValueError(_no_length(config))
     _check_samplers(config)
+    _check_students_keys(config)
     denoiser = build_denoiser(
       config.model, dataset.image_shape, dataset.num_classes
     )
-    denoiser.param_shapes()
-    if open_data:
-      len(dataset.train)
-  except (ValueError, TypeError) as error:
-    raise UserError(f'config: {error}') from error
-  except (KeyError, AttributeError) as error:
-    raise UserError(f'config: it lacks the key {error}') from error
+  if open_data:
+    len(dataset.train)
   return dataset, denoiser
 
 
-def _trainings(config):
-  """Returns the configs of all that is trained: teacher, students, or both."""
-  if config.distillation is None:
-    return [config]
-  if config.distillation.teacher_checkpoint_path is not None:
-    return [config]
-  if config.teacher is None:
-    raise ValueError(
-      'distillation.teacher_checkpoint_path is not set, and there is no '
-      'section teacher that says how to train one'
-    )
-  return [config, teacher_config(config)]
+@contextlib.contextmanager
+def _naming_the_config():
+  """Turns the ValueErrors of checks into errors of the config."""
+  try:
+    yield
+  except ValueError as error:
+    raise UserError(f'config: {error}') from error
 
 
-# The least and the most that each number may be.
+# Smallest and largest value of each number.
 _BOUNDS = {
   'seed': (0, 2**32 - 1),
   'train.batch_size': (1, None),
@@ -107,55 +162,83 @@ _BOUNDS = {
   'model.args.num_heads': (1, None),
   'model.args.head_dim': (1, None),
   'model.args.dropout': (0, 0.999),
-  'model.train_num_steps': (0, MOST_STEPS),
-  'model.eval_sampling_num_steps': (1, MOST_STEPS),
-  'distillation.start_num_steps': (2, MOST_STEPS),
-  'distillation.end_num_steps': (1, MOST_STEPS),
+  'model.train_num_steps': (0, MAX_NUM_STEPS),
+  'model.eval_sampling_num_steps': (1, MAX_NUM_STEPS),
+  'distillation.start_num_steps': (2, MAX_NUM_STEPS),
+  'distillation.end_num_steps': (1, MAX_NUM_STEPS),
   'eval.num_samples': (4, 10_000_000),
   'eval.batch_size': (1, None),
-  'eval.max_num_steps': (1, MOST_STEPS),
+  'eval.max_num_steps': (1, MAX_NUM_STEPS),
 }
 
 
 def check_numbers(config):
   """Raises ValueError for a number that is out of bounds."""
-  for key, (least, most) in _BOUNDS.items():
-    holder = config
+  for key, (low, high) in _BOUNDS.items():
+    section = config
     *sections, name = key.split('.')
-    for section in sections:
-      holder = (holder or {}).get(section)
-    value = (holder or {}).get(name)
+    for each in sections:
+      section = section.get(each) or {}
+    value = section.get(name)
     if value is None:
       continue
     # Written so that nan is refused, too.
-    if not (value >= least and (most is None or value <= most)):
-      limit = f'at least {least}' if most is None else f'{least} to {most}'
+    if not (value >= low and (high is None or value <= high)):
+      limit = f'at least {low}' if high is None else f'{low} to {high}'
       raise ValueError(f'{key} must be {limit}, got {value}')
+
+
+# What only a teacher has: its students' rounds have their own.
+_KEYS_OF_TEACHERS = (
+  'train.num_updates',
+  'model.train_num_steps',
+  'model.eval_sampling_num_steps',
+)
+
+
+def _check_students_keys(config):
+  if has_students(config):
+    for key in _KEYS_OF_TEACHERS:
+      section, name = key.split('.')
+      if config[section][name] is not None:
+        raise ValueError(
+          f'{key} means nothing for students; set teacher.{key}, or '
+          'distillation.steps_per_iter for the length of their rounds'
+        )
+
+
+def _no_length(config):
+  """Returns what to do about a teacher whose length is not set."""
+  if not has_students(config):
+    return 'train.num_updates, the length of training, is not set'
+  return (
+    'there is no teacher: set distillation.teacher_checkpoint_path, or '
+    'teacher.train.num_updates to train one'
+  )
 
 
 def _check_samplers(config):
   settings = config.eval
-  for method in (
+  for spelling in (
     config.sampler,
     *settings.samplers,
     *settings.student_samplers,
   ):
-    if method not in METHODS:
-      known = ', '.join(METHODS)
-      raise ValueError(f'unknown sampler {method!r}; known: {known}')
+    canonical(spelling)
   for num_steps in settings.num_steps:
-    if not isinstance(num_steps, int) or not 1 <= num_steps <= MOST_STEPS:
+    if type(num_steps) is not int or not 1 <= num_steps <= MAX_NUM_STEPS:
       raise ValueError(
-        f'eval.num_steps must be ints of 1 to {MOST_STEPS}, got {num_steps!r}'
+        f'eval.num_steps must be ints of 1 to {MAX_NUM_STEPS}, got '
+        f'{num_steps!r}'
       )
 
 
 def _check_batch(train):
   devices, parts = jax.device_count(), train.accumulate
-  least = devices * parts
-  if train.batch_size % least:
+  unit = devices * parts
+  if train.batch_size % unit:
     raise ValueError(
       f'train.batch_size={train.batch_size} must be a multiple of {devices} '
       f'devices x train.accumulate={parts}; use '
-      f'{max(1, train.batch_size // least) * least}'
+      f'{max(1, train.batch_size // unit) * unit}'
     )

@@ -1,64 +1,160 @@
-"""The loop of one training: the teacher's, or a round's."""
+"""The training loop of one round."""
 
 import contextlib
+import dataclasses
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from diffusion_distillation.runtime import devices, metrics, processes, signals
+from diffusion_distillation.runtime import devices, processes
 from diffusion_distillation.runtime.errors import DivergedError, UserError
 from diffusion_distillation.runtime.log import Progress
-from diffusion_distillation.training.stage import check_length, restore
+from diffusion_distillation.runtime.signals import Stopped
+from diffusion_distillation.training import metrics
 
 
-def run(stage):
-  """Returns the weights after all of a Stage's updates, on all devices.
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """The training of one round, and all that it reads and writes.
 
-  It goes on from the newest good checkpoint, if there is one, saves every
-  `train.checkpoint_every_secs`, when it is told to stop, and at the end, and
-  gives the same result and the same log whether it was interrupted or not. The
-  last checkpoint may still be on its way to the disk: see `Stage.saver`.
+  Attributes:
+    name: of its folder in the run folder: 'teacher', 'student_00032'.
+    step_name: of the compiled step, to count its compilations.
+    start: () -> the TrainState before the first update, on all devices.
+    template: the TrainState of one device as ShapeDtypeStructs.
+    num_updates: length of the training.
+    followed_by: name of a later round that began from its end, or None.
+    update: (state, batches) -> (state, metrics), compiled for all devices.
+    batches: (start=number of a batch) -> iterator of batches from there on.
+    train: its config.train.
+    checkpoints: a CheckpointFolder.
+    card: the Card of its weights, without the number of updates.
+    saver: a Saver, which may still be saving the round before.
+    log: a RunLog.
+    evaluate: (weights, card, name, updates made) -> metrics, called every
+      `train.eval_every_steps` updates.
+    stop: a StopFlag.
+  """
+
+  name: str
+  step_name: str
+  start: Callable
+  template: object
+  num_updates: int
+  followed_by: str | None
+  update: Callable
+  batches: Callable
+  train: object
+  checkpoints: object
+  card: object
+  saver: object
+  log: object
+  evaluate: Callable
+  stop: object
+
+
+def train_stage(stage):
+  """Returns the weights after all updates of a Stage, on all devices.
+
+  It continues from the newest good checkpoint, if there is one, and saves every
+  `train.checkpoint_every_secs`, when it is asked to stop, and at the end. The
+  result and the log are the same whether it was interrupted or not. The last
+  checkpoint may still be being written on return: see `Stage.saver`.
 
   Args:
     stage: a Stage.
 
   Raises:
     DivergedError: the loss, the gradient or the weights are not finite.
-    UserError: an image is damaged, or a checkpoint cannot be written.
-    KeyboardInterrupt: the run was told to stop, and has saved its state.
+    UserError: an image cannot be read, a checkpoint cannot be written, or the
+      length of a finished training was changed.
+    Stopped: the process was asked to stop, and the state is saved.
   """
-  restored = restore(stage)
+  restored = _restore(stage)
   if restored is None:
     loop = _Loop(stage, stage.start(), {})
   else:
-    state, card = restored
-    check_length(stage, card['training'])
+    state, card, progress = restored
+    _check_length(stage, card)
     if state.opt_state is None:
       stage.log.rewind(stage.name, stage.num_updates)
       return devices.replicate(state.weights)
-    loop = _Loop(stage, devices.replicate(state), card['training'])
+    loop = _Loop(stage, devices.replicate(state), progress)
+    loop.step = loop.saved_step = card.updates
+  stage.log.rewind(stage.name, loop.step)
   loop.run()
   return loop.state.weights
 
 
+def _restore(stage):
+  """Returns the newest state, its card and its progress, or None.
+
+  Process 0 alone reads files, and sends the others what it finds.
+  """
+  found = stage.checkpoints.restore(stage.template, stage.num_updates)
+  if jax.process_count() == 1:
+    return found
+  if found is not None:
+    state, card, progress = found
+    numbers = {'updates': card.updates, 'num_updates': card.num_updates}
+    found = {
+      'leaves': jax.tree.leaves(state),
+      'numbers': numbers,
+      'progress': progress,
+    }
+  found = processes.broadcast(found)
+  if found is None:
+    return None
+  card = dataclasses.replace(stage.card, **found['numbers'])
+  template = stage.template
+  if card.updates >= stage.num_updates:  # finished: the weights alone
+    params = template.params if template.ema_params is None else None
+    template = template.replace(params=params, opt_state=None)
+  state = jax.tree.unflatten(jax.tree.structure(template), found['leaves'])
+  return state, card, found['progress']
+
+
+def _check_length(stage, card):
+  """Checks that the updates made are the beginning of this training.
+
+  Raises:
+    UserError: there are too many; or the training is to be longer than it was
+      when a later one began from its end.
+  """
+  if card.updates > stage.num_updates:
+    raise UserError(
+      f'{stage.name} has had {card.updates} updates, more than the '
+      f'{stage.num_updates} of the config; ask for at least as many, or choose '
+      'another --workdir'
+    )
+  if stage.followed_by and card.num_updates != stage.num_updates:
+    raise UserError(
+      f'{stage.followed_by} began from {stage.name} after '
+      f'{card.num_updates} updates, which can no longer become '
+      f'{stage.num_updates}; choose another --workdir'
+    )
+
+
 class _Loop:
-  """The state of a training in progress.
+  """A training in progress.
 
   Attributes:
     state: a TrainState on all devices.
     step: updates made.
+    saved_step: updates made when the state was last saved.
   """
 
-  def __init__(self, stage, state, had):
-    """Takes a Stage, its state, and what the card says of its training."""
-    self.state, self.step = state, had.get('updates', 0)
-    self._stage, self._saved_step = stage, self.step
-    self._seconds, self._loss = had.get('seconds', 0.0), had.get('final_loss')
+  def __init__(self, stage, state, progress):
+    """Takes a Stage, its state, and the `progress` saved with it."""
+    self.state, self.step, self.saved_step = state, 0, 0
+    self._stage = stage
+    self._seconds = progress.get('seconds', 0.0)
+    self._loss = progress.get('final_loss')
     # Metrics since the last line of the log, one entry for each call.
-    self._unlogged = metrics.from_json(had.get('unlogged'))
+    self._unlogged = metrics.from_json(progress.get('unlogged'))
     self._started = self._saved = time.monotonic()
-    stage.log.rewind(stage.name, self.step)
 
   def run(self):
     """Makes all updates."""
@@ -66,44 +162,45 @@ class _Loop:
     per_call = devices.updates_per_call(train, stage.num_updates)
     progress = Progress(stage.name, stage.num_updates)
     batches = stage.batches(start=self.step)
-    with signals.deferrable() as defer:
-      while self.step < stage.num_updates:
-        if self._crossed(train.eval_every_steps, per_call):
-          self._evaluate()
-        self._update(batches, min(per_call, stage.num_updates - self.step))
-        # Not before: the first update compiles, and has nothing to lose.
-        defer()
-        last = self.step == stage.num_updates
-        stop = processes.agree_to_stop(signals.asked())
-        if last or self._crossed(train.log_loss_every_steps, per_call):
-          self._log(progress)
-        if last or stop or self._is_overdue():
-          self._save()
-        if stop:
-          self._stop()
+    while self.step < stage.num_updates:
+      if self._crossed(train.eval_every_steps, per_call):
+        self._evaluate()
+      self._update(batches, min(per_call, stage.num_updates - self.step))
+      # Not before the first update, which compiles: a signal that comes
+      # earlier ends the process at once, since nothing is lost.
+      stage.stop.arm()
+      last = self.step == stage.num_updates
+      stop = processes.agree_to_stop(stage.stop.requested, last=last)
+      if last or self._crossed(train.log_loss_every_steps, per_call):
+        self._log(progress)
+      if last or stop or self._is_save_due():
+        self._save()
+      if stop:
+        stage.saver.wait()
+        raise Stopped(f'{stage.name} at update {self.step}')
 
   def _crossed(self, interval, count):
     """Returns whether the last `count` updates crossed a multiple of it."""
     before = max(self.step - count, 0)
     return interval is not None and before // interval < self.step // interval
 
-  def _is_overdue(self):
+  def _is_save_due(self):
     waited = time.monotonic() - self._saved
-    # A disk that is slower than the interval must not hold the devices up.
-    due = waited >= self._stage.train.checkpoint_every_secs
-    return due and not self._stage.saver.busy
+    is_due = waited >= self._stage.train.checkpoint_every_secs
+    # A disk that is slower than the interval must not delay the devices.
+    return is_due and not self._stage.saver.busy
 
   def _update(self, batches, count):
     """Makes `count` updates, and stays at most two calls ahead of the devices.
 
-    So the next batch is read, and on its way to them, while they compute.
+    Meanwhile the next batch is read and sent to them.
     """
     try:
       taken = [next(batches) for _ in range(count)]
-    except (ValueError, OSError) as error:
+    except (UserError, OSError):  # an image is damaged or gone
       self._save()
       self._stage.saver.wait()
-      raise UserError(f'data: {error}') from error
+      raise
     batch = devices.shard(taken)
     with _enough_memory(self._stage):
       self.state, found = self._stage.update(self.state, batch)
@@ -113,19 +210,17 @@ class _Loop:
     self.step += count
 
   def _evaluate(self):
-    """Evaluates, once the state is on its way to the disk.
+    """Evaluates the weights as they are now.
 
-    So there is nothing to lose while it lasts, and a run that is told to stop
-    need not wait for what is compiled there.
+    The state is saved first, so that a signal during the evaluation, which may
+    take long, ends the process at once and loses nothing.
     """
-    stage, name = self._stage, f'{self._stage.name}_{self.step:07}'
+    stage = self._stage
     self._save()
-    try:
-      with signals.interruptible():
-        weights = devices.unreplicate(self.state.weights)
-        figures = stage.evaluate(weights, stage.card, name)
-    except KeyboardInterrupt:
-      self._stop()
+    stage.saver.wait()
+    with stage.stop.disarmed():
+      weights = devices.unreplicate(self.state.weights)
+      figures = stage.evaluate(weights, stage.card, stage.name, self.step)
     stage.log.write(stage.name, self.step, figures)
 
   def _log(self, progress):
@@ -144,13 +239,11 @@ class _Loop:
     )
 
   def _save(self):
-    """Starts to save the state as it is now, while training goes on."""
-    if self.step == self._saved_step or not processes.is_main():
+    """Starts saving the state as it is now; training continues meanwhile."""
+    if self.step == self.saved_step or not processes.is_main():
       return
     now = time.monotonic()
-    training = {
-      'updates': self.step,
-      'num_updates': self._stage.num_updates,
+    progress = {
       'seconds': self._seconds + now - self._started,
       'final_loss': self._loss,
       'compilations': devices.compilations[self._stage.step_name],
@@ -158,21 +251,18 @@ class _Loop:
     with _enough_memory(self._stage):
       state = devices.snapshot(self.state)
     unlogged = tuple(self._unlogged)
-    self._stage.saver.start(_write, self._stage, state, unlogged, training)
-    self._saved, self._saved_step = now, self.step
-
-  def _stop(self):
-    """Ends the run, once its state is saved."""
-    self._stage.saver.wait()
-    raise KeyboardInterrupt(f'{self._stage.name} at update {self.step}')
+    self._stage.saver.start(
+      _write, self._stage, self.step, state, unlogged, progress
+    )
+    self._saved, self.saved_step = now, self.step
 
 
 @contextlib.contextmanager
 def _enough_memory(stage):
-  """Tells in one line that the devices' memory is full.
+  """Turns an error of the devices about memory into one line.
 
   Raises:
-    UserError: it is.
+    UserError: their memory is full.
   """
   try:
     yield
@@ -180,32 +270,35 @@ def _enough_memory(stage):
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     raise UserError(
-      f'{stage.name}: the devices have too little memory; set '
+      f'{stage.name}: out of memory on the devices; set '
       'model.args.remat=True, or a larger train.accumulate (see '
       'docs/scaling.md)'
     ) from error
 
 
-def _write(stage, state, unlogged, training):
+def _write(stage, step, state, unlogged, progress):
   """Writes a checkpoint; runs in the thread of the saver.
 
   Raises:
-    DivergedError: it would not be worth it. The loss is computed before the
-      update, so it cannot tell of the last one: the weights do.
+    DivergedError: it is not worth saving. The loss is computed before the
+      update, so the last update shows in the weights alone.
   """
   state, values = devices.to_host(state), metrics.fetch(unlogged)
-  step, weights = training['updates'], (state.params, state.ema_params)
   if wrong := metrics.not_finite(values, step):
     raise _diverged(stage, wrong)
+  weights = state.params, state.ema_params
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)):
     raise _diverged(stage, f'weights are not finite after update {step}')
-  training = {**training, 'unlogged': metrics.to_json(values)}
-  stage.checkpoints.save(state, {**stage.card, 'training': training})
+  card = dataclasses.replace(
+    stage.card, updates=step, num_updates=stage.num_updates
+  )
+  progress = {**progress, 'unlogged': metrics.to_json(values)}
+  stage.checkpoints.save(state, card, progress)
 
 
 def _diverged(stage, wrong):
   return DivergedError(
     f'{stage.name}: {wrong}; the last good checkpoint is '
-    f'{stage.checkpoints.newest()}; lower train.learning_rate or '
+    f'{stage.checkpoints.newest() or "none"}; lower train.learning_rate or '
     'train.grad_clip in a new --workdir'
   )

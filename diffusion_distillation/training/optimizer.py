@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and averaging, as `config.train` says."""
+"""Optimizer, learning rate and EMA, as `config.train` describes them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,15 @@ ANNEAL_TYPES = ('constant', 'linear')
 def make_optimizer(train):
   """Returns the optax transformation from gradients to a descent direction.
 
-  Clipping by global norm, then the optimizer, then decoupled weight decay; with
-  the learning rate of `learning_rate` this is Adam, or AdamW where weight decay
+  It clips by global norm, applies the optimizer, and then adds decoupled weight
+  decay: with the rate of `learning_rate`, Adam, or AdamW where the weight decay
   is not 0.
 
   Args:
     train: config.train.
 
   Raises:
-    ValueError: the optimizer or the type of annealing is unknown.
+    ValueError: the optimizer or the annealing type is unknown.
   """
   if train.optimizer not in OPTIMIZERS:
     known = ', '.join(OPTIMIZERS)
@@ -45,9 +45,10 @@ def make_optimizer(train):
 def learning_rate(train, step, num_updates):
   """Returns the learning rate of update number `step` (from 0), float32.
 
-  Linear warm-up over `learning_rate_warmup_steps` updates, times, for 'linear'
-  annealing, a line from 1 to 0 over `learning_rate_anneal_steps` updates, or
-  over all of this training where that is None.
+  A linear warm-up over `learning_rate_warmup_steps` updates, multiplied, where
+  the annealing is 'linear', by a line from 1 to 0 over
+  `learning_rate_anneal_steps` updates, or over this whole training where that
+  is None.
 
   Args:
     train: config.train.
@@ -65,13 +66,22 @@ def learning_rate(train, step, num_updates):
   return rate
 
 
-def update_average(ema_params, params, step, decay):
+def update_ema(ema_params, params, step, decay):
   """Returns the exponential moving average after update number `step`.
 
-  The first update copies, so that the random initial parameters, which a decay
-  of 0.9999 would remember for long, leave no trace.
+  The decay warms up as min(decay, (1 + step) / (10 + step)). With the full
+  decay from the start the first parameters would dominate short trainings:
+  after 300 updates at 0.999 they would have three quarters of the weight. With
+  the warm-up the weight of the initial ones falls as 9! / step^9.
+
+  Args:
+    ema_params: the average so far; the initial parameters in update 0.
+    params: after the update.
+    step: int32 array, the number of the update, from 0.
+    decay: float, the decay after the warm-up.
   """
-  decay = jnp.where(step == 0, 0, jnp.float32(decay))
+  n = step.astype(jnp.float32)
+  decay = jnp.minimum(jnp.float32(decay), (1 + n) / (10 + n))
   return jax.tree.map(
     lambda e, p: decay * e + (1 - decay) * p, ema_params, params
   )

@@ -1,94 +1,135 @@
 """What a config will cost, before anything runs."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.objectives.rounds import rounds
-from diffusion_distillation.training.config import teacher_config
+from diffusion_distillation.training.config import trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
+
+# Of the forward pass, for the student's forward and backward pass together.
+_GRADIENT_PASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundCost:
+  """What one round costs.
+
+  Attributes:
+    name: of the round.
+    num_updates: its updates.
+    num_images: training images that it sees.
+    flops_per_update: by XLA's count for one forward pass.
+    checkpoint_bytes: of a checkpoint's arrays, before compression.
+  """
+
+  name: str
+  num_updates: int
+  num_images: int
+  flops_per_update: float
+  checkpoint_bytes: int
+
+  @property
+  def flops(self):
+    """FLOPs of all updates."""
+    return self.num_updates * self.flops_per_update
 
 
 def forward_flops(denoiser):
   """Returns the FLOPs of one evaluation of one image, by XLA's count.
 
-  In float32, since fused attention, of other types, is not counted.
+  In float32, since fused attention, used with other types, is not counted.
   """
   network = denoiser.network.clone(dtype='float32')
   denoiser = dataclasses.replace(denoiser, network=network)
   z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
   logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
-  labels = jax.ShapeDtypeStruct((1,), jnp.int32)
+  condition = {'label': jax.ShapeDtypeStruct((1,), jnp.int32)}
 
-  def forward(params, z, logsnr, labels):
-    return denoiser.bind(params, labels)(z, logsnr)
+  def forward(params, z, logsnr, condition):
+    return denoiser.bind(params, condition)(z, logsnr)
 
-  lowered = jax.jit(forward).lower(denoiser.param_shapes(), z, logsnr, labels)
+  lowered = jax.jit(forward).lower(
+    denoiser.param_shapes(), z, logsnr, condition
+  )
   return lowered.cost_analysis()['flops']
 
 
-def _nbytes(tree):
-  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+def num_parameters(denoiser):
+  """Returns the number of parameters of a Denoiser's network."""
+  shapes = jax.tree.leaves(denoiser.param_shapes())
+  return sum(math.prod(leaf.shape) for leaf in shapes)
 
 
-def _checkpoint_bytes(denoiser, train):
-  """Returns the size of a checkpoint's arrays, before compression."""
-  optimizer = make_optimizer(train)
-  shapes = denoiser.param_shapes()
-
-  def state(params):
-    created = create_state(
-      params, optimizer, num_updates=1, ema_decay=train.ema_decay
-    )
-    return created
-
-  return _nbytes(jax.eval_shape(state, shapes))
-
-
-def plan(config, denoiser):
-  """Returns the resolved ladder as a text table; computes nothing.
+def round_costs(config, denoiser):
+  """Returns the RoundCost of each round; computes nothing.
 
   Args:
     config: checked.
     denoiser: its Denoiser.
   """
-  shapes = denoiser.param_shapes()
-  params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  forward = forward_flops(denoiser)
-  rows = []
-  teacher = teacher_config(config)
-  ladder = [] if config.distillation is None else rounds(config.distillation)
-  if not ladder or config.distillation.teacher_checkpoint_path is None:
-    # Forward and backward: three times the forward pass.
-    size = _checkpoint_bytes(denoiser, teacher.train)
-    updates, batch_size = teacher.train.num_updates, teacher.train.batch_size
-    rows.append(('teacher', updates, batch_size, 3 * forward, size))
-  if ladder:
-    size = _checkpoint_bytes(denoiser, config.train)
-  for this in ladder:
-    # And two forward passes of the teacher.
-    batch_size = config.train.batch_size
-    rows.append((this.name, this.num_updates, batch_size, 5 * forward, size))
-  total_updates = sum(updates for _, updates, *_ in rows)
-  total_images = sum(updates * batch for _, updates, batch, *_ in rows)
-  total_flops = sum(u * batch * flops for _, u, batch, flops, _ in rows)
+  forward, costs = forward_flops(denoiser), []
+  for training in trainings(config):
+    train = training.config.train
+    passes = _GRADIENT_PASSES + training.objective.extra_passes
+    size = _checkpoint_bytes(denoiser, train)
+    costs += [
+      RoundCost(
+        name=each.name,
+        num_updates=each.num_updates,
+        num_images=each.num_updates * train.batch_size,
+        flops_per_update=passes * forward * train.batch_size,
+        checkpoint_bytes=size,
+      )
+      for each in training.objective.rounds
+    ]
+  return costs
+
+
+def _checkpoint_bytes(denoiser, train):
+  optimizer = make_optimizer(train)
+
+  def state(params):
+    return create_state(
+      params, optimizer, num_updates=1, ema_decay=train.ema_decay
+    )
+
+  leaves = jax.tree.leaves(jax.eval_shape(state, denoiser.param_shapes()))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def plan(config, denoiser):
+  """Returns the rounds of a run and their costs as a text table.
+
+  Args:
+    config: checked.
+    denoiser: its Denoiser.
+  """
+  costs = round_costs(config, denoiser)
+  params, forward = num_parameters(denoiser), forward_flops(denoiser)
   lines = [
     f'{config.dataset.name}: '
     f'{"x".join(map(str, denoiser.image_shape))} images, '
     f'{params:,} parameters ({params / 1e6:.1f}M), '
     f'{forward / 1e9:.4g} GFLOP per image and evaluation',
     '',
-    f'{"training":<14}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
-    f'{"checkpoint":>14}',
+    f'{"round":<14}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
+    f'{"FLOP":>12}{"checkpoint":>14}',
   ]
-  for name, updates, batch, flops, size in rows:
+  for cost in costs:
     lines.append(
-      f'{name:<14}{updates:>11,}{updates * batch:>15,}'
-      f'{flops * batch:>14.3g}{size / 1e6:>11,.1f} MB'
+      f'{cost.name:<14}{cost.num_updates:>11,}{cost.num_images:>15,}'
+      f'{cost.flops_per_update:>14.3g}{cost.flops:>12.2g}'
+      f'{cost.checkpoint_bytes / 1e6:>11,.1f} MB'
     )
+  updates, images, flops = (
+    sum(getattr(cost, name) for cost in costs)
+    for name in ('num_updates', 'num_images', 'flops')
+  )
   lines.append(
-    f'{"total":<14}{total_updates:>11,}{total_images:>15,}{total_flops:>14.3g}'
+    f'{"total":<14}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
   )
   return '\n'.join(lines)

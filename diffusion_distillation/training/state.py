@@ -1,4 +1,4 @@
-"""What training changes."""
+"""The state of a training."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class TrainState:
-  """The state of one training, the teacher's or a round's.
+  """The state of the training of one round.
 
   Attributes:
     step: updates made, int32.
-    num_updates: updates this training is to make, int32. It is an array, not a
-      constant, so that rounds of different length share one compilation.
-    params: of the network, float32.
-    ema_params: their exponential moving average, or None.
-    opt_state: of the optimizer.
+    num_updates: length of the training, int32. It is an array, not a constant,
+      so that rounds of different lengths share one compilation.
+    params: parameters of the network, float32.
+    ema_params: their exponential moving average (EMA), or None.
+    opt_state: state of the optimizer.
   """
 
   step: jax.Array
@@ -28,7 +28,7 @@ class TrainState:
 
   @property
   def weights(self):
-    """The parameters to sample from and to distill: the average, if kept."""
+    """The parameters to sample from and to distill: the EMA, if kept."""
     return self.params if self.ema_params is None else self.ema_params
 
 
@@ -38,8 +38,8 @@ def create_state(params, optimizer, *, num_updates, ema_decay):
   Args:
     params: parameters to start from; they are copied.
     optimizer: an optax transformation.
-    num_updates: int.
-    ema_decay: 0 keeps no average.
+    num_updates: length of the training, an int.
+    ema_decay: 0 keeps no EMA.
   """
   return TrainState(
     step=jnp.int32(0),

@@ -1,15 +1,71 @@
-"""What the teacher's and the student's steps share."""
+"""One training step for every objective: gradient, update, EMA."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffusion_distillation.core import process
+from diffusion_distillation.objectives import LossInputs
 from diffusion_distillation.training import optimizer as optimizers
 
 
-def to_unit(images):
+def make_step(name, objective, denoiser, optimizer, train):
+  """Returns step(state, teacher_params, num_steps, batch, key).
+
+  It returns (state, metrics) of one replica and is to be compiled by
+  `devices.compile_step`, over the axis 'batch'. The teacher's weights and the
+  number of steps are arguments, so that one compiled program serves all rounds
+  of an objective.
+
+  Args:
+    name: of the function, by which its compilations are counted: 'train_step'
+      for a teacher, 'distill_step' for students.
+    objective: an Objective.
+    denoiser: the Denoiser of student and teacher.
+    optimizer: from `make_optimizer(train)`.
+    train: config.train.
+  """
+
+  def step(state, teacher_params, num_steps, batch, key):
+    """Makes one update.
+
+    Args:
+      state: a TrainState.
+      teacher_params: the weights that are distilled; None without a teacher.
+      num_steps: int32, sampling steps of the round.
+      batch: {'image': (B, H, W, C) uint8, ...}; all other entries are the
+        condition.
+      key: random key of this training.
+    """
+    progress = state.step / state.num_updates
+    average = jax.lax.stop_gradient(state.weights)
+
+    def loss_fn(params, examples):
+      batch, (time_keys, noise_keys, dropout_keys) = examples
+      condition = {k: v for k, v in batch.items() if k != 'image'}
+      inputs = LossInputs(
+        student=denoiser.bind(params, condition, dropout_keys),
+        # Not a function of `params`: no gradient reaches the teacher.
+        teacher=denoiser.bind(teacher_params, condition),
+        average=denoiser.bind(average, condition, dropout_keys),
+        x=normalize_images(batch['image']),
+        time_keys=time_keys,
+        noise_keys=noise_keys,
+        num_steps=num_steps,
+        progress=progress,
+      )
+      return jnp.mean(objective.loss(inputs))
+
+    keys = example_keys(key, state.step, len(batch['image']))
+    return gradient_update(
+      state, loss_fn, (batch, keys), optimizer=optimizer, train=train
+    )
+
+  step.__name__ = name
+  return step
+
+
+def normalize_images(images):
   """Returns uint8 images (B, H, W, C) as float32 in [-1, 1]."""
   chex.assert_rank(images, 4)
   chex.assert_type(images, jnp.uint8)
@@ -17,7 +73,7 @@ def to_unit(images):
 
 
 def example_keys(key, step, num_examples):
-  """Returns (B,) random keys of this replica's examples, for three purposes.
+  """Returns (B,) random keys for each of three purposes.
 
   They are folded from the step and the example's index in the global batch, so
   that a run does not depend on the number of devices.
@@ -28,21 +84,15 @@ def example_keys(key, step, num_examples):
     num_examples: B, of this replica.
 
   Returns:
-    Keys of the times, of the noise and of dropout.
+    Keys for times, for noise and for dropout.
   """
   index = jax.lax.axis_index('batch') * num_examples + jnp.arange(num_examples)
   step_key = jax.random.fold_in(key, step)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, index)
-  time_keys, eps_keys, dropout_keys = jax.vmap(
+  time_keys, noise_keys, dropout_keys = jax.vmap(
     lambda key: jax.random.split(key, 3), out_axes=1
   )(keys)
-  return time_keys, eps_keys, dropout_keys
-
-
-def diffuse(x, logsnr, eps_keys):
-  """Returns x with each example's own noise, z_t at logsnr."""
-  eps = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(eps_keys)
-  return process.diffuse(x, logsnr, eps)
+  return time_keys, noise_keys, dropout_keys
 
 
 def mean_gradient(loss_fn, params, examples, parts):
@@ -50,9 +100,9 @@ def mean_gradient(loss_fn, params, examples, parts):
 
   Args:
     loss_fn: (params, examples) -> scalar, the mean over these examples.
-    params: float32, as are the sums of the gradients.
+    params: float32, like the sums of the gradients.
     examples: pytree whose leaves have a leading axis B.
-    parts: by which B can be divided. With 1 there is no loop.
+    parts: a divisor of B. With 1 there is no loop.
   """
   gradient = jax.value_and_grad(loss_fn)
   if parts == 1:
@@ -63,7 +113,7 @@ def mean_gradient(loss_fn, params, examples, parts):
 
   split = jax.tree.map(lambda e: e.reshape(parts, -1, *e.shape[1:]), examples)
   zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
-  # Not a loop on CPU: see `replicas.compile_step`.
+  # No loop on CPU, see `devices.compile_step`.
   unroll = parts if jax.default_backend() == 'cpu' else 1
   total, _ = jax.lax.scan(add, zeros, split, unroll=unroll)
   return jax.tree.map(lambda t: t / parts, total)
@@ -75,20 +125,20 @@ def gradient_update(state, loss_fn, examples, *, optimizer, train):
   Args:
     state: a TrainState.
     loss_fn: (params, examples) -> scalar, the mean over these examples.
-    examples: this replica's, a pytree whose leaves have a leading axis B.
-    optimizer: from `make_optimizer`.
+    examples: of this replica, a pytree whose leaves have a leading axis B.
+    optimizer: from `make_optimizer(train)`.
     train: config.train.
   """
   loss, grads = mean_gradient(loss_fn, state.params, examples, train.accumulate)
-  # The mean over all replicas comes before clipping: clipping each replica's
-  # gradient would make the result depend on their number.
+  # The mean over all replicas comes before clipping: clipping the gradient of
+  # each replica would make the result depend on their number.
   loss, grads = jax.lax.pmean((loss, grads), 'batch')
   rate = optimizers.learning_rate(train, state.step, state.num_updates)
   direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
   ema_params = state.ema_params
   if ema_params is not None:
-    ema_params = optimizers.update_average(
+    ema_params = optimizers.update_ema(
       ema_params, params, state.step, train.ema_decay
     )
   metrics = {

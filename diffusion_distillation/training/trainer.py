@@ -1,9 +1,11 @@
-"""Algorithm 2: the teacher, then round after round of halving its steps."""
+"""All trainings of a run: one loop over its rounds."""
 
 import dataclasses
 import functools
-import os
+import itertools
+import math
 import pathlib
+import sys
 from collections.abc import Callable
 
 import jax
@@ -11,205 +13,237 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints import step_folder
-from diffusion_distillation.checkpoints.card import card_of
-from diffusion_distillation.checkpoints.checkpoint_folder import (
+from diffusion_distillation.checkpoints import Checkpoint
+from diffusion_distillation.checkpoints.card import make_card
+from diffusion_distillation.checkpoints.store import (
   CheckpointFolder,
+  NoCheckpoints,
+  Saver,
 )
-from diffusion_distillation.checkpoints.saver import Saver
+from diffusion_distillation.data.batches import batches
 from diffusion_distillation.data.dataset import Dataset
-from diffusion_distillation.data.pipeline import batches
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.objectives.denoising import make_train_step
-from diffusion_distillation.objectives.progressive import make_distill_step
-from diffusion_distillation.objectives.rounds import number_of, rounds
-from diffusion_distillation.runtime import devices, processes
+from diffusion_distillation.runtime import devices, processes, signals
+from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import RunLog
-from diffusion_distillation.training.config import teacher_config
-from diffusion_distillation.training.followers import NoCheckpoints
-from diffusion_distillation.training.loop import run
+from diffusion_distillation.training.config import rounds, trainings
+from diffusion_distillation.training.loop import Stage, train_stage
 from diffusion_distillation.training.optimizer import make_optimizer
-from diffusion_distillation.training.stage import Stage
 from diffusion_distillation.training.state import create_state
+from diffusion_distillation.training.step import make_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """All trainings of one config, in one run folder.
+  """What all trainings of a run share.
 
   Attributes:
-    config: the config, checked.
+    config: of the run, checked.
     dataset: its Dataset.
     workdir: the run folder, absolute.
-    teacher: path of the checkpoint to distill; None trains the teacher first.
+    teacher: the Checkpoint to distill; None trains the teacher first. Of
+      several processes, 0 alone has it.
     log: a RunLog.
-    evaluate: (weights, card, name) -> metrics, for `train.eval_every_steps`.
-    saver: of all checkpoints; one round's last is saved while the next begins.
+    evaluate: (weights, card, name of the round, updates made) -> metrics, for
+      `train.eval_every_steps`.
+    stop: a StopFlag.
+    saver: writes the checkpoints; the last one of a round is written while the
+      next round begins.
   """
 
   config: ConfigDict
   dataset: Dataset
   workdir: pathlib.Path
-  teacher: str | None
+  teacher: Checkpoint | None
   log: RunLog
   evaluate: Callable
+  stop: signals.StopFlag
   saver: Saver = dataclasses.field(default_factory=Saver)
 
   def run(self):
-    """Trains what is not trained yet: the teacher, or all of Algorithm 2."""
-    with self.saver:
-      if self.config.distillation is None:
-        self.train_teacher(self.config)
-      elif self.teacher is None:
-        weights = self.train_teacher(teacher_config(self.config))
-        self.distill(weights, str(self.workdir / 'teacher'))
-      else:
-        weights = devices.replicate(self._load_teacher())
-        self.distill(weights, self.teacher)
+    """Trains what is not trained yet, round after round.
 
-  def _load_teacher(self):
-    weights = None
-    if processes.is_main():
-      weights = checkpoints.load(self.teacher, config=self.config).weights
-    return processes.broadcast(weights)
-
-  def train_teacher(self, config):
-    """Returns the teacher's weights on all devices, trained by `config`."""
-    optimizer, denoiser = make_optimizer(config.train), self._denoiser(config)
-    step = make_train_step(denoiser, optimizer, config)
-    compiled = devices.compile_step(step, in_axes=(0, 0, None))
-    init_key, step_key = jax.random.split(_stage_key(config.seed, 0))
-    begin = _begin(config.train, optimizer)
-    num_updates = config.train.num_updates
-
-    def start():
-      params = jax.jit(denoiser.init)(init_key)
-      return devices.replicate(begin(params, num_updates))
-
-    return self._train(
-      config,
-      name='teacher',
-      step_name='train_step',
-      start=start,
-      template=jax.eval_shape(begin, denoiser.param_shapes(), num_updates),
-      num_updates=num_updates,
-      update=lambda state, batch: compiled(state, batch, step_key),
-      data_seed=_data_seed(config.seed, 0),
-      card=card_of(config, self.dataset, config.model.eval_sampling_num_steps),
-    )
-
-  def distill(self, weights, parent):
-    """Runs all rounds, the first from the teacher's weights.
-
-    Args:
-      weights: of the teacher, on all devices.
-      parent: path of its checkpoint, for the card.
+    Raises:
+      Stopped: the process was asked to stop; everything is saved.
+      UserError: as `loop.train_stage`, or a finished round is missing.
     """
-    config = self.config
-    optimizer, denoiser = make_optimizer(config.train), self._denoiser(config)
-    step = make_distill_step(denoiser, optimizer, config)
-    begin = _begin(config.train, optimizer)
-    # Compiled once: teacher, step count and length are arguments.
-    compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
-    started = devices.compile_start(begin)
-    for this in rounds(config.distillation):
-      length = jnp.int32(this.num_updates)
-      update = functools.partial(
-        _distill_update,
-        compiled,
-        weights,
-        jnp.int32(this.num_steps),
-        _stage_key(config.seed, this.num_steps),
-      )
-      weights = self._train(
-        config,
-        name=this.name,
-        num_steps=this.num_steps,
-        step_name='distill_step',
-        start=functools.partial(started, weights, length),
-        template=jax.eval_shape(begin, denoiser.param_shapes(), length),
-        num_updates=this.num_updates,
-        update=update,
-        data_seed=_data_seed(config.seed, this.num_steps),
-        card=card_of(config, self.dataset, this.num_steps, parent),
-      )
-      parent = str(self.workdir / this.name)
+    self._check_order()
+    weights = (
+      self._outside_teacher()
+    )  # on all devices; None until there are any
+    with self.saver:
+      for training in trainings(self.config):
+        compiled = self._compile(training)
+        for each in training.objective.rounds:
+          if each.parent is None:
+            weights = self._initial_weights(training, each)
+          weights = self._train(training, compiled, each, weights)
 
-  def _denoiser(self, config):
+  def _check_order(self):
+    """Checks that no round is missing from which a later one began.
+
+    Raises:
+      UserError: one is.
+    """
+    if not processes.is_main():
+      return
+    names = [each.name for each in rounds(self.config)]
+    for name, later in itertools.pairwise(names):
+      if self._has_begun(later) and not self._has_begun(name):
+        raise UserError(
+          f'{self.workdir / name} has no checkpoint, but {later} was distilled '
+          f'from it; put {name} back, or remove {later} and what follows it to '
+          'train them again'
+        )
+
+  def _outside_teacher(self):
+    """Returns a given teacher's weights on all devices, or None."""
+    weights = None if self.teacher is None else self.teacher.weights
+    weights = processes.broadcast(weights)
+    return None if weights is None else devices.replicate(weights)
+
+  def _initial_weights(self, training, each):
+    key, _ = jax.random.split(_round_key(training.config.seed, each))
+    denoiser = self._denoiser(training)
+    return devices.replicate(jax.jit(denoiser.init)(key))
+
+  def _denoiser(self, training):
     dataset = self.dataset
     return build_denoiser(
-      config.model, dataset.image_shape, dataset.num_classes
+      training.config.model, dataset.image_shape, dataset.num_classes
     )
 
-  def _train(self, config, *, name, data_seed, num_steps=None, **stage):
-    """Returns the weights after one training, in its own folder."""
+  def _compile(self, training):
+    """Returns the compiled functions of a Training and the shape of its state.
+
+    They are compiled once, when they are first called: weights, step counts and
+    lengths are arguments.
+    """
+    train, denoiser = training.config.train, self._denoiser(training)
+    optimizer = make_optimizer(train)
+    step = make_step(
+      training.step_name, training.objective, denoiser, optimizer, train
+    )
+
+    def begin(weights, num_updates):
+      return create_state(
+        weights, optimizer, num_updates=num_updates, ema_decay=train.ema_decay
+      )
+
+    return _Compiled(
+      step=devices.compile_step(step, in_axes=(0, 0, None, 0, None)),
+      begin=devices.compile_start(begin),
+      template=jax.eval_shape(begin, denoiser.param_shapes(), jnp.int32(1)),
+    )
+
+  def _train(self, training, compiled, each, weights):
+    """Returns the weights after one Round, on all devices."""
+    config, train = training.config, training.config.train
+    _warn_of_short_training(each, train)
+    key = _round_key(config.seed, each)
+    if each.parent is None:
+      _, key = jax.random.split(key)
+    teacher = weights if training.objective.needs_teacher else None
+    num_steps = jnp.int32(each.num_steps)
+
+    def update(state, batch):
+      return compiled.step(state, teacher, num_steps, batch, key)
+
     stage = Stage(
-      name=name,
-      followed_by=self._begun_after(num_steps),
+      name=each.name,
+      step_name=training.step_name,
+      start=lambda: compiled.begin(weights, jnp.int32(each.num_updates)),
+      template=compiled.template,
+      num_updates=each.num_updates,
+      followed_by=self._begun_from(each),
+      update=update,
       batches=functools.partial(
         batches,
         self.dataset,
-        batch_size=config.train.batch_size,
-        seed=data_seed,
+        batch_size=train.batch_size,
+        seed=_data_seed(config.seed, each),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
       ),
-      train=config.train,
-      checkpoints=self._checkpoints(name),
+      train=train,
+      checkpoints=self._checkpoints(each),
+      card=self._card(training, each),
       saver=self.saver,
       log=self.log,
       evaluate=self.evaluate,
-      **stage,
+      stop=self.stop,
     )
-    return run(stage)
+    return train_stage(stage)
 
-  def _checkpoints(self, name):
+  def _has_begun(self, name):
+    folder = CheckpointFolder(self.workdir / name / 'checkpoints')
+    return folder.newest() is not None
+
+  def _checkpoints(self, each):
     if not processes.is_main():
       return NoCheckpoints()
-    return CheckpointFolder(self.workdir / name / 'checkpoints')
+    return CheckpointFolder(self.workdir / each.name / 'checkpoints')
 
-  def _begun_after(self, num_steps):
-    """Returns the name of the next round that has begun, or None.
+  def _card(self, training, each):
+    parent, checksum = None, None
+    if each.parent is not None:
+      parent = str(self.workdir / each.parent)
+      if each.parent == 'teacher' and self.teacher is not None:
+        parent, checksum = str(self.teacher.path), self.teacher.checksum
+    return make_card(
+      training.config,
+      self.dataset,
+      num_steps=each.num_steps,
+      sampler=training.objective.sampler or training.config.sampler,
+      objective=each.objective,
+      parent=parent,
+      parent_checksum=checksum,
+    )
 
-    Be it one that this config leaves out: another length of its rounds may have
-    come between.
+  def _begun_from(self, each):
+    """Returns the name of a round that began from this one's end, or None.
 
-    Args:
-      num_steps: of the round that is asked for; None is the teacher.
+    It may be one that this config leaves out, after a change of its lengths.
     """
     if not processes.is_main():
       return None
-    begun = {
-      number_of(name): name
-      for name in os.listdir(self.workdir)
-      if step_folder.steps(self.workdir / name / 'checkpoints')
-    }
-    begun.pop(None, None)  # the teacher
-    later = [n for n in begun if num_steps is None or n < num_steps]
-    return begun[max(later)] if later else None
+    for folder in sorted(self.workdir.glob('*/checkpoints')):
+      card = CheckpointFolder(folder).newest_card()
+      parent = None if card is None else card.parent
+      if parent is not None and pathlib.PurePath(parent).name == each.name:
+        return folder.parent.name
+    return None
 
 
-def _begin(train, optimizer):
-  """Returns begin(params, num_updates) -> TrainState, of one device."""
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+  """See `Trainer._compile`."""
 
-  def begin(params, num_updates):
-    return create_state(
-      params, optimizer, num_updates=num_updates, ema_decay=train.ema_decay
+  step: Callable
+  begin: Callable
+  template: object
+
+
+def _warn_of_short_training(each, train):
+  """Prints a warning where an EMA has no time to reach its decay."""
+  horizon = 1 / (1 - train.ema_decay)
+  if each.num_updates < horizon and processes.is_main():
+    print(
+      f'warning: {each.name} has {each.num_updates} updates, fewer than the '
+      f'{math.ceil(horizon):,} that train.ema_decay={train.ema_decay} averages '
+      'over; its EMA, which is sampled and distilled, averages over about the '
+      f'last {math.ceil((each.num_updates + 9) / 9)} instead',
+      file=sys.stderr,
     )
 
-  return begin
+
+def _round_key(seed, each):
+  """Returns the random key of a round; the teacher's number is 0."""
+  number = 0 if each.parent is None else each.num_steps
+  return jax.random.fold_in(jax.random.key(seed), number)
 
 
-def _distill_update(compiled, teacher_params, num_steps, key, state, batch):
-  return compiled(state, teacher_params, num_steps, batch, key)
-
-
-def _stage_key(seed, num_steps):
-  """Returns the random key of a training; the teacher's num_steps is 0."""
-  return jax.random.fold_in(jax.random.key(seed), num_steps)
-
-
-def _data_seed(seed, num_steps):
-  """Returns the seed of a training's data order, of 32 bits as Grain asks."""
-  return int(np.random.SeedSequence([seed, num_steps]).generate_state(1)[0])
+def _data_seed(seed, each):
+  """Returns the seed of a round's data order, 32 bits as Grain requires."""
+  number = 0 if each.parent is None else each.num_steps
+  return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

@@ -29,7 +29,7 @@ def case(logsnr):
 )
 def test_a_perfect_output_gives_x(mean_type, logsnr):
   x, z, logsnr, outputs = case(logsnr)
-  got = parameterization.x_hat(mean_type, outputs[mean_type], z, logsnr)
+  got = parameterization.predict_x(mean_type, outputs[mean_type], z, logsnr)
   np.testing.assert_allclose(got, x, atol=3e-5)
 
 
@@ -40,11 +40,11 @@ def test_round_trip_between_heads(first, second):
   # Any output of one head, written as the other's, is the same prediction.
   _, z, logsnr, _ = case(1.0)
   output = np.random.RandomState(5).standard_normal(z.shape).astype(np.float32)
-  x = np.asarray(parameterization.x_hat(first, output, z, logsnr))
+  x = np.asarray(parameterization.predict_x(first, output, z, logsnr))
   alpha, sigma = (np.asarray(a)[0] for a in process.alpha_sigma(logsnr))
   eps = (z - alpha * x) / sigma
   other = {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x}[second]
-  got = parameterization.x_hat(second, jnp.asarray(other), z, logsnr)
+  got = parameterization.predict_x(second, jnp.asarray(other), z, logsnr)
   np.testing.assert_allclose(got, x, atol=1e-5)
 
 
@@ -53,29 +53,27 @@ def test_both_weighs_its_parts_by_sigma_and_alpha_squared():
   _, z, logsnr, _ = case(0.7)
   rng = np.random.RandomState(4)
   out_x, out_eps = rng.standard_normal((2, *z.shape)).astype(np.float32)
-  got = parameterization.x_hat(
+  got = parameterization.predict_x(
     'both', jnp.concatenate([out_x, out_eps], -1), z, logsnr
   )
   alpha, sigma = (np.asarray(a)[0] for a in process.alpha_sigma(logsnr))
-  of_eps = parameterization.x_hat('eps', out_eps, z, logsnr)
+  of_eps = parameterization.predict_x('eps', out_eps, z, logsnr)
   np.testing.assert_allclose(
     got, sigma**2 * out_x + alpha**2 * of_eps, atol=1e-5
   )
 
 
 def test_output_channels():
-  assert parameterization.output_channels('v', 3) == 3
-  assert parameterization.output_channels('both', 3) == 6
+  assert parameterization.get_head('v').output_channels == 1
+  assert parameterization.get_head('both').output_channels == 2
 
 
-@pytest.mark.parametrize('function', ['x_hat', 'output_channels'])
-def test_unknown_head_lists_the_known_ones(function):
-  args = {
-    'x_hat': ('score', jnp.zeros((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1)),
-    'output_channels': ('score', 3),
-  }
+def test_unknown_head_lists_the_known_ones():
+  z = jnp.zeros((1, 1))
   with pytest.raises(ValueError, match='x, eps, v, both'):
-    getattr(parameterization, function)(*args[function])
+    parameterization.predict_x('score', z, z, jnp.zeros(1))
+  with pytest.raises(ValueError, match='x, eps, v, both'):
+    parameterization.get_head('score')
 
 
 @pytest.mark.parametrize(
@@ -92,8 +90,9 @@ def test_the_names_of_other_tools_mean_the_same(alias, name):
   output = jnp.arange(8.0).reshape(2, 1, 1, 4)
   output = output if name == 'both' else output[..., :2]
   np.testing.assert_array_equal(
-    parameterization.x_hat(alias, output, z, logsnr),
-    parameterization.x_hat(name, output, z, logsnr),
+    parameterization.predict_x(alias, output, z, logsnr),
+    parameterization.predict_x(name, output, z, logsnr),
   )
   assert parameterization.canonical(alias) == name
-  assert parameterization.output_channels(alias, 2) == output.shape[-1]
+  head = parameterization.get_head(alias)
+  assert 2 * head.output_channels == output.shape[-1]

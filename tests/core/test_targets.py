@@ -70,7 +70,7 @@ def test_keeps_float32_digits_where_the_quotient_loses_them():
 def test_a_student_that_meets_it_lands_on_the_teacher_s_second_point(num_steps):
   z_t, index = case(num_steps, jnp.float32)
   schedule = schedules.get_logsnr_schedule('cosine')
-  logsnr_t, logsnr_s = targets.step_logsnr(schedule, index, num_steps)
+  logsnr_t, logsnr_s = schedules.step_logsnr(schedule, index, num_steps)
   logsnr_m = schedule((index.astype(jnp.float32) + 0.5) / num_steps)
   x1 = teacher(z_t, logsnr_t)
   z_m = process.ddim_step(z_t, x1, logsnr_t, logsnr_m)
@@ -126,6 +126,44 @@ def test_long_steps_do_not_overflow():
 
 def test_step_times_are_integers_over_the_step_count():
   index = jnp.arange(4)
-  logsnr_t, logsnr_s = targets.step_logsnr(lambda t: -t, index, 4)
+  logsnr_t, logsnr_s = schedules.step_logsnr(lambda t: -t, index, 4)
   np.testing.assert_array_equal(-logsnr_t, [0.25, 0.5, 0.75, 1])
   np.testing.assert_array_equal(logsnr_s, [np.inf, -0.25, -0.5, -0.75])
+
+
+def some(seed, shape=(5, 4, 4, 1)):
+  return jnp.asarray(np.random.RandomState(seed).standard_normal(shape))
+
+
+def test_two_unequal_steps_land_where_one_step_of_the_target_lands():
+  # m is anywhere between, and the two functions differ.
+  with jax.enable_x64(True):
+    z_t = some(1)
+    t, m, u = jnp.array([[-9.0, -3, -1, 0, 4]]) + jnp.array([[0], [0.5], [6]])
+    x1 = teacher(z_t, t)
+    z_m = process.ddim_step(z_t, x1, t, m)
+    x2 = jnp.cos(z_m)
+    z_u = process.ddim_step(z_m, x2, m, u)
+    x = targets.two_step_target(
+      teacher, lambda z, logsnr: jnp.cos(z), z_t, t, m, u
+    )
+    np.testing.assert_allclose(
+      process.ddim_step(z_t, x, t, u), z_u, rtol=0, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize(
+  ('m', 'u', 'want'), [(2.0, 2.0, 1), (np.inf, np.inf, 1), (2.0, np.inf, 2)]
+)
+def test_the_limits_of_the_two_step_target(m, u, want):
+  # m = u is one step of the first function, whatever the second one says.
+  z_t, level = jnp.ones((3, 2, 2, 1)), jnp.full((3,), -1.0)
+  target = targets.two_step_target(
+    lambda z, logsnr: jnp.ones_like(z),
+    lambda z, logsnr: jnp.full_like(z, jnp.nan if want == 1 else 2.0),
+    z_t,
+    level,
+    jnp.full((3,), m),
+    jnp.full((3,), u),
+  )
+  np.testing.assert_array_equal(target, want)

@@ -1,7 +1,7 @@
 """Writes resize_reference.npz: what tf.image.resize makes of a few images.
 
-Run once, with tensorflow-cpu 2.21.0; no test runs it. The inputs are kept with
-the results, as uint8 and float32.
+Run once, with tensorflow-cpu 2.21.0; no test runs it. The inputs are stored
+with the results, as uint8 and float32.
 
 python tests/data/make_resize_reference.py
 """
@@ -11,7 +11,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-# (height, width) -> sizes: down by whole and broken ratios, up, odd, one pixel.
+# (height, width) -> sizes: shrinking by integer and fractional ratios,
+# enlarging, odd sizes, one pixel.
 CASES = {
   (64, 64): (16, 7),
   (75, 75): (32,),

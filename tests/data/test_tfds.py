@@ -1,19 +1,18 @@
-"""The paper's data sets, from files as TensorFlow Datasets writes them."""
+"""The paper's data sets, from files that TensorFlow Datasets would write."""
 
 import io
 import shutil
 import sys
-import time
 
 import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_distillation import modes
-from diffusion_distillation.data import images, prepare, tfds
+from diffusion_distillation.data import prepare, tfds
+from diffusion_distillation.data.batches import batches
 from diffusion_distillation.data.dataset import load_dataset
-from diffusion_distillation.data.pipeline import batches
+from diffusion_distillation.data.resize import crop_and_resize
 from diffusion_distillation.runtime.errors import UserError
 from tests.make_records import write_records
 
@@ -52,7 +51,7 @@ def data_dir(tmp_path):
     ('lsun_church128', 128, 1),
   ],
 )
-def test_each_data_set_is_what_the_paper_says(
+def test_each_data_set_has_the_paper_s_size_and_classes(
   data_dir, name, size, num_classes
 ):
   dataset = load_dataset(name, {'data_dir': str(data_dir)})
@@ -67,7 +66,7 @@ def test_each_data_set_is_what_the_paper_says(
   assert 'tensorflow' not in sys.modules
 
 
-def test_cifar10_is_kept_as_it_is(data_dir):
+def test_cifar10_is_not_resized(data_dir):
   args = {'data_dir': str(data_dir), 'class_conditional': True}
   dataset = load_dataset('cifar10', args)
   assert dataset.num_classes == 10
@@ -79,12 +78,14 @@ def test_cifar10_is_kept_as_it_is(data_dir):
 
 
 def test_other_images_are_cropped_and_resized(data_dir):
-  # 40 x 50 to 64: a target pixel of area resizing covers 0.625 source pixels,
-  # the first one only the first, of the crop that starts at column 5.
+  # 40 x 50 to 64 by area: a target pixel covers 0.625 source pixels, the first
+  # target pixel only the first source pixel of the crop, which starts at
+  # column 5.
   (first, *_) = pictures('imagenet64')
   dataset = load_dataset('imagenet64', {'data_dir': str(data_dir)})
   np.testing.assert_array_equal(dataset.train[0]['image'][0, 0], first[0, 5])
-  # 40 to 128, bilinear: the first centre lies outside of the first pixel's.
+  # 40 to 128, bilinear: the first target centre lies before the first source
+  # centre.
   dataset = load_dataset('lsun_church128', {'data_dir': str(data_dir)})
   np.testing.assert_array_equal(dataset.train[0]['image'][0, 0], first[0, 5])
 
@@ -104,13 +105,13 @@ def test_larger_images_are_shrunk_as_the_original_does(
   files = {'train': [(png(first), 0)], tfds.SOURCES[name][1]: [(b'', 0)]}
   write_records(name, tmp_path, files)
   dataset = load_dataset(name, {'data_dir': str(tmp_path)})
-  expected = images.square(first, size, method)
+  expected = crop_and_resize(first, size, method)
   np.testing.assert_array_equal(dataset.train[0]['image'], expected)
   other = {'area': 'antialias', 'antialias': 'area'}[method]
-  assert (expected != images.square(first, size, other)).any()
+  assert (expected != crop_and_resize(first, size, other)).any()
 
 
-def test_examples_end(data_dir):
+def test_iterating_over_examples_ends(data_dir):
   dataset = load_dataset('imagenet64', {'data_dir': str(data_dir)})
   assert len(list(dataset.train)) == 3
   with pytest.raises(IndexError):
@@ -121,7 +122,7 @@ def test_a_damaged_record_is_named(tmp_path):
   files = [(b'no image', 0)]
   write_records('imagenet64', tmp_path, {'train': files, 'validation': files})
   dataset = load_dataset('imagenet64', {'data_dir': str(tmp_path)})
-  with pytest.raises(ValueError, match='imagenet64 train record 0 cannot be'):
+  with pytest.raises(UserError, match='imagenet64 train record 0 cannot be'):
     next(batches(dataset, batch_size=1, seed=0))
 
 
@@ -131,11 +132,11 @@ def test_a_damaged_shard_is_one_line(data_dir, name, damage):
   folder = tfds.open_builder(name, str(data_dir)).data_path
   (path,) = folder.glob('*-train*')
   path.write_bytes(damage(len(path.read_bytes())))
-  with pytest.raises(ValueError, match=rf'{name} train is damaged') as error:
+  with pytest.raises(UserError, match=rf'{name} train is damaged') as error:
     load_dataset(name, {'data_dir': str(data_dir)}).open_train()
   assert f'move {folder} away' in str(error.value)
   assert '\n' not in str(error.value)
-  with pytest.raises(ValueError, match='is damaged'):
+  with pytest.raises(UserError, match='is damaged'):
     prepare.prepare(name, str(data_dir))
 
 
@@ -145,7 +146,7 @@ def test_records_that_are_damaged_before_the_end_are_one_line(data_dir, name):
   (path,) = folder.glob('*-train*')
   data = path.read_bytes()
   path.write_bytes(bytes(2**15) + data[2**15 :])
-  with pytest.raises(ValueError, match=rf'{name} train is damaged') as error:
+  with pytest.raises(UserError, match=rf'{name} train is damaged') as error:
     load_dataset(name, {'data_dir': str(data_dir)}).open_train()[0]
   assert f'move {folder} away' in str(error.value)
   assert '\n' not in str(error.value)
@@ -153,7 +154,9 @@ def test_records_that_are_damaged_before_the_end_are_one_line(data_dir, name):
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('left', ['nothing', 'an empty folder', 'no info'])
-def test_what_is_not_prepared_says_how_to(name, left, data_dir):
+def test_the_error_for_missing_data_says_how_to_prepare_them(
+  name, left, data_dir
+):
   folder = tfds.open_builder(name, str(data_dir)).data_path
   if left == 'no info':
     (folder / 'dataset_info.json').unlink()
@@ -164,24 +167,24 @@ def test_what_is_not_prepared_says_how_to(name, left, data_dir):
   dataset = load_dataset(name, {'data_dir': str(data_dir)})
   command = f'data.prepare --dataset={name} --data_dir={data_dir}'
   for split in ('train', 'heldout'):
-    with pytest.raises(ValueError, match='prepare it once') as error:
+    with pytest.raises(UserError, match='prepare it once') as error:
       getattr(dataset, split)
     assert command in str(error.value) and '\n' not in str(error.value)
 
 
-def test_a_missing_shard_is_not_prepared(data_dir):
+def test_a_missing_shard_counts_as_not_prepared(data_dir):
   for path in data_dir.rglob('cifar10-test*'):
     path.unlink()
-  with pytest.raises(ValueError, match='prepare it once'):
+  with pytest.raises(UserError, match='prepare it once'):
     load_dataset('cifar10', {'data_dir': str(data_dir)}).open_train()
-  with pytest.raises(ValueError, match='lacks a split'):
+  with pytest.raises(UserError, match='is incomplete'):
     prepare.prepare('cifar10', str(data_dir))
 
 
 def test_a_damaged_description_is_one_line(data_dir):
   (info,) = data_dir.glob('cifar10/*/dataset_info.json')
   info.write_text(info.read_text()[:100])
-  with pytest.raises(ValueError, match=r'dataset_info\.json of cifar10 is dam'):
+  with pytest.raises(UserError, match=r'dataset_info\.json of cifar10 is dam'):
     load_dataset('cifar10', {'data_dir': str(data_dir)}).open_train()
 
 
@@ -192,21 +195,29 @@ def test_another_format_is_refused(data_dir):
   text = info.read_text()
   assert 'array_record' in text
   info.write_text(text.replace('array_record', 'tfrecord'))
-  with pytest.raises(ValueError, match='as tfrecord, which cannot be read at'):
+  with pytest.raises(UserError, match='as tfrecord, which has no random'):
     load_dataset('cifar10', {'data_dir': str(data_dir)}).open_train()
 
 
-def test_a_run_without_its_data_ends_at_once_and_makes_nothing(
-  config, tmp_path
-):
-  with config.unlocked():
-    config.dataset.name = 'cifar10'
-    config.dataset.args = {'data_dir': str(tmp_path / 'data')}
-  started = time.monotonic()
-  with pytest.raises(UserError, match='cifar10 is not prepared'):
-    modes.train(config, str(tmp_path / 'run'))
-  assert time.monotonic() - started < 5
-  assert not (tmp_path / 'run').exists()
+def test_labels_and_files_change_the_fingerprint(data_dir):
+  def fingerprints(**args):
+    args = {'data_dir': str(data_dir), **args}
+    dataset = load_dataset('imagenet64', args)
+    return [dataset.fingerprint(split) for split in ('train', 'heldout')]
+
+  before = fingerprints()
+  assert before == fingerprints() and len(set(before)) == 2
+  unlabelled = fingerprints(class_conditional=False)
+  assert set(unlabelled).isdisjoint(before)
+  folder = tfds.open_builder('imagenet64', str(data_dir)).data_path
+  shutil.rmtree(folder)
+  files = [
+    (png(p // 2), k)
+    for p, k in zip(pictures('imagenet64'), LABELS, strict=True)
+  ]
+  split = tfds.SOURCES['imagenet64'][1]
+  write_records('imagenet64', data_dir, {'train': files, split: files[:2]})
+  assert set(fingerprints()).isdisjoint(before)
 
 
 def run_prepare(monkeypatch, *args):
@@ -229,7 +240,7 @@ def test_missing_packages_are_one_line(tmp_path, monkeypatch):
   )
 
 
-def test_imagenet_must_be_fetched_by_hand(tmp_path, monkeypatch):
+def test_imagenet_must_be_downloaded_by_hand(tmp_path, monkeypatch):
   monkeypatch.setattr(prepare, '_MODULES', ())
   manual = tmp_path / 'downloads' / 'manual'
   manual.mkdir(parents=True)

@@ -3,8 +3,6 @@
 import io
 import os
 import pathlib
-import pickle
-import struct
 import tracemalloc
 import zipfile
 
@@ -99,11 +97,11 @@ def test_damage_is_refused_or_harmless(tmp_path, name):
 def test_the_first_array_that_differs_is_named(tmp_path, name):
   content = content_of(name)
   missing = refusal(tmp_path, content, {**SHAPES, 'more': (3,)})
-  assert 'more is absent there and (3,) here' in missing
+  assert 'more is absent in the file and (3,) in the network' in missing
   extra = refusal(tmp_path, content, {'conv.weight': (2, 3, 2, 2)})
-  assert 'double is (1, 1) there and absent here' in extra
+  assert 'double is (1, 1) in the file and absent in the network' in extra
   wrong = refusal(tmp_path, content, {**SHAPES, 'part': (5,)})
-  assert 'part is (4,) there and (5,) here' in wrong
+  assert 'part is (4,) in the file and (5,) in the network' in wrong
 
 
 @pytest.mark.parametrize(
@@ -117,63 +115,17 @@ def test_other_numbers_are_refused(tmp_path, array, message):
 
 
 def test_a_missing_file_says_what_to_fetch(tmp_path):
-  for path in (None, tmp_path / 'absent.pth'):
+  os.mkfifo(tmp_path / 'pipe.pth')  # which would wait for a writer
+  for path in (tmp_path, tmp_path / 'absent.pth', tmp_path / 'pipe.pth'):
     with pytest.raises(UserError) as error:
       read_weights(path, W)
     assert inception_weights.FILE_NAME in str(error.value)
     assert 'mseitzer/pytorch-fid' in str(error.value)
     assert '--config.eval.inception_path=' in str(error.value)
-  with pytest.raises(UserError, match='directory'):
-    read_weights(tmp_path, W)
   assert 'neither' in refusal(tmp_path, b'<html>not found</html>', W)
 
 
-# The rest writes what torch.save would not.
-
-
-def instructions(value):
-  """Returns the pickle of a value without its first and last instruction."""
-  return pickle.dumps(value, 2)[2:-1]
-
-
-def tensor(shape=(4,), strides=(1,), offset=0, size=4):
-  """Returns the instructions for a float32 tensor of storage '0'."""
-  storage = b''.join(
-    [
-      b'(' + instructions('storage') + b'ctorch\nFloatStorage\n',
-      *map(instructions, ('0', 'cpu', size, None)),
-      b'tQ',
-    ]
-  )
-  view = b''.join(map(instructions, (offset, shape, strides, False, {})))
-  return b'ctorch._utils\n_rebuild_tensor_v2\n(' + storage + view + b'tR'
-
-
-def pickled(value):
-  """Returns the pickle of {'w': value} of a value's instructions."""
-  return b'\x80\x02}' + instructions('w') + value + b's.'
-
-
-def old_format(tensors, size=4):
-  """Returns a file of a pickle, and of one storage of four float32 numbers."""
-  system = {'protocol_version': 1001, 'little_endian': True, 'type_sizes': {}}
-  head = [0x1950A86A20F9469CFC6C, 1001, system]
-  return b''.join(
-    [
-      *(pickle.dumps(value, 2) for value in head),
-      tensors,
-      pickle.dumps(['0'], 2),
-      struct.pack('<q4f', size, *range(4)),
-    ]
-  )
-
-
-def new_format(tensors, compression=zipfile.ZIP_STORED):
-  file = io.BytesIO()
-  with zipfile.ZipFile(file, 'w', compression) as archive:
-    archive.writestr('a/data.pkl', tensors)
-    archive.writestr('a/data/0', struct.pack('<4f', *range(4)))
-  return file.getvalue()
+# The rest is what NumPy would not write.
 
 
 class Evil:
@@ -186,49 +138,6 @@ class Evil:
     return self.call
 
 
-def test_files_made_here_are_read(tmp_path):
-  for content in (old_format(pickled(tensor())), new_format(pickled(tensor()))):
-    weights, _ = read(tmp_path, content, W)
-    np.testing.assert_array_equal(weights['w'], range(4))
-
-
-@pytest.mark.parametrize('protocol', [0, 2, 4])
-@pytest.mark.parametrize('pack', [bytes, old_format, new_format])
-def test_no_code_of_a_pickle_is_run(tmp_path, pack, protocol):
-  mark = tmp_path / 'mark'
-  make_mark = f'open({str(mark)!r}, "w").close()'
-  evils = [
-    Evil(os.system, f'touch {mark}'),
-    Evil(eval, make_mark),
-    Evil(exec, make_mark),
-    Evil(getattr, pathlib.Path(mark), 'touch'),
-  ]
-  for evil in evils:
-    for value in (evil, {'w': evil}, {'w': [({'x': evil},)]}, {evil: 1}):
-      refusal(tmp_path, pack(pickle.dumps(value, protocol)), W)
-      assert not mark.exists()
-  # The same pickle does what it says where it is believed.
-  pickle.loads(pickle.dumps(evils[0], protocol))
-  assert mark.exists()
-
-
-@pytest.mark.parametrize(
-  'value',
-  [
-    b'cposix\nsystem\n' + instructions('true') + b'\x85R',
-    b'ctorch\nFloatStorage\n)R',
-    b'ccollections\nOrderedDict\n(}' + instructions('a') + b'sdb',
-    tensor()[:-1] + b'\x81',  # NEWOBJ
-    instructions('text'),
-    b'ctorch._utils\n_rebuild_tensor_v2\n(NNNNNNtR',
-  ],
-  ids=['system', 'storage', 'instruction', 'newobj', 'text', 'no storage'],
-)
-def test_only_tensors_are_made(tmp_path, value):
-  refusal(tmp_path, old_format(pickled(value)), W)
-  refusal(tmp_path, new_format(pickled(value)), W)
-
-
 def test_object_arrays_are_refused(tmp_path):
   mark = tmp_path / 'mark'
   evil = np.array([Evil(os.system, f'touch {mark}')] * 4, dtype=object)
@@ -236,28 +145,6 @@ def test_object_arrays_are_refused(tmp_path):
   np.savez(file, w=evil)
   assert 'allow_pickle' in refusal(tmp_path, file.getvalue(), W)
   assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-  ('settings', 'shape'),
-  [
-    ({'shape': (2**40,), 'size': 2**40}, (2**40,)),
-    ({'strides': (2**62,)}, (4,)),
-    ({'strides': (-1,), 'offset': 3}, (4,)),
-    ({'offset': 1}, (4,)),
-    ({'offset': -(2**40)}, (4,)),
-    ({'strides': (1, 1)}, (4,)),
-    ({'size': -4}, (4,)),
-  ],
-)
-def test_sizes_are_not_believed(tmp_path, settings, shape):
-  value = pickled(tensor(**settings))
-  tracemalloc.start()
-  refusal(tmp_path, new_format(value), {'w': shape})
-  refusal(tmp_path, old_format(value), {'w': shape})
-  refusal(tmp_path, old_format(value, settings.get('size', 4)), {'w': shape})
-  assert tracemalloc.get_traced_memory()[1] < 2**20
-  tracemalloc.stop()
 
 
 def npy(shape, data):
@@ -277,14 +164,11 @@ def zipped(name, content):
 @pytest.mark.parametrize(
   'content',
   [
-    # A text, and a place of the memo, of 4 GiB.
-    old_format(b'\x80\x02X\xff\xff\xff\xffw.'),
-    old_format(b'\x80\x02}r\xff\xff\xff\xff.'),
     zipped('w.npy', npy((2**40,), b'')),
     zipped('w.npy', npy((2**22,), bytes(2**24))),
-    zipped('a/data.pkl', pickled(tensor()) + bytes(2**24)),
+    zipped('a/data.pkl', bytes(2**24)),
   ],
-  ids=['text', 'memo', 'npy', 'npy bomb', 'pickle bomb'],
+  ids=['npy', 'npy bomb', 'pickle bomb'],
 )
 def test_huge_files_that_are_small_are_refused(tmp_path, content):
   tracemalloc.start()

@@ -62,6 +62,45 @@ def test_frechet_distance_of_few_images_is_exact():
   np.testing.assert_allclose(still, want, rtol=1e-12)
 
 
+def test_the_error_of_one_dimension_in_closed_form():
+  # The distance is (m1 - m2)^2 + (s1 - s2)^2, its derivatives 2 (m2 - m1) with
+  # respect to m2, and 1 - s1 / s2 with respect to s2^2.
+  x = np.random.RandomState(0).gamma(2.0, size=(50, 1))
+  mean, std = x.mean(), x.std(ddof=1)
+  influences = 2 * (mean - 1) * (x - mean) + (1 - 3 / std) * (x - mean) ** 2
+  got = metrics.frechet_distance_error(np.ones(1), np.full((1, 1), 9.0), x)
+  np.testing.assert_allclose(got, influences.std(ddof=1) / np.sqrt(50))
+
+
+def repeated(num_samples, dim, shift, scale):
+  """Returns Frechet distances, and their estimated errors, of many draws."""
+  rng = np.random.RandomState(0)
+  mix = rng.standard_normal((dim, dim)) * np.logspace(0, -1.5, dim)
+  mean, cov = np.zeros(dim), mix @ mix.T
+  distances, errors = [], []
+  for _ in range(60):
+    noise = rng.standard_normal((num_samples, dim))
+    features = noise @ mix.T * scale + shift
+    distances.append(metrics.frechet_distance(mean, cov, *statistics(features)))
+    errors.append(metrics.frechet_distance_error(mean, cov, features))
+  return np.array(distances), np.array(errors)
+
+
+# (images, features, shift, scale): few images are fewer than the features.
+@pytest.mark.parametrize('case', [(400, 6, 0.7, 1.3), (40, 60, 0.7, 1.3)])
+def test_the_error_is_the_spread_of_repeated_draws(case):
+  distances, errors = repeated(*case)
+  # 60 draws tell their spread to a tenth.
+  assert 0.8 < np.mean(errors) / np.std(distances) < 1.8
+  assert np.std(errors) < 0.3 * np.mean(errors)
+
+
+def test_the_error_is_not_too_small_where_the_distance_is_bias():
+  # The same distribution: the true distance is 0, the second order is all.
+  distances, errors = repeated(300, 20, 0.0, 1.0)
+  assert 1 < np.mean(errors) / np.std(distances) < 1.8
+
+
 def test_moments_are_mean_and_unbiased_covariance():
   mean, cov = statistics(np.array([[0.0, 1.0], [2.0, 1.0]]))
   np.testing.assert_allclose(mean, [1, 1])
@@ -118,13 +157,13 @@ def test_too_few_images_for_neighbours_are_refused():
 def test_precision_and_recall_of_float32_features_and_known_radii():
   rng = np.random.RandomState(0)
   real, generated = rng.standard_normal((2, 700, 3)).astype(np.float32)
-  got = metrics.precision_recall(real, generated, metrics.radii(real))
+  got = metrics.precision_recall(real, generated, metrics.knn_radii(real))
   assert got == metrics.precision_recall(real, generated)
   # By definition, one by one.
   to_real = np.linalg.norm(generated[:, None] - real[None], axis=-1)
   among = np.linalg.norm(real[:, None] - real[None], axis=-1)
   radii = np.sort(among, axis=1)[:, 3]
-  np.testing.assert_allclose(metrics.radii(real), radii**2, rtol=1e-4)
+  np.testing.assert_allclose(metrics.knn_radii(real), radii**2, rtol=1e-4)
   assert got[0] == np.mean(np.any(to_real <= radii, axis=1))
 
 
@@ -189,8 +228,8 @@ def test_kid_of_subsets_estimates_that_of_all():
     return (total(a, a) - diagonal) / (len(a) * (len(a) - 1))
 
   want = own(x) + own(y) - 2 * total(x, y) / (300 * 400)
-  assert metrics.kid(x, y, most=100) == pytest.approx(want, rel=0.1)
-  assert metrics.kid(x, y, most=100) == metrics.kid(x, y, most=100)
+  assert metrics.kid(x, y, max_size=100) == pytest.approx(want, rel=0.1)
+  assert metrics.kid(x, y, max_size=100) == metrics.kid(x, y, max_size=100)
   with pytest.raises(ValueError, match='2 images or more'):
     metrics.kid(x[:1], y)
 
@@ -199,4 +238,4 @@ def test_kid_s_subsets_are_random():
   # The first 1,000 of one set are the other's; the rest is far away.
   near = np.random.RandomState(0).standard_normal((1000, 3))
   both = np.concatenate([near, near + 9])
-  assert metrics.kid(near, both) > 100
+  assert metrics.kid(near, both, subsets=2) > 100

@@ -13,7 +13,6 @@ from diffusion_distillation.core import losses, process, schedules, targets
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.networks.unet import UNet
 from diffusion_distillation.samplers import sample
-from diffusion_distillation.samplers.ancestral import gamma_of
 from tests.make_params import make_params
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
@@ -67,7 +66,7 @@ def load(case):
     if k not in ('num_classes', 'out_ch')
   }
   denoiser = build_denoiser(
-    {'mean_type': settings['mean_type'], 'args': args},
+    {'name': 'unet_iddpm', 'mean_type': settings['mean_type'], 'args': args},
     numbers['x'].shape[1:],
     settings['unet']['num_classes'],
   )
@@ -166,20 +165,14 @@ def test_ddim(case, num_steps, clip):
 
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize(
-  ('key', 'logvar_type'),
-  [
-    ('fixed_small', 'fixed_small'),
-    ('fixed_large', 'fixed_large'),
-    ('fixed_medium_0.3', 'fixed_medium:0.3'),
-  ],
+  ('key', 'gamma'),
+  [('fixed_small', 0.0), ('fixed_large', 1.0), ('fixed_medium_0.3', 0.3)],
 )
-def test_posterior(case, key, logvar_type):
+def test_posterior(case, key, gamma):
   numbers, _, model, _ = load(case)
   z_t, logsnr_t = numbers['x'], jnp.asarray(numbers['logsnr'])
   x_hat = jnp.clip(model(z_t, logsnr_t), -1, 1)
-  mean, std = process.posterior(
-    z_t, x_hat, logsnr_t, logsnr_t + 1.7, gamma_of(logvar_type)
-  )
+  mean, std = process.posterior(z_t, x_hat, logsnr_t, logsnr_t + 1.7, gamma)
   np.testing.assert_allclose(x_hat, numbers[f'reverse_{key}_pred_x'], atol=2e-5)
   np.testing.assert_allclose(mean, numbers[f'reverse_{key}_mean'], atol=2e-5)
   np.testing.assert_allclose(

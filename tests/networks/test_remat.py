@@ -18,7 +18,9 @@ ARGS |= {'attn_resolutions': (8,), 'num_heads': 2, 'dropout': 0.3}
 @functools.cache
 def build(remat, **args):
   args = {**ARGS, **args, 'remat': remat}
-  return build_denoiser({'mean_type': 'v', 'args': args}, (8, 8, 1), 3)
+  return build_denoiser(
+    {'name': 'unet_iddpm', 'mean_type': 'v', 'args': args}, (8, 8, 1), 3
+  )
 
 
 def loss(denoiser, params):

@@ -120,6 +120,8 @@ def test_bfloat16_computes_but_does_not_store():
     ({'logsnr_scale_range': (1.0,)}, 'logsnr_scale_range'),
     ({'logsnr_scale_range': (2.0, 2.0)}, 'logsnr_scale_range'),
     ({'height': 9}, 'cannot be halved'),
+    ({'height': 16}, 'no level of 16x16 .* 4 pixels high; .* are 16, 8'),
+    ({'dtype': 'int8'}, 'float32, bfloat16'),
     ({'head_dim': 8}, 'either num_heads or head_dim'),
     ({'num_heads': 3}, 'attention heads'),
     ({'num_heads': None, 'head_dim': 64}, 'attention heads'),
@@ -151,8 +153,10 @@ def test_labels_and_noise_level_are_seen(params, denoiser):
 
 
 def test_dropout_is_active_with_keys_only_and_each_example_has_its_own():
-  args = {**SMALL, 'ch_mult': (1,), 'dropout': 0.5}
-  denoiser = build_denoiser({'mean_type': 'x', 'args': args}, (8, 8, 1), 1)
+  args = {**SMALL, 'ch_mult': (1,), 'attn_resolutions': (), 'dropout': 0.5}
+  denoiser = build_denoiser(
+    {'name': 'unet_iddpm', 'mean_type': 'x', 'args': args}, (8, 8, 1), 1
+  )
   rng = np.random.RandomState(0)
   params = jax.tree.map(
     lambda s: rng.standard_normal(s.shape).astype(np.float32) / 4,

@@ -1,197 +1,198 @@
+import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_distillation.report import page, paper, plots, report
-from diffusion_distillation.report.rows import Measured, plan_rows
-from tests.conftest import tiny_config
-
-PROTOCOL = {
-  'name': 'frechet_distance',
-  'label': 'FID',
-  'dataset': 'cifar10',
-  'features': 'inception',
-  'num_samples': 50_000,
-  'reference': 'cifar10 train, 50000 images',
-  'heldout': 'cifar10 held out, 10000 images',
-}
+from diffusion_distillation.report import labels, paper, plots
+from diffusion_distillation.report import report as reports
+from tests.report import examples
+from tests.report.test_result import row
 
 
-@pytest.fixture(autouse=True)
-def trained(monkeypatch):
-  """Every training is finished, wherever it is."""
-  card = {
-    'training': {
-      'updates': 3,
-      'num_updates': 3,
-      'seconds': 60.0,
-      'final_loss': 0.5,
-      'compilations': 1,
-    }
+def test_relative_errors_of_a_ratio_add_in_quadrature():
+  # 3 and 4 per cent make 5 per cent.
+  teacher = row('teacher', 64, 2.0, 0.08)
+  student, same = reports.compare([row('student', 1, 3.0, 0.09), teacher], None)
+  assert student['ratio'] == 1.5
+  assert student['ratio_error'] == pytest.approx(1.5 * 0.05)
+  # The reference is exactly as good as itself.
+  assert same['ratio'] == 1 and 'ratio_error' not in same
+
+
+def test_rows_that_are_not_measured_have_no_ratio():
+  student, teacher = row('student', 1, 3.0), row('teacher', 64, 2.0, 0.1)
+  assert reports.compare([student, row('teacher', 64)], None)[0] == student
+  compared = reports.compare([student, teacher, row('student', 2)], None)
+  assert compared[0]['ratio'] == 1.5 and 'ratio_error' not in compared[0]
+  assert compared[2] == row('student', 2)
+
+
+def test_compilations_are_counted_by_compiled_step():
+  assert examples.digits()['compilations'] == {
+    'train_step': 1,
+    'distill_step': 1,
   }
-  monkeypatch.setattr(
-    report.checkpoints, 'read_card', lambda path, config=None: card
-  )
+  # A teacher from elsewhere was not trained here.
+  assert examples.imagenet()['compilations']['train_step'] == 0
 
 
-def names(config, workdir):
-  return [row.name for row in plan_rows(config, workdir)]
+def test_a_report_has_the_paper_s_figures_beside_its_own():
+  rows = examples.imagenet()['rows']
+  found = {
+    (r['network'], r['sampler'].partition(':')[0], r['num_steps']): r['paper']
+    for r in rows
+    if 'paper' in r
+  }
+  # Figure 4 of the paper; it ends at an FID of 20.
+  assert found['student', 'ddim', 1] == 16.1
+  assert found['teacher', 'ddim', 512] == 2.65
+  assert found['teacher', 'ancestral', 512] == 2.14
+  assert ('teacher', 'ddim', 4) not in found
+  assert not any('paper' in r for r in examples.digits()['rows'])
 
 
-def changed(**settings):
-  config = tiny_config()
-  config.eval.update(settings)
-  return config
-
-
-def test_rows_are_the_students_and_the_teacher_at_the_same_steps(tmp_path):
-  assert names(tiny_config(), tmp_path) == [
-    'distilled_00002',
-    'distilled_00001',
-    *(f'{s}_{n:05}' for s in ('ddim', 'ancestral') for n in (4, 2, 1)),
-  ]
-
-
-def test_rows_of_other_samplers_and_steps(tmp_path):
-  config = changed(
-    samplers=('ddim',),
-    student_samplers=('ddim', 'ancestral'),
-    num_steps=(16, 3),
-  )
-  rows = plan_rows(config, tmp_path)
-  assert [row.name for row in rows] == [
-    'distilled_00002',
-    'distilled_00001',
-    'distilled_ancestral_00002',
-    'distilled_ancestral_00001',
-    'ddim_00016',
-    'ddim_00003',
-  ]
-  assert [row.method for row in rows] == [
-    *('ddim', 'ddim', 'ancestral', 'ancestral'),
-    *('ddim', 'ddim'),
-  ]
-  assert rows[3].path == tmp_path / 'student_00001'
-  assert rows[4].path == tmp_path / 'teacher'
-
-
-def test_no_row_has_more_steps_than_are_asked_for(tmp_path):
-  config = changed(samplers=('ddim',), max_num_steps=2)
-  assert names(config, tmp_path) == [
-    'distilled_00002',
-    'distilled_00001',
-    'ddim_00002',
-    'ddim_00001',
-  ]
-
-
-def test_students_are_sampled_stochastically_in_twice_their_steps(tmp_path):
-  # Its deterministic step is two of the loop's: the student's own.
-  config = changed(samplers=(), student_samplers=('stochastic',))
-  assert names(config, tmp_path) == [
-    'distilled_stochastic_00004',
-    'distilled_stochastic_00002',
-  ]
-
-
-def measure(config, workdir, protocol, distances):
-  """Writes figures of the run's first rows."""
-  measured = Measured(workdir)
-  for row, distance in zip(plan_rows(config, workdir), distances, strict=False):
-    figures = {
-      'frechet_distance': distance,
-      'seconds': 1.5,
-      'floor': 3.25,
-      'train_classifier_score': None,
-    }
-    measured.add(row, protocol, figures)
-
-
-def test_ratios_are_to_the_teacher_at_its_own_steps(tmp_path):
-  config = tiny_config()
-  measure(config, tmp_path, PROTOCOL, [6.0, 8.0, 4.0, 5.0])
-  rows = report.make_report(config, tmp_path)['rows']
-  assert [row.get('ratio') for row in rows] == [
-    *(1.5, 2.0, 1.0, 1.25),
-    *[None] * 4,
-  ]
-  assert rows[-1] == {'sampler': 'ancestral', 'num_steps': 1}
-
-
-def test_the_paper_s_figures_stand_beside_its_data_sets_alone(tmp_path):
-  config = tiny_config()
-  measure(config, tmp_path, PROTOCOL, [6.0, 8.0])
-  made = report.make_report(config, tmp_path)
-  # Table 2 of the paper: 9.12 in one step, 4.51 in two.
-  assert [row.get('paper') for row in made['rows'][:3]] == [4.51, 9.12, None]
-  assert 'Not comparable' not in paper.note(PROTOCOL)
-  assert 'Not comparable' in paper.note({**PROTOCOL, 'num_samples': 5000})
+def test_the_paper_compares_with_the_same_protocol_alone():
+  metric = examples.imagenet()['metric']
+  assert 'not comparable' not in paper.note(metric)
+  for other in ({'num_samples': 5000}, {'reference': 'mine.npz'}):
+    assert 'not comparable' in paper.note(metric | other)
   for other in ({'dataset': 'digits'}, {'label': 'Frechet distance'}):
-    assert paper.figures({**PROTOCOL, **other}) == {}
-    assert paper.note({**PROTOCOL, **other}) == ''
+    assert paper.curves(metric | other) == {}
+    assert paper.note(metric | other) == ''
+  assert paper.note(None) == ''
+  assert 'Table 2' in paper.note(metric | {'dataset': 'cifar10'})
 
 
-def test_figures_of_another_protocol_are_not_mixed_in(tmp_path):
-  config, other = tiny_config(), {**PROTOCOL, 'num_samples': 10}
-  measure(config, tmp_path, PROTOCOL, [6.0, 8.0])
-  measure(config, tmp_path, other, [7.0])
-  newest = report.make_report(config, tmp_path)
-  assert newest['metric'] == other and newest['floor'] == 3.25
-  assert newest['rows'][0]['frechet_distance'] == 7
-  assert 'frechet_distance' not in newest['rows'][1]
-  asked = report.make_report(config, tmp_path, PROTOCOL)
-  assert [row['frechet_distance'] for row in asked['rows'][:2]] == [6, 8]
+def test_the_folder_of_a_report(tmp_path):
+  options = {'row_images': {}, 'real_images': None, 'entries': []}
+  report, folder = examples.imagenet(), tmp_path / 'report'
+  reports.write_report(report, folder, **options)
+  assert json.loads((folder / 'report.json').read_text()) == report
+  for name in ('fid_vs_steps.png', 'fid_vs_nfe.png'):
+    with Image.open(folder / name) as image:
+      image.verify()
+  # No curve of figures that are gone stays behind.
+  reports.write_report(examples.unmeasured(), folder, **options)
+  assert sorted(p.name for p in folder.iterdir()) == [
+    'index.html',
+    'report.json',
+  ]
 
 
-def test_a_report_without_figures_has_pictures_and_trainings(tmp_path):
-  config = tiny_config()
-  made = report.make_report(config, tmp_path)
-  assert made['metric'] is None and made['floor'] is None
-  text = page.make_page(config, made, [], [])
-  assert 'Nothing is measured' in text
-  assert '<td>2 steps</td><td>3</td><td>0:01:00</td>' in text
-  assert '<img' not in text and 'None' not in text.split('<h2>Settings')[0]
+def test_the_summary_is_aligned_and_has_errors_and_ratios():
+  lines = reports.summary(examples.digits()).splitlines()
+  heading, *rows = lines[:27]
+  assert len({len(line) for line in [heading, *rows]}) == 1
+  assert rows[0].split('  ')[0] == 'student, DDIM'
+  assert '1.46 ± 0.06' in rows[0] and '1.23 ± 0.07' in rows[0]
+  assert lines[27].startswith('1 step: Frechet distance 1.46')
+  assert reports.summary(examples.unmeasured()) == ''
 
 
-def test_the_page_and_the_curve_show_the_paper_s_figures(tmp_path):
-  config = changed(student_samplers=('ddim', 'ancestral'))
-  measure(config, tmp_path, PROTOCOL, [6.0, 8.0, 7.0, 9.0, 4.0, 5.0])
-  made = json.loads(json.dumps(report.make_report(config, tmp_path)))
-  curve = tmp_path / 'curve.png'
-  plots.plot_fid_vs_steps(made, curve)
-  Image.open(curve).verify()
-  text = page.make_page(config, made, [curve], [])
-  assert '<th>FID in the paper</th>' in text and '<td>9.12</td>' in text
-  assert 'read off its Figure 4' in text and text.count('<img') == 1
-  assert 'distilled_ancestral' in text
+def test_samplers_are_named_for_readers():
+  assert labels.sampler_label('ddim') == 'DDIM'
+  assert labels.sampler_label('ancestral:gamma=0.3') == 'ancestral (gamma 0.3)'
+  assert labels.sampler_label('unipc:order=2,variant=bh2') == (
+    'unipc (order 2, variant bh2)'
+  )
+  assert labels.steps(1) == '1 step' and labels.steps(8192) == '8,192 steps'
 
 
-def test_protocols_that_say_too_little_do_not_count(tmp_path):
-  measured = Measured(tmp_path)
-  row = plan_rows(tiny_config(), tmp_path)[0]
-  measured.add(row, PROTOCOL, {'frechet_distance': 1.0})
-  for little in (None, 'FID', {'label': 'FID'}):
-    measured.add(row, little, {'frechet_distance': 2.0})
-  assert measured.newest_protocol() == PROTOCOL
+def test_rows_are_grouped_by_sampler_students_first():
+  groups = labels.group(
+    [row('teacher', 4), row('teacher', 2), row('student', 2)]
+  )
+  assert {k: [r['num_steps'] for r in rows] for k, rows in groups.items()} == {
+    'student, DDIM': [2],
+    'teacher, DDIM': [2, 4],
+  }
+  assert next(iter(groups)) == 'student, DDIM'
 
 
-def test_a_picture_is_known_by_what_it_shows(tmp_path):
-  path, images = tmp_path / 'a.png', np.zeros((2, 8, 8, 1), np.uint8)
-  assert not plots.shows(path, 'updates: 3')
-  plots.save_grid(images, path, 'updates: 3')
-  assert plots.shows(path, 'updates: 3')
-  assert not plots.shows(path, 'updates: 4')
-  good = path.read_bytes()
-  for bad in (good[:20], good[: len(good) // 2], good[:60] + b'x' + good[61:]):
-    path.write_bytes(bad)
-    assert not plots.shows(path, 'updates: 3')
+def test_students_of_the_same_steps_are_told_apart_by_their_round():
+  one, other = row('student', 2), row('student', 2, round='student_00008')
+  assert list(labels.group([one, other])) == [
+    'student_00002, DDIM',
+    'student_00008, DDIM',
+  ]
 
 
-def test_figures_that_are_no_numbers_count_as_not_measured(tmp_path):
-  measured, row = Measured(tmp_path), plan_rows(tiny_config(), tmp_path)[0]
-  measured.add(row, PROTOCOL, {'frechet_distance': 1.0, 'floor': None})
-  for figures in ({'frechet_distance': 'x'}, {'floor': 'x'}):
-    measured.add(row, PROTOCOL, figures)
-  assert measured.find(row, PROTOCOL)['frechet_distance'] == 1.0
+def test_numbers_of_a_column_share_their_decimals():
+  assert labels.numbers([101.0, 0.956]) == ['101.00', '0.96']
+  assert labels.numbers([0.0123, None, -2.0]) == [
+    *('0.012', '', '\N{MINUS SIGN}2.000')
+  ]
+  assert labels.numbers([3.0], errors=[0.004]) == ['3.000 ± 0.004']
+  assert labels.numbers([4, 1024], places=0) == ['4', '1,024']
+  assert labels.numbers([1e-12]) == ['0.000000']
+  assert [labels.factor(r) for r in (0.81, 1.04, 1.23, 84.9)] == [
+    *('0.81', '1.04', '1.2', '85')
+  ]
+
+
+def luminance(color):
+  """Returns the relative luminance of '#rrggbb' as WCAG 2 defines it."""
+  parts = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+  linear = np.where(
+    parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4
+  )
+  return linear @ (0.2126, 0.7152, 0.0722)
+
+
+@pytest.mark.parametrize('color', plots.COLORS)
+def test_curves_can_be_seen_on_light_and_dark_pages(color):
+  for background in ('#ffffff', '#14171b'):
+    pair = sorted([luminance(color), luminance(background)])
+    assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 3
+
+
+def test_curves_are_told_apart_by_their_markers_and_colors():
+  looks = {
+    (curve.color, curve.marker)
+    for curve in plots.quality_curves(examples.imagenet())
+  }
+  assert len(looks) == 8
+
+
+def test_a_curve_against_nfe_is_drawn_where_it_differs_from_steps():
+  assert plots.plot_quality(examples.digits(), 'nfe') is None
+  assert plots.plot_quality(examples.unmeasured()) is None
+  axes = plots.plot_quality(examples.imagenet(), 'nfe').axes[0]
+  heun = next(
+    line for line in axes.lines if line.get_label() == 'teacher, Heun'
+  )
+  assert list(heun.get_xdata()) == [3, 7, 15, 31, 63, 127]
+
+
+def test_curves_show_the_paper_s_figures_and_the_floor():
+  axes = plots.plot_quality(examples.imagenet()).axes[0]
+  drawn = [list(np.atleast_1d(line.get_ydata())) for line in axes.lines]
+  assert [16.1, 7.36, 3.88, 2.95, 2.67, 2.6, 2.57, 2.57, 2.56, 2.56] in drawn
+  assert [2.1, 2.1] in drawn
+
+
+def test_a_curve_survives_figures_that_a_logarithm_does_not():
+  report = examples.digits()
+  odd = (0.0, 0.1), (1e-9, 5.0), (np.nan, np.nan), (np.inf, 1.0), (2.0, None)
+  for figures, (distance, error) in zip(report['rows'], odd, strict=False):
+    figures.update(frechet_distance=distance, error=error)
+  data = plots.to_png(plots.plot_quality(report))
+  Image.open(io.BytesIO(data)).verify()
+
+
+def test_a_training_curve_is_averaged_to_few_points_round_after_round():
+  entries = [
+    {'stage': stage, 'step': step, 'loss': 2.0 + step % 2}
+    for stage in ('a', 'b')
+    for step in range(1, 1001)
+  ]
+  rounds = {'a': 4, 'absent': 3, 'b': 2}
+  axes = plots.plot_training(entries, rounds, 'loss', 'loss').axes[0]
+  first, second, _ = axes.lines
+  assert len(first.get_xdata()) == 250
+  np.testing.assert_allclose(first.get_ydata(), 2.5)
+  assert second.get_xdata()[0] > first.get_xdata()[-1]
+  assert [text.get_text() for text in axes.texts] == ['4', '2']
+  assert plots.plot_training(entries, rounds, 'fid', 'FID') is None

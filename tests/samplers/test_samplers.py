@@ -1,12 +1,19 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion_distillation.core import process, schedules
-from diffusion_distillation.samplers import METHODS, sample
-from diffusion_distillation.samplers.ancestral import gamma_of
-from diffusion_distillation.samplers.step import Step
+from diffusion_distillation.samplers import (
+  SAMPLERS,
+  Step,
+  canonical,
+  make_sampler,
+  parse,
+  sample,
+)
 
 SCHEDULE = schedules.get_logsnr_schedule('cosine')
 KEY = jax.random.key(0)  # for the methods that draw noise
@@ -46,7 +53,7 @@ def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
   x = run(
     256,
     z_1=z_1,
-    method='ancestral',
+    sampler='ancestral',
     gamma=gamma,
     clip=False,
     key=KEY,
@@ -57,7 +64,7 @@ def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
 
 def test_ancestral_sampling_draws_noise_between_its_bounds():
   # One step to s > 0 of two: what is left of z is the posterior's noise.
-  kwargs = {'method': 'ancestral', 'clip': False, 'key': KEY}
+  kwargs = {'sampler': 'ancestral', 'clip': False, 'key': KEY}
   z_1 = noise((1, 100, 100, 1))
 
   def nothing(z, logsnr):
@@ -73,46 +80,46 @@ def test_ancestral_sampling_draws_noise_between_its_bounds():
     np.testing.assert_allclose(drawn.std(), std.item(), rtol=0.03)
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_the_last_step_returns_the_prediction(method):
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_the_last_step_returns_the_prediction(sampler):
   # Whatever came before: x_hat does not depend on z here.
   x = jnp.linspace(-1, 1, 16).reshape(4, 2, 2, 1)
   for num_steps in (1, 3):
-    got = run(num_steps, lambda z, logsnr: x, method=method, key=KEY)
+    got = run(num_steps, lambda z, logsnr: x, sampler=sampler, key=KEY)
     np.testing.assert_array_equal(got, x)
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_in_one_step_every_method_is_ddim(method):
-  got = run(1, method=method, key=KEY)
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_in_one_step_every_sampler_is_ddim(sampler):
+  got = run(1, sampler=sampler, key=KEY)
   np.testing.assert_array_equal(got, run(1))
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_a_method_asks_the_network_as_often_as_it_says(method):
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_the_network_is_evaluated_nfe_times(sampler):
   levels = []
 
   def recording(z, logsnr):
     jax.debug.callback(lambda v: levels.append(float(v)), logsnr[0])
     return gaussian_denoise(z, logsnr)
 
-  run(3, recording, method=method, key=KEY).block_until_ready()
+  run(3, recording, sampler=sampler, key=KEY).block_until_ready()
   jax.effects_barrier()
-  assert len(levels) == METHODS[method].num_evaluations(3)
+  assert len(levels) == make_sampler(sampler).nfe(3)
   assert np.all(np.isfinite(levels))
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_every_method_arrives_at_the_data_in_float32(method):
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_every_sampler_arrives_at_the_data_in_float32(sampler):
   # The whole way, its ends included, where alpha and sigma are near 0.
-  x = run(512, z_1=noise((1, 64, 64, 1)), method=method, key=KEY, clip=False)
+  x = run(512, z_1=noise((1, 64, 64, 1)), sampler=sampler, key=KEY, clip=False)
   assert abs(float(jnp.std(x)) - C) < 0.02
 
 
 def test_equal_keys_draw_equal_images_and_others_do_not():
-  for method in ('ancestral', 'stochastic'):
+  for sampler in ('ancestral', 'stochastic'):
     first, again, other = (
-      run(4, method=method, key=jax.random.key(seed)) for seed in (5, 5, 6)
+      run(4, sampler=sampler, key=jax.random.key(seed)) for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).min()) > 0
@@ -155,7 +162,7 @@ def test_a_traced_step_count_gives_the_same_and_compiles_once():
 
 def test_an_image_depends_on_its_own_key_alone():
   keys = jax.random.split(jax.random.key(3), 4)
-  kwargs = {'method': 'ancestral', 'gamma': 0.5}
+  kwargs = {'sampler': 'ancestral', 'gamma': 0.5}
   together = run(5, key=keys, **kwargs)
   alone = run(5, z_1=noise()[2:3], key=keys[2:3], **kwargs)
   np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
@@ -163,20 +170,25 @@ def test_an_image_depends_on_its_own_key_alone():
 
 
 def test_old_style_keys_are_taken():
-  new = run(3, method='ancestral', key=jax.random.key(7))
-  old = run(3, method='ancestral', key=jax.random.PRNGKey(7))
+  new = run(3, sampler='ancestral', key=jax.random.key(7))
+  old = run(3, sampler='ancestral', key=jax.random.PRNGKey(7))
   np.testing.assert_array_equal(new, old)
 
 
 @pytest.mark.parametrize(
   ('kwargs', 'message'),
   [
-    ({'method': 'ddpm'}, 'ddim, ancestral'),
+    ({'sampler': 'ddpm'}, 'ddim, ancestral'),
+    ({'grid': 'karras'}, 'unknown time grid.*uniform'),
+    ({'grid': [1.0, 0.0]}, 'grid of 3 times, got 2'),
+    ({'grid': [[1.0, 0.5, 0.0]] * 3}, 'shape'),
     ({'num_steps': 0}, 'at least 1'),
-    ({'method': 'ancestral'}, 'pass a key'),
-    ({'method': 'stochastic'}, 'pass a key'),
-    ({'gamma': 0.5}, 'gamma'),
-    ({'method': 'stochastic', 'key': KEY, 'gamma': 0.5}, 'gamma'),
+    ({'sampler': 'ancestral'}, 'pass a key'),
+    ({'sampler': 'stochastic'}, 'pass a key'),
+    ({'gamma': 0.5}, "'ddim' has no option 'gamma'; it has none"),
+    ({'sampler': 'ancestral', 'eta': 0.5}, 'known: gamma'),
+    ({'sampler': 'ancestral:gamma=2', 'key': KEY}, r'in \[0, 1\], got 2'),
+    ({'sampler': 'ancestral:gamma=x', 'key': KEY}, "must be float, got 'x'"),
   ],
 )
 def test_what_makes_no_sense_is_refused(kwargs, message):
@@ -184,12 +196,61 @@ def test_what_makes_no_sense_is_refused(kwargs, message):
     run(**{'num_steps': 2, **kwargs})
 
 
-def test_logvar_types():
-  names = ('fixed_small', 'fixed_large', 'fixed_medium:0.3')
-  assert [gamma_of(name) for name in names] == [0, 1, 0.3]
-  for name in ('fixed', 'fixed_medium', 'fixed_medium:2', 'fixed_medium:nan'):
-    with pytest.raises(ValueError, match='fixed_small'):
-      gamma_of(name)
+def test_a_sampler_has_one_canonical_spelling():
+  assert parse('ancestral: gamma = 0.30') == ('ancestral', {'gamma': 0.3})
+  for spelling in ('ancestral', 'ancestral:', 'ancestral:gamma=1.0'):
+    assert canonical(spelling) == 'ancestral'
+  assert canonical('ancestral:gamma=3e-1') == 'ancestral:gamma=0.3'
+  assert canonical('ancestral:gamma=0') == 'ancestral:gamma=0'
+  for spelling in ('heun:order=2', 'ancestral:gamma=7', 'ancestral:gamma'):
+    with pytest.raises(ValueError, match=r'heun|gamma'):
+      canonical(spelling)
+
+
+def test_options_may_be_spelled_or_given():
+  spelled, given = (
+    run(3, key=KEY, sampler=sampler, **options)
+    for sampler, options in (
+      ('ancestral:gamma=0.3', {}),
+      ('ancestral', {'gamma': 0.3}),
+    )
+  )
+  np.testing.assert_array_equal(spelled, given)
+
+
+def test_an_explicit_grid_gives_the_times():
+  times = [0.9, 0.6, 0.1, 0.0]
+  levels = []
+
+  def recording(z, logsnr):
+    jax.debug.callback(
+      lambda v: levels.append(float(v)), logsnr[0], ordered=True
+    )
+    return gaussian_denoise(z, logsnr)
+
+  run(3, recording, grid=times).block_until_ready()
+  np.testing.assert_allclose(levels, SCHEDULE(jnp.array(times[:3])), atol=1e-5)
+  # Equal times as a named grid: equal images.
+  np.testing.assert_array_equal(run(4, grid=np.linspace(1, 0, 5)), run(4))
+
+
+def test_a_grid_that_ends_above_0_returns_noisy_images():
+  got = run(1, grid=[0.9, 0.4], clip=False)
+  t, s = SCHEDULE(jnp.full(4, 0.9)), SCHEDULE(jnp.full(4, 0.4))
+  want = process.ddim_step(noise(), gaussian_denoise(noise(), t), t, s)
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_given_noise_takes_the_place_of_a_key():
+  drawn = jnp.stack([noise(seed=seed) for seed in (1, 2, 3)])
+  got = run(3, sampler='ancestral', noise=drawn, clip=False)
+  z = noise()
+  levels = [SCHEDULE(jnp.full(4, time)) for time in (1, 2 / 3, 1 / 3)]
+  for i, (t, s) in enumerate(itertools.pairwise(levels)):
+    mean, std = process.posterior(z, gaussian_denoise(z, t), t, s, 1.0)
+    z = mean + std * drawn[i]
+  want = gaussian_denoise(z, levels[-1])
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_euler_in_t_and_in_log_snr_follow_their_own_tangents():
@@ -207,7 +268,7 @@ def test_euler_in_t_and_in_log_snr_follow_their_own_tangents():
     'euler_t': z - 0.25 * slope * flow,
   }
   like = jnp.ones((1, 1, 1, 1))
-  step = Step(None, schedule, jnp.array([1]), 4)
-  for method, value in want.items():
-    got = METHODS[method].advance(z * like, x_hat * like, step)
+  step = Step(None, schedule, schedules.fraction, jnp.array([1]), 4)
+  for name, value in want.items():
+    got, _ = make_sampler(name).step(z * like, x_hat * like, step, ())
     np.testing.assert_allclose(got.item(), value, rtol=1e-4)

@@ -7,15 +7,16 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_distillation.objectives.denoising import make_train_step
-from diffusion_distillation.objectives.progressive import make_distill_step
+from diffusion_distillation.objectives import Objective
 from diffusion_distillation.runtime import devices
-from diffusion_distillation.training.config import teacher_config
+from diffusion_distillation.training import step as steps
+from diffusion_distillation.training.config import trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
 from tests.conftest import tiny_config
 
 KEY = jax.random.key(5)
+IN_AXES = (None, None, None, 0, None)
 
 
 def batch(size=16, seed=0):
@@ -39,24 +40,27 @@ def start(params, config, num_updates=10):
   )
 
 
+def make(kind, denoiser, config=None):
+  """Returns the step of the teacher or of the students, and its config."""
+  config = config or tiny_config()
+  training = trainings(config)[{'train_step': 0, 'distill_step': 1}[kind]]
+  train = training.config.train
+  step = steps.make_step(
+    kind, training.objective, denoiser, make_optimizer(train), train
+  )
+  return step, training.config
+
+
 def linear_config():
-  """Momentum, not Adam, which blows the rounding of small gradients up."""
+  """Momentum, since Adam magnifies the rounding of small gradients."""
   config = tiny_config()
   config.train.optimizer = config.teacher.train.optimizer = 'momentum'
   return config
 
 
 @pytest.fixture(scope='module')
-def train_step(denoiser):
-  config = teacher_config(linear_config())
-  return make_train_step(denoiser, make_optimizer(config.train), config), config
-
-
-@pytest.fixture(scope='module')
 def distill_step(denoiser):
-  config = linear_config()
-  step = make_distill_step(denoiser, make_optimizer(config.train), config)
-  return step, config
+  return make('distill_step', denoiser, linear_config())
 
 
 @pytest.fixture(scope='module')
@@ -69,15 +73,17 @@ def other(params):
   return jax.tree.map(lambda p: p + np.float32(0.05) * np.sin(p), params)
 
 
-def test_teacher_on_one_replica_equals_two_and_four(train_step, params):
-  step, config = train_step
+def test_teacher_on_one_replica_equals_two_and_four(denoiser, params):
+  step, config = make('train_step', denoiser, linear_config())
   results = []
   for parts in (1, 2, 4):
     # vmap over a named axis is what pmap does, on one device.
-    replicated = jax.jit(jax.vmap(step, (None, 0, None), axis_name='batch'))
+    replicated = jax.jit(jax.vmap(step, IN_AXES, axis_name='batch'))
     state = start(params, config)
     for i in range(2):
-      state, metrics = replicated(state, split(batch(seed=i), parts), KEY)
+      state, metrics = replicated(
+        state, None, jnp.int32(1), split(batch(seed=i), parts), KEY
+      )
       state, metrics = jax.tree.map(lambda a: a[0], (state, metrics))
     # The clip is active: that is where per-replica clipping would show.
     assert metrics['grad_norm'] > config.train.grad_clip
@@ -96,7 +102,7 @@ def test_student_on_one_replica_equals_four_devices(
   state, metrics = compiled_distill(
     state, teacher, jnp.int32(4), devices.shard([batch()]), KEY
   )
-  one = jax.jit(jax.vmap(step, (None, None, None, 0, None), axis_name='batch'))
+  one = jax.jit(jax.vmap(step, IN_AXES, axis_name='batch'))
   want, want_metrics = one(
     start(params, config), other(params), jnp.int32(4), split(batch(), 1), KEY
   )
@@ -125,62 +131,31 @@ def test_one_compilation_serves_all_rounds_and_lengths(
         state, teacher, jnp.int32(num_steps), devices.shard([batch()]), KEY
       )
     losses.append(float(metrics['loss'][0, 0]))
-    # The learning rate anneals over this round's own length.
+    # The learning rate anneals over the length of this round.
     rate = config.train.learning_rate * (1 - 1 / num_updates)
     np.testing.assert_allclose(metrics['learning_rate'][0, 0], rate, rtol=1e-5)
   assert len(set(losses)) == 3
-  # Whichever test came first may have compiled it; nothing compiles it twice.
+  # An earlier test may have compiled it; nothing compiles it twice.
   assert devices.compilations['distill_step'] - before <= 1
   assert devices.compilations['distill_step'] == 1
 
 
-@pytest.mark.parametrize('make', ['teacher', 'student'])
-def test_weighting_and_schedule_are_the_config_s(make):
-  """The loss of w z with w = 0 is the weight's mean times that of x^2."""
-
-  def loss(**changes):
-    config = tiny_config()
-    config.model.update(changes)
-    if make == 'teacher':
-      config = teacher_config(config)
-      step = make_train_step(Spy(), optax.identity(), config)
-      axes, args = (None, 0, None), ()
-    else:
-      step = make_distill_step(Spy(), optax.identity(), config)
-      teacher = {'teacher': jnp.float32(0.5)}
-      axes, args = (None, None, None, 0, None), (teacher, jnp.int32(4))
-    state = create_state(
-      {'w': jnp.float32(0)}, optax.identity(), num_updates=1, ema_decay=0.0
-    )
-    replicated = jax.vmap(step, axes, axis_name='batch')
-    _, metrics = replicated(state, *args, split(batch(), 1), KEY)
-    return float(metrics['loss'][0])
-
-  names = ('constant', 'snr', 'snr_trunc', 'v_mse')
-  constant, snr, snr_trunc, v_mse = (
-    loss(mean_loss_weight_type=name) for name in names
-  )
-  np.testing.assert_allclose(v_mse, constant + snr, rtol=1e-4)
-  assert max(constant, snr) < snr_trunc < v_mse
-  narrow = {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 0.0}
-  assert loss(train_logsnr_schedule=narrow) != snr_trunc
-
-
 def test_the_average_follows_the_parameters():
-  # e_1 = p_1, then e_n = d e_{n-1} + (1 - d) p_n.
+  # e_0 = p_0 and e_n = d_n e_{n-1} + (1 - d_n) p_n; d_n is 1/10, 2/11, 1/4 in
+  # the warm-up, and never above the decay.
   config = tiny_config()
-  config.train.update(ema_decay=0.5, learning_rate=0.1, grad_clip=1.0)
-  step = make_distill_step(Spy(), make_optimizer(config.train), config)
+  config.train.update(ema_decay=0.2, learning_rate=0.1, grad_clip=1.0)
+  step, config = make('distill_step', Spy(), config)
   state = start({'w': jnp.float32(0.9)}, config)
-  replicated = jax.vmap(step, (None, None, None, 0, None), axis_name='batch')
-  teacher, average = {'teacher': jnp.float32(0.1)}, None
-  for i in range(3):
+  replicated = jax.vmap(step, IN_AXES, axis_name='batch')
+  teacher, average = {'teacher': jnp.float32(0.1)}, 0.9
+  for i, decay in enumerate((1 / 10, 2 / 11, 0.2)):
     state, _ = replicated(
       state, teacher, jnp.int32(4), split(batch(seed=i), 1), KEY
     )
     state = jax.tree.map(lambda a: a[0], state)
     w = float(state.params['w'])
-    average = w if average is None else 0.5 * average + 0.5 * w
+    average = decay * average + (1 - decay) * w
     np.testing.assert_allclose(state.ema_params['w'], average, rtol=1e-5)
     assert state.weights is state.ema_params
   assert abs(average - w) > 1e-3
@@ -190,11 +165,11 @@ class Spy:
   """A denoiser x_hat = w z, whose teacher must not be differentiated."""
 
   def __init__(self):
-    self.teacher_calls, self.predictions = 0, []
+    self.teacher_calls = 0
 
-  def bind(self, params, labels, dropout_keys=None):
-    del labels, dropout_keys
-    if 'teacher' not in params:
+  def bind(self, params, condition, dropout_keys=None):
+    del condition, dropout_keys
+    if params is None or 'teacher' not in params:
       return lambda z, logsnr: params['w'] * z
 
     @jax.custom_jvp
@@ -212,44 +187,60 @@ class Spy:
     return denoise
 
 
-def toy_distill(teacher_w, student_w, num_steps):
-  """Returns one toy update's loss and the student's gradient."""
-  config, spy = tiny_config(), Spy()
-  config.model.mean_loss_weight_type = 'constant'
-  config.train.learning_rate = 1.0
-  step = make_distill_step(spy, optax.identity(), config)
-  state = create_state(
-    {'w': jnp.float32(student_w)},
-    optax.identity(),
-    num_updates=1,
-    ema_decay=0.0,
-  )
-  teacher = {'teacher': jnp.float32(teacher_w)}
-  replicated = jax.vmap(step, (None, None, None, 0, None), axis_name='batch')
-  new, metrics = replicated(
-    state, teacher, jnp.int32(num_steps), split(batch(), 1), KEY
-  )
-  assert spy.teacher_calls == 2
-  return float(metrics['loss'][0]), student_w - float(new.params['w'][0])
-
-
-def test_the_teacher_makes_the_target_and_gets_no_gradient():
+def test_the_teacher_gets_no_gradient():
   # With a teacher that always says 0 the target is 0, so the loss is
   # w^2 mean(z^2) and its gradient 2 w mean(z^2).
-  loss, gradient = toy_distill(0.0, 0.5, 4)
-  np.testing.assert_allclose(gradient, 2 * loss / 0.5, rtol=1e-5)
-
-
-def test_the_target_is_not_clipped():
-  # In one step to data the target is the teacher's second prediction: a teacher
-  # 1000 z is far outside [-1, 1], and a loss of a clipped target below 25.
-  loss, _ = toy_distill(1000.0, 0.0, 1)
-  assert loss > 1e4
-
-
-def test_several_updates_in_one_call_equal_the_same_one_by_one(params):
   config, spy = tiny_config(), Spy()
-  step = make_distill_step(spy, make_optimizer(config.train), config)
+  config.model.mean_loss_weight_type = 'constant'
+  config.train.update(learning_rate=1.0, optimizer='momentum', grad_clip=1e9)
+  step, config = make('distill_step', spy, config)
+  state = start({'w': jnp.float32(0.5)}, config)
+  new, metrics = jax.vmap(step, IN_AXES, axis_name='batch')(
+    state, {'teacher': jnp.float32(0)}, jnp.int32(4), split(batch(), 1), KEY
+  )
+  assert spy.teacher_calls == 2
+  gradient = 0.5 - float(new.params['w'][0])
+  np.testing.assert_allclose(
+    gradient, 2 * float(metrics['loss'][0]) / 0.5, rtol=1e-5
+  )
+
+
+def test_what_a_loss_is_given():
+  # The average is the EMA, without gradient; progress is a part of the length.
+  seen = {}
+
+  def loss(inputs):
+    seen['x'], seen['progress'] = inputs.x, inputs.progress
+    z, logsnr = inputs.x, jnp.zeros(len(inputs.x))
+    seen['average'] = inputs.average(z, logsnr) / z
+    return jnp.mean(inputs.average(z, logsnr) * inputs.student(z, logsnr), 1)
+
+  config = tiny_config()
+  config.train.update(ema_decay=0.5, learning_rate=1.0)
+  objective = Objective(loss, (), needs_teacher=False)
+  step = steps.make_step(
+    'step', objective, Spy(), optax.identity(), config.train
+  )
+  state = create_state(
+    {'w': jnp.float32(2)}, optax.identity(), num_updates=8, ema_decay=0.5
+  )
+  state = state.replace(step=jnp.int32(2), ema_params={'w': jnp.float32(3)})
+  images = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
+  _, metrics = jax.vmap(step, IN_AXES, axis_name='batch')(
+    state, None, jnp.int32(1), {'image': images[None]}, KEY
+  )
+  x = np.array([-1, -0.6, 1])
+  np.testing.assert_allclose(np.ravel(seen['x']), x, atol=1e-6)
+  np.testing.assert_allclose(seen['average'], 3, rtol=1e-6)
+  assert seen['progress'] == 2 / 8
+  # The loss is 3 w mean(x^2), and so is its gradient but for w.
+  np.testing.assert_allclose(
+    metrics['grad_norm'][0], 3 * np.mean(x**2), rtol=1e-6
+  )
+
+
+def test_several_updates_in_one_call_equal_the_same_one_by_one():
+  step, config = make('distill_step', Spy())
   compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
   teacher = devices.replicate({'teacher': jnp.float32(0.3)})
   taken = [batch(seed=i) for i in range(3)]
@@ -271,35 +262,11 @@ def test_several_updates_in_one_call_equal_the_same_one_by_one(params):
   chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5)
 
 
-@pytest.mark.parametrize('num_steps', [0, 1])
-def test_the_teacher_s_times(num_steps):
-  # With one discrete time, t = 1: all of z is noise, and x_hat = w z cannot
-  # see the image; in continuous time the loss is far smaller.
-  config, spy = teacher_config(tiny_config()), Spy()
-  with config.unlocked():
-    config.model.train_num_steps = num_steps
-    config.model.mean_loss_weight_type = 'constant'
-  step = make_train_step(spy, optax.identity(), config)
-  state = start({'w': jnp.float32(0.0)}, config)
-  state = state.replace(opt_state=optax.identity().init(state.params))
-  replicated = jax.vmap(step, (None, 0, None), axis_name='batch')
-  white = {'image': np.full((16, 8, 8, 1), 255, np.uint8)}
-  white['label'] = np.zeros(16, np.int32)
-  _, metrics = replicated(state, split(white, 1), KEY)
-  # x_hat = 0 and x = 1. The gradient is -2 mean(x z): 0 where z is noise alone.
-  np.testing.assert_allclose(metrics['loss'], 1, rtol=1e-6)
-  gradient = -float(metrics['grad_norm'][0])
-  if num_steps == 1:
-    assert abs(gradient) < 2 * 5 / np.sqrt(16 * 64)
-  else:
-    assert abs(gradient) > 0.7
-
-
 def test_a_replica_s_keys_are_its_place_in_the_global_batch():
   def keys(parts, step=3, purpose=0):
     data = jax.vmap(
       lambda _: jax.random.key_data(
-        step.example_keys(KEY, jnp.int32(step), 8 // parts)[purpose]
+        steps.example_keys(KEY, jnp.int32(step), 8 // parts)[purpose]
       ),
       axis_name='batch',
     )(jnp.arange(parts))

@@ -1,0 +1,67 @@
+"""What the command line can do: the table of modes, and a file for each.
+
+The table imports nothing, so that `--help` answers at once.
+"""
+
+from typing import NamedTuple
+
+
+class Mode(NamedTuple):
+  """One value of --mode.
+
+  Attributes:
+    function: 'module:function'. Its parameters have the flags' names; `class_`
+      is --class.
+    help: one line on what it does.
+    needs: names of the flags that must be given.
+    takes: names of the flags that may be given.
+  """
+
+  function: str
+  help: str
+  needs: tuple[str, ...] = ()
+  takes: tuple[str, ...] = ()
+
+
+MODES = {
+  'train': Mode(
+    'diffusion_distillation.commands.train:train',
+    'trains the teacher, distills the students, evaluates and reports',
+    needs=('config', 'workdir'),
+    takes=('coordinator', 'num_processes', 'process_id'),
+  ),
+  'sample': Mode(
+    'diffusion_distillation.commands.sample:sample',
+    'draws images from a checkpoint',
+    needs=('checkpoint', 'out'),
+    takes=('seeds', 'class', 'sampler', 'num_steps', 'config'),
+  ),
+  'evaluate': Mode(
+    'diffusion_distillation.commands.evaluate:evaluate',
+    'measures a finished run, a checkpoint, or any images',
+    takes=(
+      'config',
+      'workdir',
+      'checkpoint',
+      'images',
+      'sampler',
+      'num_steps',
+    ),
+  ),
+  'report': Mode(
+    'diffusion_distillation.commands.report:report',
+    'writes the report of a finished run again',
+    needs=('config', 'workdir'),
+  ),
+  'plan': Mode(
+    'diffusion_distillation.commands.plan:plan',
+    'prints the rounds of a config and what they cost; runs nothing',
+    needs=('config',),
+  ),
+  'export': Mode(
+    'diffusion_distillation.commands.export:export',
+    'writes the weights of a checkpoint to one file',
+    needs=('checkpoint', 'out'),
+    takes=('config',),
+  ),
+}

@@ -1,0 +1,244 @@
+"""The command line: its flags, its help, and how its errors are shown."""
+
+import difflib
+import keyword
+import pathlib
+import pkgutil
+import re
+import sys
+import textwrap
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import config_path
+
+from diffusion_distillation.commands import MODES, config_file
+from diffusion_distillation.runtime import signals
+from diffusion_distillation.runtime.errors import UserError
+
+_HELP = """\
+Trains diffusion models, distills them into samplers of a few steps, and
+evaluates them.
+
+  {program} --config=FILE.py --workdir=DIR [--mode=MODE]
+    [--config.KEY=VALUE ...]
+
+Rerun the same command to resume a run.
+
+Modes, with their flags; the default is train:
+{modes}
+Flags:
+{flags}
+Configs, in configs/:
+{configs}
+Examples:
+  {program} --config=configs/digits_distill.py --workdir=runs/digits
+  {program} --mode=sample --checkpoint=runs/digits/student_00004
+    --seeds=0-63 --out=samples
+  {program} --config=configs/folder_distill.py --workdir=runs/mine
+    --config.dataset.args.path=FOLDER --config.train.batch_size=64
+"""
+# What is typed to run a file; the installed command has its own name.
+_PROGRAMS = {
+  'main.py': 'python main.py',
+  '__main__.py': 'python -m diffusion_distillation',
+}
+# Name of a flag -> the form of its value, and what it is.
+_FLAGS = {
+  'config': ('FILE.py', 'config file, or the name of one of those below'),
+  'workdir': ('DIR', 'run folder'),
+  'checkpoint': (
+    'PATH',
+    'such as runs/digits/student_00004, or a weights file',
+  ),
+  'out': ('PATH', 'FILE.npz or a folder of PNGs; with export, a file'),
+  'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
+  'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),
+  'num_steps': ('N', 'sampling steps'),
+  'seeds': ('LIST', 'one image each, such as 0-63 (the default) or 1,5,9'),
+  'class': ('LIST', 'classes in turn, such as 3 or 1,5; all by default'),
+  'coordinator': ('HOST:PORT', 'where process 0 of several listens'),
+  'num_processes': ('N', 'how many processes train together'),
+  'process_id': ('I', 'number of this process, from 0'),
+}
+# The flags that are integers, with their smallest and largest values.
+_INTEGERS = {
+  'num_steps': (1, 2**20),
+  'num_processes': (1, None),
+  'process_id': (0, None),
+}
+_OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
+
+
+def main():
+  """Runs the command line of this process."""
+  signals.use_system_defaults()
+  run(sys.argv)
+
+
+def run(argv):
+  """Runs a command line.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Raises:
+    SystemExit: with the line that tells the user what is wrong, or with the
+      status of a run that was asked to stop.
+  """
+  if {'--help', '-help', '-h'} & set(argv):
+    print(_help(argv[0]), end='')
+    return
+  try:
+    _run_mode(*parse(argv))
+  except signals.Stopped as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(signals.STATUS)
+  except (UserError, OSError) as error:
+    is_known = isinstance(error, UserError) or error.filename is not None
+    if '--debug' in argv or not is_known:
+      raise
+    line = error
+    if isinstance(error, OSError):
+      line = f'{error.strerror}: {error.filename}'
+    sys.exit(f'error: {line}')
+
+
+def parse(argv):
+  """Returns the name of the mode and the values of the flags that it takes.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Raises:
+    UserError: a flag or the config is wrong.
+  """
+  known = _define_flags()
+  try:
+    # The flags --config.KEY are not known before the config file is read.
+    rest = known(argv, known_only=True)
+    values = {name: known[name].value for name in _FLAGS}
+    values = {name: v for name, v in values.items() if v not in (None, '')}
+    if 'config' in values:
+      values['config'] = config_file.load(values['config'])
+    _change(values.get('config'), rest, known)
+  except flags.Error as error:
+    raise UserError(' '.join(str(error).split())) from error
+  mode = known['mode'].value
+  _check_flags(mode, values)
+  return mode, values
+
+
+def _define_flags():
+  """Returns the FlagValues of all flags but those that change a config."""
+  values = flags.FlagValues()
+  values.set_gnu_getopt(True)  # flags may follow other arguments
+  flags.DEFINE_enum('mode', 'train', MODES, '', flag_values=values)
+  flags.DEFINE_bool('debug', False, '', flag_values=values)
+  for name in _FLAGS:
+    if name in _INTEGERS:
+      flags.DEFINE_integer(name, None, '', *_INTEGERS[name], values)
+    else:
+      flags.DEFINE_string(name, None, '', values)
+  return values
+
+
+def _change(config, argv, known):
+  """Makes the changes of --config.KEY=VALUE to a config.
+
+  Args:
+    config: a ConfigDict, or None.
+    argv: the arguments that are no other flags.
+    known: FlagValues of the other flags, for the error message.
+
+  Raises:
+    UserError: there is no such key, or an argument is something else.
+    flags.Error: a value has the wrong type.
+  """
+  changes = flags.FlagValues()
+  if config is not None:
+    for key in filter(None, map(_OVERRIDE.match, argv)):
+      _check_key(key[1], config)
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=changes, sys_argv=argv
+    )
+  try:
+    rest = changes(argv)
+  except flags.UnrecognizedFlagError as error:
+    name = error.flagname
+    similar = difflib.get_close_matches(name, list(known))
+    hint = f'did you mean --{similar[0]}?' if similar else 'see --help'
+    if name.startswith('config.'):
+      hint = 'give --config=FILE.py as well'
+    raise UserError(f'unknown flag --{name}; {hint}') from None
+  except (LookupError, TypeError, ValueError) as error:
+    # Such as an index into a tuple.
+    raise flags.Error(str(error)) from error
+  if rest[1:]:
+    raise UserError(f'{rest[1]!r} is no flag; flags start with --')
+
+
+def _check_key(key, config):
+  """Raises UserError for a dotted key that a config does not have."""
+  try:
+    config_path.get_type(key, config)
+  except (KeyError, AttributeError, TypeError, ValueError):
+    hint = config_file.near(key, config)
+    raise UserError(f'unknown key --config.{key}{hint}') from None
+
+
+def _check_flags(mode, values):
+  """Raises UserError where a mode lacks a flag, or has one of another mode."""
+  needs, takes = MODES[mode].needs, MODES[mode].takes
+  for name in values:
+    if name not in needs + takes:
+      known = ', '.join(f'--{name}' for name in needs + takes)
+      raise UserError(f'--mode={mode} does not take --{name}; it takes {known}')
+  for name in needs:
+    if name not in values:
+      raise UserError(
+        f'--mode={mode} needs --{name}={_FLAGS[name][0]}; see --help'
+      )
+
+
+def _run_mode(name, values):
+  """Runs one mode."""
+  # This imports JAX, which --help and wrong flags need not wait for.
+  function = pkgutil.resolve_name(MODES[name].function)
+  from diffusion_distillation.runtime import allocator, devices
+
+  allocator.keep_freed_memory()
+  if 'config' in values:
+    devices.use_compilation_cache(values['config'].compilation_cache_dir)
+  function(
+    **{
+      f'{flag}_' if keyword.iskeyword(flag) else flag: value
+      for flag, value in values.items()
+    }
+  )
+
+
+def _help(program):
+  """Returns the text of --help."""
+  name = pathlib.Path(program).name
+  modes = []
+  for mode, row in MODES.items():
+    takes = [f'--{flag}' for flag in row.needs]
+    takes += [f'[--{flag}]' for flag in row.takes]
+    wrapped = textwrap.wrap(' '.join(takes), 64)
+    modes += [(mode, row.help), *(('', line) for line in wrapped)]
+  rows = [(f'--{flag}={form}', text) for flag, (form, text) in _FLAGS.items()]
+  rows.append(('--debug', 'show the traceback of an error'))
+  return _HELP.format(
+    program=_PROGRAMS.get(name, name),
+    modes=_table(modes),
+    flags=_table(rows),
+    configs=_table(config_file.available().items()),
+  )
+
+
+def _table(rows):
+  """Returns rows of two columns as indented text."""
+  rows = list(rows)
+  width = max(len(first) for first, _ in rows) + 2
+  return ''.join(f'  {first:<{width}}{second}\n' for first, second in rows)

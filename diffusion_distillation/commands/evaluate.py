@@ -1,0 +1,153 @@
+"""--mode=evaluate: measures a run, a checkpoint, or any images."""
+
+import json
+
+from ml_collections import ConfigDict
+
+from diffusion_distillation.commands import inputs
+from diffusion_distillation.commands.report import show
+from diffusion_distillation.data.dataset import load_dataset
+from diffusion_distillation.evaluation.evaluator import open_evaluator
+from diffusion_distillation.generation.image_files import ImageFiles
+from diffusion_distillation.report import run as runs
+from diffusion_distillation.runtime import files
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.run_folder import open_run_folder
+from diffusion_distillation.training.config import check, check_numbers
+
+# Keys of config.eval that name files.
+_PATHS = ('cache_dir', 'inception_path', 'reference_path')
+
+
+def evaluate(
+  config=None,
+  workdir=None,
+  checkpoint=None,
+  images=None,
+  sampler=None,
+  num_steps=None,
+):
+  """Measures a finished run, or one checkpoint, or a set of images.
+
+  Of a run, only what is missing is measured, and the report is written. The
+  metrics of a checkpoint or of images are printed as JSON.
+
+  Args:
+    config: of the run or of the reference data; a checkpoint of this program
+      needs none.
+    workdir: path of a run folder.
+    checkpoint: path of a checkpoint, in place of a run.
+    images: path of images, in place of a run.
+    sampler: for a checkpoint; by default its own.
+    num_steps: sampling steps, for a checkpoint; by default its own.
+
+  Raises:
+    UserError: it is not clear what to measure, or it cannot be measured.
+  """
+  if sum(map(bool, (workdir, checkpoint, images))) != 1:
+    raise UserError(
+      '--mode=evaluate needs one of --workdir=DIR, --checkpoint=PATH and '
+      '--images=PATH'
+    )
+  if checkpoint is None and (sampler or num_steps):
+    raise UserError(
+      '--sampler and --num_steps need --checkpoint; a run is measured by '
+      '--config.eval.samplers and --config.eval.num_steps'
+    )
+  if checkpoint is None and config is None:
+    raise UserError('--mode=evaluate needs --config=FILE.py')
+  if workdir:
+    _evaluate_run(config, workdir)
+    return
+  if checkpoint:
+    metrics = _evaluate_checkpoint(checkpoint, config, sampler, num_steps)
+  else:
+    metrics = _evaluate_images(images, config)
+  print(json.dumps(metrics, indent=2))
+
+
+def measure_and_report(config, dataset, workdir, evaluator):
+  """Measures what is missing of a finished run, and writes its report.
+
+  Args:
+    config: of the run, checked.
+    dataset: its Dataset.
+    workdir: absolute path of its folder.
+    evaluator: an Evaluator; None draws pictures of samples instead.
+  """
+  protocol = None
+  if evaluator is None:
+    runs.draw_grids(config, dataset, workdir)
+  else:
+    runs.evaluate_run(config, dataset, workdir, evaluator)
+    protocol = evaluator.protocol(config.eval.num_samples)
+  show(runs.report_run(config, dataset, workdir, protocol), workdir)
+
+
+def _evaluate_run(config, workdir):
+  dataset, _ = check(config)
+  with open_run_folder(workdir, config) as workdir:
+    evaluator = open_evaluator(config, dataset)
+    measure_and_report(config, dataset, workdir, evaluator)
+
+
+def _evaluate_checkpoint(path, config, sampler, num_steps):
+  """Returns the metrics of a checkpoint, and how they were measured."""
+  checkpoint = inputs.load_checkpoint(path, config)
+  card = checkpoint.card
+  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps)
+  if config is None:
+    config, dataset = _config_of(card, path)
+  else:
+    dataset, _ = check(config)
+  if dataset.image_shape != card.image_shape:
+    raise UserError(
+      f'{path} draws images of {card.image_shape}, but the data set of the '
+      f'config has {dataset.image_shape}'
+    )
+  return runs.evaluate_checkpoint(
+    config,
+    checkpoint,
+    open_evaluator(config, dataset),
+    sampler=sampler,
+    num_steps=num_steps,
+  )
+
+
+def _evaluate_images(path, config):
+  """Returns the metrics of images, and how they were measured."""
+  dataset, _ = check(config)
+  evaluator = open_evaluator(config, dataset)
+  images = ImageFiles(path, dataset.image_shape)
+  protocol = evaluator.protocol(images.num_images, f'all of {path}')
+  return {'metric': protocol, **evaluator.measure(images, images.num_images)}
+
+
+def _config_of(card, path):
+  """Returns the config inside a card, and its Dataset.
+
+  A card may come from a stranger, so that the paths in it are neither read nor
+  written.
+
+  Raises:
+    UserError: the card does not say enough.
+  """
+  give = 'give --config=FILE.py'
+  config = card.config or {}
+  if 'eval' not in config:
+    raise UserError(f'{path} does not say how to measure it; {give}')
+  settings = {**config['eval'], **dict.fromkeys(_PATHS)}
+  try:
+    config = ConfigDict({**config, 'eval': settings})
+    check_numbers(config)
+    for key in ('num_samples', 'batch_size'):
+      if type(settings.get(key)) is not int:
+        raise ValueError(f'eval.{key} is {settings.get(key)!r}')
+    name, args = config.dataset.name, config.dataset.args
+    if any(args.get(key) for key in ('path', 'data_dir')):
+      raise ValueError('its data are in a folder that it names')
+    return config, load_dataset(name, args)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be measured by its card: {files.reason(error)}; {give}'
+    ) from error

@@ -1,0 +1,50 @@
+"""Checkpoints, and how to sample them, as several modes ask for them."""
+
+import sys
+
+from diffusion_distillation import checkpoints
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.samplers import canonical, make_sampler
+from diffusion_distillation.training.config import check
+
+
+def load_checkpoint(path, config=None):
+  """Returns the Checkpoint at a path.
+
+  Args:
+    path: a folder of checkpoints or a file of weights.
+    config: describes the network of a file that has no card.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  if config is not None:
+    check(config)
+  return checkpoints.load(path, config, fall_back=True)
+
+
+def sampling_of(card, sampler=None, num_steps=None):
+  """Returns the sampler and the number of steps to sample a checkpoint with.
+
+  A number of steps that the checkpoint was not made for gives a warning.
+
+  Args:
+    card: of the checkpoint; its own sampler and steps are the defaults.
+    sampler: its spelling, or None.
+    num_steps: int, or None.
+
+  Raises:
+    UserError: there is no such sampler.
+  """
+  try:
+    spelling = canonical(sampler or card.sampler)
+  except ValueError as error:
+    raise UserError(f'--sampler: {error}') from error
+  made_for = make_sampler(spelling).steps_per_student_step * card.num_steps
+  if num_steps not in (None, made_for):
+    print(
+      f'warning: with {spelling}, this checkpoint was made for {made_for} '
+      f'sampling steps, not {num_steps}',
+      file=sys.stderr,
+    )
+  return spelling, made_for if num_steps is None else num_steps

@@ -1,0 +1,82 @@
+"""--mode=sample: draws images from a checkpoint."""
+
+import numpy as np
+
+from diffusion_distillation.commands import inputs
+from diffusion_distillation.generation.generator import Generator, condition_of
+from diffusion_distillation.generation.image_files import (
+  check_writable,
+  parse_seeds,
+  write_samples,
+)
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.log import Progress
+
+_BATCH_SIZE = 512  # images drawn at once
+
+
+def sample(
+  checkpoint,
+  out,
+  seeds='0-63',
+  class_=None,
+  sampler=None,
+  num_steps=None,
+  config=None,
+):
+  """Draws one image per seed and writes them.
+
+  Args:
+    checkpoint: path of a checkpoint.
+    out: path of a .npz, of a .png, or of a folder of PNGs.
+    seeds: text such as '0-63' or '1,5,9'.
+    class_: text such as '3' or '1,5', the classes to draw in turn; None draws
+      all classes in turn.
+    sampler: its spelling; the checkpoint's by default.
+    num_steps: sampling steps; the checkpoint's by default.
+    config: describes the network of a file that has no card.
+
+  Raises:
+    UserError: the checkpoint cannot be sampled so, or `out` not be written.
+  """
+  seeds = parse_seeds(seeds)
+  check_writable(out)
+  checkpoint = inputs.load_checkpoint(checkpoint, config)
+  card = checkpoint.card
+  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps)
+  label = parse_classes(class_, card.num_classes)
+  images = Generator(card, _BATCH_SIZE).images(
+    checkpoint.weights,
+    seeds,
+    num_steps=num_steps,
+    sampler=sampler,
+    label=label,
+    progress=Progress('sample', len(seeds), unit='images').show,
+  )
+  labels = condition_of(seeds, card.num_classes, label)['label']
+  write_samples(out, images, seeds, labels)
+  print(f'wrote {len(seeds)} samples to {out}')
+
+
+def parse_classes(text, num_classes):
+  """Returns the classes to draw, (K,) ints, or None for all of them.
+
+  Args:
+    text: such as '3' or '1,5'; None stands for all classes.
+    num_classes: of the checkpoint; 1 where it is unconditional.
+
+  Raises:
+    UserError: the text does not name classes of the checkpoint.
+  """
+  if text is None:
+    return None
+  if num_classes == 1:
+    raise UserError(f'--class={text}: this checkpoint has no classes')
+  known = {str(number): number for number in range(num_classes)}
+  classes = [known.get(part.strip()) for part in text.split(',')]
+  if None in classes:
+    raise UserError(
+      f'--class={text} must be one or more of 0 to {num_classes - 1}, such as '
+      '3 or 1,5'
+    )
+  return np.array(classes)

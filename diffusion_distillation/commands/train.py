@@ -1,0 +1,166 @@
+"""--mode=train: everything that a config describes."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from diffusion_distillation.checkpoints.compatibility import load_teacher
+from diffusion_distillation.commands.evaluate import measure_and_report
+from diffusion_distillation.evaluation.evaluator import (
+  NO_WEIGHTS,
+  open_evaluator,
+)
+from diffusion_distillation.generation import grids
+from diffusion_distillation.generation.generator import dismiss
+from diffusion_distillation.report.rows import is_finished
+from diffusion_distillation.report.run import make_generator, report_run
+from diffusion_distillation.runtime import processes, run_folder, signals
+from diffusion_distillation.runtime.errors import DivergedError, UserError
+from diffusion_distillation.runtime.log import NoLog, RunLog
+from diffusion_distillation.training.config import check, has_students, rounds
+from diffusion_distillation.training.trainer import Trainer
+
+
+def train(
+  config, workdir, coordinator=None, num_processes=None, process_id=None
+):
+  """Trains the teacher, distills the students, evaluates and reports.
+
+  What a run folder already has is not done again.
+
+  Args:
+    config: ConfigDict with the keys of configs/base.py.
+    workdir: path of the run folder.
+    coordinator: HOST:PORT of process 0, where several processes train together.
+    num_processes: number of processes.
+    process_id: number of this process.
+
+  Raises:
+    UserError: the config or the run folder cannot be used, or training fails.
+    Stopped: the run was asked to stop, and has saved a checkpoint.
+  """
+  with processes.joined(coordinator, num_processes, process_id):
+    if processes.is_main():
+      _lead(config, workdir)
+    else:
+      _follow(config, workdir)
+
+
+def _lead(config, workdir):
+  """Runs as process 0, which alone reads and writes the run folder."""
+  # Before anything is read: another process may be at work there.
+  run_folder.check_run_folder(workdir, config)
+  dataset, _ = check(config, open_data=True)
+  print(f'{dataset.name}: {dataset.describe()}', file=sys.stderr)
+  evaluator = open_evaluator(config, dataset, needed=False)
+  if evaluator is None:
+    print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
+  teacher = _teacher(config, dataset, workdir)
+  with run_folder.open_run_folder(
+    workdir,
+    config,
+    create=True,
+    rounds=[dataclasses.asdict(each) for each in rounds(config)],
+    teacher=teacher and str(teacher.path),
+    teacher_checksum=teacher and teacher.checksum,
+  ) as workdir:
+    processes.broadcast(json.dumps(config.to_dict()))
+    log = RunLog(workdir, config.to_dict())
+    evaluate = _evaluation(config, dataset, workdir, evaluator, log)
+    run_folder.forget_failure(workdir)
+    try:
+      with signals.StopFlag() as stop:
+        Trainer(config, dataset, workdir, teacher, log, evaluate, stop).run()
+    except DivergedError as error:
+      _report_failure(config, dataset, workdir, error)
+      raise
+    finally:
+      log.close()
+    measure_and_report(config, dataset, workdir, evaluator)
+    dismiss()
+
+
+def _teacher(config, dataset, workdir):
+  """Returns the Checkpoint of an outside teacher, or None.
+
+  None is also returned where all rounds are finished: training needs no teacher
+  then, which may have been moved away.
+  """
+  path = config.distillation.teacher_checkpoint_path
+  if not has_students(config) or path is None:
+    return None
+  folder = pathlib.Path(workdir).absolute()
+  if all(is_finished(folder / each.name) for each in rounds(config)):
+    return None
+  run = run_folder.read_run(workdir)
+  if run is not None and run['teacher'] is not None:
+    same = run['config']['distillation']['teacher_checkpoint_path'] == path
+    if same and pathlib.Path(run['teacher']).exists():
+      path = run['teacher']  # the same path may mean a newer checkpoint by now
+  return load_teacher(path, config, dataset)
+
+
+def _follow(config, workdir):
+  """Runs as any process but 0: trains and draws what process 0 says."""
+  dataset, _ = check(config, open_data=True)
+  run = processes.broadcast(None)
+  run_folder.check_same(json.loads(run), config)
+  generator = make_generator(config, dataset)
+
+  def evaluate(weights, card, name, step):
+    del weights, card, name, step
+    generator.follow()
+    return {}
+
+  workdir = pathlib.Path(workdir)
+  with signals.StopFlag() as stop:
+    Trainer(config, dataset, workdir, None, NoLog(), evaluate, stop).run()
+  generator.follow()
+
+
+def _evaluation(config, dataset, workdir, evaluator, log):
+  """Returns (weights, card, name, step) -> metrics, called in training."""
+
+  @functools.cache
+  def generator():
+    # One generator serves all rounds: students have the teacher's network.
+    return make_generator(config, dataset)
+
+  def evaluate(weights, card, name, step):
+    num_images = config.eval.num_samples
+    if evaluator is None:
+      num_images = min(num_images, grids.GRID_IMAGES)
+    images = generator().images(
+      weights,
+      np.arange(num_images),
+      num_steps=card.num_steps,
+      sampler=card.sampler,
+    )
+    dismiss()
+    path = workdir / 'samples' / f'{name}_{step:07}.png'
+    grids.save_grid(images, path)
+    log.image(name, step, 'samples', path)
+    if evaluator is None:
+      return {}
+    batch_size = config.eval.batch_size
+    batches = (
+      images[first : first + batch_size]
+      for first in range(0, num_images, batch_size)
+    )
+    return evaluator.measure(batches, num_images)
+
+  return evaluate
+
+
+def _report_failure(config, dataset, workdir, error):
+  """Records why training failed, and writes the report of what there is."""
+  try:
+    run_folder.record_failure(workdir, error)
+    report_run(config, dataset, workdir)
+  except (UserError, OSError) as report_error:
+    # The failure of the training is the one to show.
+    print(f'no report: {report_error}', file=sys.stderr)

@@ -1,0 +1,75 @@
+"""What an objective is: a loss of denoise functions, and the rounds it has."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from diffusion_distillation.core import process
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+  """One training of a run: the teacher's, which is round 0, or a student's.
+
+  Attributes:
+    name: of its folder in the run folder, such as 'student_00032'.
+    objective: a name in OBJECTIVES.
+    num_steps: sampling steps that the trained network is made for.
+    num_updates: length of the training.
+    parent: name of the round that it starts from and distills; None for one
+      that starts from random parameters.
+  """
+
+  name: str
+  objective: str
+  num_steps: int
+  num_updates: int
+  parent: str | None
+
+
+class LossInputs(NamedTuple):
+  """What a loss may use. Each denoise function is (z, logsnr) -> x_hat.
+
+  The arrays are one replica's part of the batch, B examples.
+  """
+
+  student: Callable  # the network that is trained, dropout active
+  teacher: Callable | None  # the parent's weights, without dropout
+  average: Callable  # the student's EMA (or itself), without gradient
+  x: jax.Array  # (B, H, W, C) clean images in [-1, 1]
+  time_keys: jax.Array  # (B,) random keys to draw times from
+  noise_keys: jax.Array  # (B,) random keys to draw noise from
+  num_steps: jax.Array  # int32, sampling steps of this round
+  progress: jax.Array  # float32 in [0, 1), part of the training that is done
+
+  def diffuse(self, logsnr):
+    """Returns z at logsnr (B,), each example with its own noise."""
+    eps = jax.vmap(lambda key: jax.random.normal(key, self.x.shape[1:]))(
+      self.noise_keys
+    )
+    return process.diffuse(self.x, logsnr, eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What a kind of training minimizes, and what is known about it.
+
+  Attributes:
+    loss: LossInputs -> losses of the examples, (B,) float32. It is pure; the
+      gradient of its mean with respect to the student alone is taken.
+    rounds: the Rounds that the config asks for, in order.
+    needs_teacher: whether rounds start from a parent's weights and use it as
+      the teacher.
+    extra_passes: network evaluations per example and update besides the
+      student's own, which has a gradient and costs three: for `plan`.
+    sampler: spelling of the sampler that the trained networks are made for;
+      None leaves it to the config.
+  """
+
+  loss: Callable[[LossInputs], jax.Array]
+  rounds: tuple[Round, ...]
+  needs_teacher: bool
+  extra_passes: int = 0
+  sampler: str | None = None

@@ -1,0 +1,164 @@
+"""How a report names samplers and figures, and prints numbers."""
+
+import dataclasses
+import math
+
+_SAMPLERS = {
+  'ddim': 'DDIM',
+  'euler': 'Euler',
+  'heun': 'Heun',
+  'rk4': 'Runge-Kutta 4',
+}
+_DECIMALS_AT_MOST = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """How one figure is shown, in a table's column.
+
+  Attributes:
+    heading: its name; `{label}` stands for the Frechet distance's own name.
+    decimals: digits after the point; small figures get more.
+    better: 1 if larger figures are better, -1 if smaller ones are, else 0.
+    error: key of its uncertainty, in the same unit.
+  """
+
+  heading: str
+  decimals: int = 2
+  better: int = 0
+  error: str | None = None
+
+
+# Keys of a row that are shown, in the order of the table's columns.
+COLUMNS = {
+  'num_steps': Column('steps', 0),
+  'nfe': Column('NFE', 0),
+  'frechet_distance': Column('{label}', better=-1, error='error'),
+  'ratio': Column('ratio to reference', error='ratio_error'),
+  'paper': Column("paper's FID"),
+  'images_per_second': Column('images per second', 0),
+  'frechet_distance_heldout': Column('{label}, held-out', better=-1),
+  'sfid': Column('sFID', better=-1),
+  'inception_score': Column(
+    'Inception Score', better=1, error='inception_score_std'
+  ),
+  'classifier_score': Column('classifier score', better=1),
+  'precision': Column('precision', 3, better=1),
+  'recall': Column('recall', 3, better=1),
+  'kid': Column('KID', 4, better=-1),
+}
+
+
+def sampler_label(sampler):
+  """Returns a sampler's name for a reader.
+
+  Args:
+    sampler: its spelling in configs, such as 'ancestral:gamma=0.3', which
+      becomes 'ancestral (gamma 0.3)'.
+  """
+  name, _, options = sampler.partition(':')
+  label = _SAMPLERS.get(name, name.replace('_', ' '))
+  if not options:
+    return label
+  return f'{label} ({options.replace("=", " ").replace(",", ", ")})'
+
+
+def group(rows):
+  """Returns the rows by network and sampler, label -> rows by rising steps.
+
+  Students come before the teacher. Rows that only their round tells apart, such
+  as several students that are sampled in as many steps, are grouped by round.
+
+  Args:
+    rows: of a report.
+  """
+
+  def curve(row):
+    return row['network'], row['sampler']
+
+  points = [(*curve(row), row['num_steps']) for row in rows]
+  ambiguous = {point[:2] for point in points if points.count(point) > 1}
+  groups = {}
+  for row in sorted(rows, key=lambda row: row['network'] == 'teacher'):
+    by_round = curve(row) in ambiguous
+    network = row['round'] if by_round else row['network']
+    label = f'{network}, {sampler_label(row["sampler"])}'
+    groups.setdefault(label, []).append(row)
+  return {
+    label: sorted(members, key=lambda row: row['num_steps'])
+    for label, members in groups.items()
+  }
+
+
+def heading(key, metric):
+  """Returns the heading of a column.
+
+  Args:
+    key: of `COLUMNS`.
+    metric: the protocol of the figures, or None.
+  """
+  label = metric['label'] if metric else 'Frechet distance'
+  return COLUMNS[key].heading.replace('{label}', label)
+
+
+def steps(num_steps):
+  """Returns a number of sampling steps in words, '1 step' or '2 steps'."""
+  return f'{num_steps:,} step{"" if num_steps == 1 else "s"}'
+
+
+def column(rows, key):
+  """Returns one figure of all rows as text, with the same decimals.
+
+  Args:
+    rows: of a report; the text of one without that figure is ''.
+    key: of `COLUMNS`.
+  """
+  column = COLUMNS[key]
+  errors = [row.get(column.error) for row in rows]
+  return numbers([row.get(key) for row in rows], column.decimals, errors)
+
+
+def numbers(values, places=2, errors=()):
+  """Returns numbers as text, with the same decimals.
+
+  They show two significant digits of the smallest number and one of the
+  smallest error, as far as six decimals do.
+
+  Args:
+    values: numbers; the text of None is ''.
+    places: decimals at least.
+    errors: the numbers' standard errors, None where it is not known.
+  """
+  errors = errors or [None] * len(values)
+  places = max(places, _decimals(values, 2), _decimals(errors, 1))
+  return [
+    '' if value is None else number(value, places, error)
+    for value, error in zip(values, errors, strict=True)
+  ]
+
+
+def _decimals(values, digits):
+  """Returns the decimals that show so many digits of the smallest value."""
+  sizes = [abs(value) for value in values if value and math.isfinite(value)]
+  if not sizes or all(isinstance(size, int) for size in sizes):
+    return 0
+  smallest = math.floor(math.log10(min(sizes)))
+  return min(max(0, digits - 1 - smallest), _DECIMALS_AT_MOST)
+
+
+def number(value, places=2, error=None):
+  """Returns a number as text, with its uncertainty if that is known.
+
+  Args:
+    value: the number.
+    places: decimals.
+    error: its standard error, or None.
+  """
+  text = f'{value:,.{places}f}'.replace('-', '\N{MINUS SIGN}')
+  return text if error is None else f'{text} ± {error:.{places}f}'
+
+
+def factor(ratio):
+  """Returns a ratio to two digits, or three close to one: 0.81, 1.04, 1.2."""
+  places = 0 if ratio >= 10 else 2 if ratio < 1.1 else 1
+  return f'{ratio:,.{places}f}'

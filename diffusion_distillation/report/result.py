@@ -1,0 +1,129 @@
+"""The result of a run in a sentence, as sure as its errors allow."""
+
+import fractions
+import math
+
+from diffusion_distillation.report import labels
+
+_UNMEASURED = (
+  'Nothing is measured yet. The same command with --mode=evaluate measures a '
+  'finished run; data sets other than digits also need Inception weights, '
+  '--config.eval.inception_path=PATH.'
+)
+
+
+def differ(row, other):
+  """Returns whether the distances of two rows differ by more than chance.
+
+  That is by more than two standard errors of their difference. None means that
+  an error is not known.
+
+  Args:
+    row: a measured row of a report.
+    other: another.
+  """
+  errors = row.get('error'), other.get('error')
+  if None in errors or not all(map(math.isfinite, errors)):
+    return None
+  difference = row['frechet_distance'] - other['frechet_distance']
+  return abs(difference) > 2 * math.hypot(*errors)
+
+
+def sentences(report):
+  """Returns the result of a report as a list of one to three sentences.
+
+  The first is about the student of the fewest network evaluations or, without
+  students, about the teacher. The second names the cheapest student that is as
+  good as the teacher, and the third says how many rows are not measured yet.
+
+  Args:
+    report: of `report.make_report`.
+  """
+  rows = report['rows']
+  texts = labels.column(rows, 'frechet_distance')
+  measured = [
+    row | {'text': text}
+    for row, text in zip(rows, texts, strict=True)
+    if text and math.isfinite(row['frechet_distance'])
+  ]
+  if not measured:
+    if report['failure'] is None:
+      return [_UNMEASURED]
+    return ['Nothing was measured before the run failed.']
+  found = [_first_sentence(measured, report['metric']['label'])]
+  found += _second_sentence(measured)
+  if len(measured) < len(rows) and report['failure'] is None:
+    found.append(
+      f'{len(measured)} of {len(rows)} rows are measured so far; the same '
+      'command with --mode=evaluate measures the others.'
+    )
+  return found
+
+
+def _first_sentence(measured, label):
+  reference = _reference(measured)
+  students = _students(measured)
+  row = students[0] if students else reference or measured[0]
+  begin = f'{labels.steps(row["num_steps"])}: {label} {row["text"]}'
+  if not students:
+    return f'The teacher at {begin}; no student is measured.'
+  if reference is None:
+    return f'{begin}; the teacher at its own number of steps is not measured.'
+  different = differ(row, reference)
+  comparison = 'not distinguishable from'
+  if different is not False:
+    comparison = f'{labels.factor(row["ratio"])} times'
+  unknown = '; the uncertainty is not known' if different is None else ''
+  return (
+    f"{begin}, {comparison} the teacher's at "
+    f'{labels.steps(reference["num_steps"])} ({reference["text"]}), '
+    f'for {_cost(row, reference)}{unknown}.'
+  )
+
+
+def _second_sentence(measured):
+  """Returns which student is as good as the teacher, as a list of sentences."""
+  reference, students = _reference(measured), _students(measured)
+  if reference is None or not students:
+    return []
+  if any(differ(row, reference) is None for row in students):
+    return []
+  good = [
+    row
+    for row in students
+    if not differ(row, reference)
+    or row['frechet_distance'] < reference['frechet_distance']
+  ]
+  if not good:
+    return ['Every student is distinguishably worse than the teacher.']
+  if good[0] is students[0]:
+    return []
+  best = good[0]
+  return [
+    "Fewest steps not distinguishably worse than the teacher's: "
+    f'{best["num_steps"]:,} (student, '
+    f'{labels.sampler_label(best["sampler"])}: {best["text"]}).'
+  ]
+
+
+def _students(measured):
+  """Returns the rows of students, cheapest first, and best first."""
+  return sorted(
+    (row for row in measured if row['network'] != 'teacher'),
+    key=lambda row: (row['nfe'], row['frechet_distance']),
+  )
+
+
+def _reference(measured):
+  """Returns the teacher's row as it is distilled, or None."""
+  found = (row for row in measured if row['is_reference'] and 'ratio' in row)
+  return next(found, None)
+
+
+def _cost(row, reference):
+  share = fractions.Fraction(row['nfe'], reference['nfe'])
+  if share == 1:
+    return 'as many network evaluations'
+  if share > 1:
+    return f'{labels.factor(float(share))} times the network evaluations'
+  return f'{share} of the network evaluations'

@@ -1,0 +1,26 @@
+"""Classes in --mode=sample."""
+
+import pytest
+
+from diffusion_distillation.commands.sample import parse_classes
+from diffusion_distillation.runtime.errors import UserError
+
+
+@pytest.mark.parametrize(
+  ('text', 'classes'), [('3', [3]), ('1,5', [1, 5]), ('5, 1', [5, 1])]
+)
+def test_classes_parse(text, classes):
+  assert parse_classes(text, 10).tolist() == classes
+  assert parse_classes(None, 10) is None
+
+
+def test_a_checkpoint_without_classes_draws_none():
+  assert parse_classes(None, 1) is None
+  with pytest.raises(UserError, match='this checkpoint has no classes'):
+    parse_classes('0', 1)
+
+
+@pytest.mark.parametrize('text', ['10', '-1', 'cat', '1,', '1-3', '3.0'])
+def test_an_unknown_class_is_refused(text):
+  with pytest.raises(UserError, match='must be one or more of 0 to 9'):
+    parse_classes(text, 10)
