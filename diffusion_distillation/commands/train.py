@@ -21,7 +21,7 @@ from diffusion_distillation.report.run import make_generator, report_run
 from diffusion_distillation.runtime import processes, run_folder, signals
 from diffusion_distillation.runtime.errors import DivergedError, UserError
 from diffusion_distillation.runtime.log import NoLog, RunLog
-from diffusion_distillation.training.config import check, rounds
+from diffusion_distillation.training.config import check, has_students, rounds
 from diffusion_distillation.training.trainer import Trainer
 
 
@@ -91,7 +91,7 @@ def _teacher(config, dataset, workdir):
   then, which may have been moved away.
   """
   path = config.distillation.teacher_checkpoint_path
-  if config.distillation.objective is None or path is None:
+  if not has_students(config) or path is None:
     return None
   folder = pathlib.Path(workdir).absolute()
   if all(is_finished(folder / each.name) for each in rounds(config)):

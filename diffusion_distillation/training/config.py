@@ -41,7 +41,7 @@ class Training:
 
 def has_students(config):
   """Returns whether a config describes students, not a teacher alone."""
-  return config.distillation.objective is not None
+  return bool(config.distillation.objective)
 
 
 def teacher_config(config):
@@ -180,12 +180,6 @@ _BOUNDS = {
   'train.log_loss_every_steps': (1, None),
   'train.checkpoint_every_secs': (0, None),
   'train.eval_every_steps': (1, None),
-  'model.args.ch': (4, 2**16),
-  'model.args.emb_ch': (1, 2**16),
-  'model.args.num_res_blocks': (1, None),
-  'model.args.num_heads': (1, None),
-  'model.args.head_dim': (1, None),
-  'model.args.dropout': (0, 0.999),
   'model.train_num_steps': (0, MAX_NUM_STEPS),
   'model.eval_sampling_num_steps': (1, MAX_NUM_STEPS),
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),

@@ -77,9 +77,9 @@ def test_the_steps_of_the_teacher(config):
 
 WRONG = [
   ('model.name', 'dit', 'known: unet_iddpm, mlp'),
-  ('model.args.width', 0, 'width must be at least 1, got 0'),
+  ('model.args.width', 0, 'model.args.width must be 1 to 65536, got 0'),
   ('model.args.dtype', 'float', 'known: float32'),
-  ('model.args.dropout', 1.0, 'model.args.dropout must be 0 to 0.999'),
+  ('model.args.dropout', 1.0, 'at least 0 and below 1'),
   ('model.mean_type', 'score', 'known: x, eps, v, both'),
   ('model.mean_loss_weight_type', 'snr+1', 'known: constant'),
   ('model.train_logsnr_schedule.name', 'linear', 'known: cosine'),
@@ -119,10 +119,10 @@ WRONG = [
 ]
 WRONG_UNET = [
   ('model.args.ch', 7, 'even'),
-  ('model.args.ch', 2, 'model.args.ch must be 4 to'),
+  ('model.args.ch', 2, 'ch must be even and at least 4'),
   ('model.args.ch_mult', (0,), 'ch_mult'),
   ('model.args.ch_mult', (), 'ch_mult'),
-  ('model.args.num_heads', 0, 'at least 1'),
+  ('model.args.num_heads', 0, 'must be 1 to'),
   ('model.args.logsnr_input_type', 'cos', 'known: inv_cos'),
 ]
 
