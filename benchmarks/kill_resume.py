@@ -2,12 +2,14 @@
 
 python -m benchmarks.kill_resume [--kills=30] [--signal=KILL|TERM|INT]
 
-It runs a small distillation whole, and then again, killed at random moments of
-all that it does and gone on with by the same command. The bytes must be the
-same: weights, optimizer state and averages of every training, and the log.
+It runs a small distillation without interruption, and then again, killed at
+random moments and resumed by the same command. Both must give the same bytes:
+weights, optimizer state and averages of every training, and the log without its
+times.
 """
 
 import argparse
+import json
 import pathlib
 import random
 import signal
@@ -19,10 +21,13 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
+from diffusion_distillation.runtime import files
+from diffusion_distillation.runtime.log import without_times
 from diffusion_distillation.runtime.signals import STATUS
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Half a minute of all that a run does; checkpoints as often as the disk allows.
+# All that a run does in half a minute, with checkpoints as often as the disk
+# allows.
 SETTINGS = (
   '--config=configs/digits_distill.py',
   '--config.model.args.ch=8',
@@ -46,7 +51,7 @@ _PATIENCE = 10  # seconds from the signal to the end
 
 
 def start(workdir, settings=SETTINGS):
-  """Returns the process of a run that begins, or goes on."""
+  """Returns the process of a run that begins or resumes."""
   return subprocess.Popen(
     [sys.executable, 'main.py', *settings, f'--workdir={workdir}'],
     cwd=ROOT,
@@ -76,7 +81,8 @@ def finish(process, delay=None, how=signal.SIGKILL):
 def arrays(workdir):
   """Returns what a run has made, name -> bytes."""
   workdir = pathlib.Path(workdir)
-  found = {'metrics.jsonl': (workdir / 'metrics.jsonl').read_bytes()}
+  log = without_times(files.read_jsonl(workdir / 'metrics.jsonl'))
+  found = {'metrics.jsonl': json.dumps(log).encode()}
   for folder in sorted(workdir.glob('*/checkpoints')):
     steps = [path for path in folder.iterdir() if path.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name))
@@ -120,14 +126,13 @@ def main():
         runs + 1,
       )
       while status != 0:
-        # Before it has begun, Python ends as any program does.
-        first = 0 if how == signal.SIGKILL else 1
         delay = None
         if kills < args.kills:
-          delay = rng.uniform(first, 0.7 * seconds)
+          delay = rng.uniform(0, 0.7 * seconds)
         begun = time.monotonic()
         said, status = finish(start(killed), delay, how)
-        if status not in (0, -how if how == signal.SIGKILL else STATUS):
+        # A training loop saves; elsewhere the signal ends the process.
+        if status not in (0, -how, STATUS):
           sys.exit(f'status {status}: {said}')
         if status != 0:
           kills += 1
