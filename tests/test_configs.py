@@ -383,3 +383,13 @@ def test_students_of_the_original_need_a_checkpoint():
   config.distillation.teacher_checkpoint_path = None
   with pytest.raises(UserError, match='teacher_checkpoint_path'):
     check(config)
+
+
+def test_churches_differ_from_bedrooms_in_data_and_length():
+  bedroom, church = (
+    importlib.import_module(f'configs.lsun_{name}128_distill').get_config()
+    for name in ('bedroom', 'church')
+  )
+  church.dataset.name = bedroom.dataset.name
+  church.teacher.train.num_updates = bedroom.teacher.train.num_updates
+  assert church.to_dict() == bedroom.to_dict()

@@ -150,12 +150,11 @@ def _connect(arguments):
   Raises:
     UserError: the processes do not find each other.
   """
-  # JAX's preemption service would handle SIGTERM from here on, and neither end
-  # a process outside of the training loop nor at the second signal
-  # (test_a_signal_outside_of_the_loop_ends_a_process).
+  # JAX's preemption service would handle SIGTERM from here on, and not end the
+  # process (test_a_signal_outside_of_the_loop_ends_process_0_and_all).
   jax.config.update('jax_enable_preemption_service', False)
-  # Gloo waits half an hour for process 0, which may measure for longer
-  # (test_the_others_wait_while_process_0_measures).
+  # Gloo waits for process 0 for half an hour, and measuring can take longer
+  # (test_an_error_in_one_process_ends_all).
   os.environ['XLA_FLAGS'] = (
     f'{os.environ.get("XLA_FLAGS", "")} '
     f'--xla_cpu_collective_timeout_seconds={_PATIENCE_SECONDS}'
@@ -181,7 +180,7 @@ def _on_abort(number):
   A thread of JAX aborts, with a stack trace of C++, when process 0 is gone or
   heartbeats fail. A handler of the module `signal` would not run: the main
   thread waits for the other processes
-  (test_the_others_end_when_process_0_is_gone).
+  (test_a_killed_process_ends_the_others).
   """
   del number
   os.write(2, f'error: {_LOST}\n'.encode())

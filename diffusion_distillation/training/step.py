@@ -43,10 +43,13 @@ def make_step(name, objective, denoiser, optimizer, train):
     def loss_fn(params, examples):
       batch, (time_keys, noise_keys, dropout_keys) = examples
       condition = {k: v for k, v in batch.items() if k != 'image'}
+      teacher = None
+      if teacher_params is not None:
+        # Not a function of `params`: no gradient reaches the teacher.
+        teacher = denoiser.bind(teacher_params, condition)
       inputs = LossInputs(
         student=denoiser.bind(params, condition, dropout_keys),
-        # Not a function of `params`: no gradient reaches the teacher.
-        teacher=denoiser.bind(teacher_params, condition),
+        teacher=teacher,
         average=denoiser.bind(average, condition, dropout_keys),
         x=normalize_images(batch['image']),
         time_keys=time_keys,
