@@ -110,6 +110,8 @@ def test_the_clip_is_that_of_the_whole_batch(parts, devices):
   state = create_state(
     {'w': jnp.zeros(2)}, optimizer, num_updates=9, ema_decay=0.0
   )
+  # The learning rate has fallen to two thirds.
+  state = state.replace(step=jnp.int32(3))
   examples = jnp.array([[10.0, 0.0], [10.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
 
   def update(examples):
@@ -125,7 +127,8 @@ def test_the_clip_is_that_of_the_whole_batch(parts, devices):
   after, metrics = update(split(examples, devices))
   want = np.array([10, 1]) / 101**0.5
   for w in after.params['w']:
-    np.testing.assert_allclose(-w, want, rtol=1e-6)
+    np.testing.assert_allclose(-w, 2 / 3 * want, rtol=1e-6)
+  np.testing.assert_allclose(metrics['learning_rate'], 2 / 3, rtol=1e-6)
   # The norm before the clip is logged.
   np.testing.assert_allclose(metrics['grad_norm'], 101**0.5 / 2, rtol=1e-6)
 

@@ -219,7 +219,7 @@ def test_a_finished_run_begins_nothing(run, copy):
   ('missing', 'later'),
   [('teacher', 'student_00004'), ('student_00002', 'student_00001')],
 )
-def test_a_round_is_not_trained_anew_beside_its_students(
+def test_a_round_is_not_trained_again_beside_its_students(
   copy, missing, later, monkeypatch
 ):
   shutil.rmtree(copy / missing)
