@@ -1,1 +1,1 @@
-"""Measurements that can be run again; their results are in results/."""
+"""Measurements of speed and memory; their results are in results/."""

@@ -1,25 +1,23 @@
-"""Runs a suite of measurements, prints a table and keeps it as one JSON line.
+"""Runs one suite of measurements, prints a table and records a JSON line.
 
 python -m benchmarks --suite=steps --config=configs/cifar10_distill.py
 
-A suite is a module here whose `rows(subject)` returns a list of mappings with
-the same keys. Each run adds a line to benchmarks/results/SUITE.jsonl, with the
-versions and the hardware.
+A suite is a module of this package with a function rows(subject), which returns
+a list of mappings with the same keys. Each run adds a line to
+benchmarks/results/SUITE.jsonl, with the versions and the hardware.
 """
 
 import argparse
 import datetime
 import importlib
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
+import sys
 
-import jax
-
-from benchmarks import stand_ins
-from diffusion_distillation.runtime import allocator
+from benchmarks import subject
+from diffusion_distillation.runtime import allocator, devices, run_folder
+from diffusion_distillation.runtime.errors import UserError
 
 SUITES = (
   'steps',
@@ -30,52 +28,6 @@ SUITES = (
   'rounds',
   'memory',
 )
-# Whose versions are told, where they are installed.
-_PACKAGES = (
-  'jax',
-  'jaxlib',
-  'jax-cuda12-plugin',
-  'jax-cuda13-plugin',
-  'libtpu',
-  'flax',
-  'optax',
-  'chex',
-  'orbax-checkpoint',
-  'grain',
-  'ml-collections',
-  'numpy',
-)
-
-
-def versions():
-  """Returns the versions of what is installed, a dict."""
-  found = {'python': platform.python_version()}
-  for name in _PACKAGES:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
-
-
-def hardware():
-  """Returns what the measurements are made on, and how busy it is."""
-  cpu = platform.processor()
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  if cpuinfo.exists():
-    models = [
-      line.partition(':')[2].strip()
-      for line in cpuinfo.read_text().splitlines()
-      if line.startswith('model name')
-    ]
-    cpu = models[0] if models else cpu
-  devices = [device.device_kind for device in jax.devices()]
-  return {
-    'cpu': cpu,
-    'cores': os.cpu_count(),
-    'load_average': os.getloadavg()[0],
-    'devices': devices,
-  }
 
 
 def table(rows):
@@ -99,43 +51,50 @@ def _text(value):
 
 
 def _options():
-  """Returns what the command line asks for."""
+  """Returns the options of the command line."""
   parser = argparse.ArgumentParser(prog='python -m benchmarks')
   parser.add_argument('--suite', required=True, choices=SUITES)
   parser.add_argument(
     '--config',
     default='configs/digits_distill.py',
-    help='the config to measure, a file',
+    help='config file to measure',
   )
   parser.add_argument(
     '--batch_size',
     type=lambda text: tuple(map(int, text.split(','))),
     default=(),
-    help="one or more, 128,512; by default the config's",
+    help="one or several, such as 128,512; the default is the config's",
   )
-  parser.add_argument('--dtype', help='of the network, such as bfloat16')
-  parser.add_argument('--profile', help='a folder for a trace of the calls')
+  parser.add_argument(
+    '--dtype', help="of the network, such as bfloat16; default: the config's"
+  )
+  parser.add_argument(
+    '--profile', help='folder for a profiler trace of one call of each function'
+  )
   return parser.parse_args()
 
 
 def main():
+  """Runs the suite that the command line names."""
   options = _options()
   allocator.keep_freed_memory()  # as main.py does
-  stand_ins.provide()
-  # Imported here: they need what stands in.
-  subject = importlib.import_module('benchmarks.subject').read(
-    options.config, options.batch_size, options.dtype, options.profile
-  )
   suite = importlib.import_module(f'benchmarks.{options.suite}')
-  machine = hardware()  # before the suite is itself a load
-  rows = suite.rows(subject)
+  # Taken before the suite starts, because the suite is itself a load.
+  machine = {**devices.hardware(), 'load_average': os.getloadavg()[0]}
+  try:
+    measured = subject.read(
+      options.config, options.batch_size, options.dtype, options.profile
+    )
+    rows = suite.rows(measured)
+  except UserError as error:
+    sys.exit(f'error: {error}')
   print(table(rows))
   result = {
     'date': datetime.date.today().isoformat(),
-    'versions': versions(),
+    'versions': run_folder.versions(),
     'hardware': machine,
     'config': options.config,
-    'dtype': subject.config.model.args.dtype,
+    'dtype': measured.config.model.args.dtype,
     'rows': rows,
   }
   path = pathlib.Path(__file__).with_name('results') / f'{options.suite}.jsonl'

@@ -1,13 +1,17 @@
-"""Kills a run again and again, and compares what comes out of it.
+"""Interrupts runs again and again, and compares what they compute in the end.
 
 python -m benchmarks.kill_resume [--kills=30] [--signal=KILL|TERM|INT]
 
-It runs a small distillation whole, and then again, killed at random moments of
-all that it does and gone on with by the same command. The bytes must be the
-same: weights, optimizer state and averages of every training, and the log.
+A small distillation runs once without interruption. Then it runs in other
+folders, where it is killed at random moments and resumed by the same command,
+until the given number of kills is reached. All results must be equal to the
+last bit: weights, optimizer state and averages of every training, and the log
+without its times.
 """
 
 import argparse
+import itertools
+import json
 import pathlib
 import random
 import signal
@@ -19,10 +23,11 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 
-from diffusion_distillation.runtime.signals import STATUS
+from diffusion_distillation.runtime import files, log, signals
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Half a minute of all that a run does; checkpoints as often as the disk allows.
+# About half a minute with everything that a run does, and checkpoints as often
+# as the disk allows.
 SETTINGS = (
   '--config=configs/digits_distill.py',
   '--config.model.args.ch=8',
@@ -42,11 +47,16 @@ SETTINGS = (
   '--config.eval.batch_size=50',
   '--config.eval.student_samplers=("ddim",)',
 )
-_PATIENCE = 10  # seconds from the signal to the end
+_PATIENCE = 10  # seconds that a process may take to end after a signal
 
 
 def start(workdir, settings=SETTINGS):
-  """Returns the process of a run that begins, or goes on."""
+  """Returns the process of a run that begins or resumes.
+
+  Args:
+    workdir: path of the run folder.
+    settings: flags of main.py.
+  """
   return subprocess.Popen(
     [sys.executable, 'main.py', *settings, f'--workdir={workdir}'],
     cwd=ROOT,
@@ -56,27 +66,33 @@ def start(workdir, settings=SETTINGS):
   )
 
 
-def finish(process, delay=None, how=signal.SIGKILL):
-  """Returns the last line of what a process says, and its exit status.
+def finish(process, delay=None, number=signal.SIGKILL):
+  """Returns the last line that a process writes, and its exit status.
 
   Args:
-    process: of `start`.
-    delay: seconds until it is killed, if it has not ended before.
-    how: the signal.
+    process: from `start`.
+    delay: seconds after which the signal is sent, unless the process has ended
+      before; None sends none.
+    number: the signal.
   """
   try:
-    _, said = process.communicate(timeout=delay)
+    _, output = process.communicate(timeout=delay)
   except subprocess.TimeoutExpired:
-    process.send_signal(how)
-    _, said = process.communicate()
-  lines = [line for line in said.splitlines() if line.strip()] or ['(nothing)']
-  return lines[-1], process.returncode
+    process.send_signal(number)
+    _, output = process.communicate()
+  lines = [line for line in output.splitlines() if line.strip()]
+  return lines[-1] if lines else '(no output)', process.returncode
 
 
 def arrays(workdir):
-  """Returns what a run has made, name -> bytes."""
+  """Returns what a run has computed, name -> bytes.
+
+  These are all arrays of the newest checkpoint of each training, and
+  metrics.jsonl without its times.
+  """
   workdir = pathlib.Path(workdir)
-  found = {'metrics.jsonl': (workdir / 'metrics.jsonl').read_bytes()}
+  entries = files.read_jsonl(workdir / 'metrics.jsonl', {})
+  found = {'metrics.jsonl': json.dumps(log.without_times(entries)).encode()}
   for folder in sorted(workdir.glob('*/checkpoints')):
     steps = [path for path in folder.iterdir() if path.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name))
@@ -89,57 +105,82 @@ def arrays(workdir):
 
 
 def differences(want, got):
-  """Returns the names of what differs between the arrays of two runs."""
+  """Returns the names of what differs between two results of `arrays`."""
   return sorted(
-    n for n in want.keys() | got.keys() if want.get(n) != got.get(n)
+    name for name in want.keys() | got.keys() if want.get(name) != got.get(name)
   )
 
 
-def main():
+def _interrupted(workdir, delays, number):
+  """Runs to the end, and is killed on the way; yields once for each kill.
+
+  Args:
+    workdir: path of the run folder.
+    delays: iterator of seconds until the next signal; None sends no more.
+    number: the signal.
+
+  Yields:
+    (delay, seconds from the signal to the end, exit status, last line).
+  """
+  # SIGTERM and SIGINT end the training loop with a status of its own, once it
+  # has saved, and the process itself anywhere else.
+  expected = {0, -number}
+  if number != signal.SIGKILL:
+    expected.add(signals.STATUS)
+  for delay in delays:
+    started = time.monotonic()
+    said, status = finish(start(workdir), delay, number)
+    if status not in expected:
+      sys.exit(f'status {status}: {said}')
+    if status == 0:
+      return
+    yield delay, time.monotonic() - started - delay, status, said
+
+
+def _options():
   parser = argparse.ArgumentParser(prog='python -m benchmarks.kill_resume')
   parser.add_argument('--kills', type=int, default=30)
   parser.add_argument(
     '--signal', choices=('KILL', 'TERM', 'INT'), default='KILL'
   )
-  parser.add_argument('--seed', type=int, default=0, help='of the moments')
-  args = parser.parse_args()
-  how, rng = signal.Signals[f'SIG{args.signal}'], random.Random(args.seed)
+  parser.add_argument(
+    '--seed', type=int, default=0, help='seed of the moments of the kills'
+  )
+  return parser.parse_args()
+
+
+def main():
+  """Interrupts runs as the command line says; exits with 1 if any differs."""
+  options = _options()
+  number = signal.Signals[f'SIG{options.signal}']
+  rng = random.Random(options.seed)
+  kills, runs, wrong = 0, 0, set()
   with tempfile.TemporaryDirectory() as folder:
     whole = pathlib.Path(folder, 'whole')
-    begun = time.monotonic()
+    started = time.monotonic()
     said, status = finish(start(whole))
     if status != 0:
       sys.exit(f'status {status}: {said}')
-    seconds, want = time.monotonic() - begun, arrays(whole)
+    seconds, want = time.monotonic() - started, arrays(whole)
     print(f'uninterrupted: {seconds:.1f} s, {len(want) - 1} arrays', flush=True)
-    kills, runs, wrong = 0, 0, set()
-    while kills < args.kills:
-      killed, status, runs = (
-        pathlib.Path(folder, f'killed_{runs}'),
-        -1,
-        runs + 1,
-      )
-      while status != 0:
-        # Before it has begun, Python ends as any program does.
-        first = 0 if how == signal.SIGKILL else 1
-        delay = None
-        if kills < args.kills:
-          delay = rng.uniform(first, 0.7 * seconds)
-        begun = time.monotonic()
-        said, status = finish(start(killed), delay, how)
-        if status not in (0, -how if how == signal.SIGKILL else STATUS):
-          sys.exit(f'status {status}: {said}')
-        if status != 0:
-          kills += 1
-          ended = time.monotonic() - begun - delay
-          print(
-            f'{kills:3}: killed after {delay:4.1f} s, status {status}, ended '
-            f'{ended:3.1f} s later: {said[:70]}',
-            flush=True,
-          )
-          if ended > _PATIENCE:
-            wrong.add(f'kill {kills}: {ended:.1f} s')
-      different = differences(want, arrays(killed))
+
+    def next_delay():
+      return rng.uniform(0, 0.7 * seconds) if kills < options.kills else None
+
+    while kills < options.kills:
+      runs += 1
+      workdir = pathlib.Path(folder, f'interrupted_{runs}')
+      delays = (next_delay() for _ in itertools.count())
+      for delay, ended, status, said in _interrupted(workdir, delays, number):
+        kills += 1
+        print(
+          f'{kills:3}: {number.name} after {delay:4.1f} s, status {status}, '
+          f'ended {ended:3.1f} s later: {said[:70]}',
+          flush=True,
+        )
+        if ended > _PATIENCE:
+          wrong.add(f'kill {kills} took {ended:.1f} s')
+      different = differences(want, arrays(workdir))
       print(f'run {runs} ended; differences: {different[:3]}', flush=True)
       wrong.update(different)
   print(f'{kills} kills, {runs} runs: {"; ".join(sorted(wrong)) or "the same"}')

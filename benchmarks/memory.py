@@ -1,9 +1,10 @@
-"""Memory of a device that trains a config, counted from shapes: nothing runs.
+"""Memory of a device in training, counted from shapes: nothing runs.
 
-The state: parameters, moments, average or teacher, and gradient. An image: the
-residuals of the network's vector-Jacobian product, which is what the forward
-pass leaves for the backward pass. XLA keeps less where it fuses, and works in
-more. It is the larger of teacher's and students' training.
+What is counted: the state (parameters, moments, average), the teacher, and the
+gradient; and for each image of the batch the residuals of the network's
+vector-Jacobian product, which the forward pass keeps for the backward pass. XLA
+keeps less where it fuses operations, and needs working memory besides. Of the
+teacher's and the students' training, the larger one is reported.
 """
 
 import dataclasses
@@ -13,20 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_distillation.networks.layers import AttnBlock, ResnetBlock
-from diffusion_distillation.training.config import teacher_config
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
 
 _DEVICES = (16, 32, 80, 141)  # GB
-# Of a device, for what is not counted.
-_SPARE = 0.1
+_SPARE = 0.1  # part of a device that is left for what is not counted
 
 
 def rows(subject):
   """Returns what a device holds, and how many images fit beside it.
 
   Args:
-    subject: has `config` and its `denoiser`.
+    subject: a Subject whose network is a U-Net.
   """
   return [
     _row(subject, dtype, remat)
@@ -36,12 +35,13 @@ def rows(subject):
 
 
 def _row(subject, dtype, remat):
-  students, teacher = subject.config, teacher_config(subject.config)
+  trainings = subject.trainings
+  dropout = max(t.config.model.args.dropout for t in trainings)
   network = subject.denoiser.network.clone(
-    dtype=dtype, remat=remat, dropout=teacher.model.args.dropout
+    dtype=dtype, remat=remat, dropout=dropout
   )
   denoiser = dataclasses.replace(subject.denoiser, network=network)
-  state = max(state_bytes(denoiser, config) for config in (students, teacher))
+  state = max(state_bytes(denoiser, training) for training in trainings)
   image = image_bytes(denoiser)
   fit = {
     f'images in {size} GB': max(
@@ -58,31 +58,35 @@ def _row(subject, dtype, remat):
   }
 
 
-def state_bytes(denoiser, config):
+def state_bytes(denoiser, training):
   """Returns the bytes of a training's state, its gradient and its teacher.
 
   Args:
     denoiser: a Denoiser.
-    config: of a teacher, or of students where it has a section `distillation`.
+    training: a Training.
   """
-  shapes, optimizer = denoiser.param_shapes(), make_optimizer(config.train)
+  train = training.config.train
+  shapes, optimizer = denoiser.param_shapes(), make_optimizer(train)
 
   def state(params):
     return create_state(
-      params, optimizer, num_updates=1, ema_decay=config.train.ema_decay
+      params, optimizer, num_updates=1, ema_decay=train.ema_decay
     )
 
-  others = 1 if config.distillation is None else 2
+  others = 2 if training.objective.needs_teacher else 1
   return _nbytes(jax.eval_shape(state, shapes)) + others * _nbytes(shapes)
 
 
 def image_bytes(denoiser):
-  """Returns the bytes that one more image takes in a training step.
+  """Returns the bytes that each image adds to a training step.
 
-  Where blocks are recomputed, that is their inputs, and all of the block that
-  needs most.
+  Where blocks are recomputed (`remat`), these are the inputs of all blocks, and
+  the residuals of the one block that needs most.
+
+  Args:
+    denoiser: a Denoiser.
   """
-  # What does not grow with the batch, as the parameters, cancels.
+  # The difference leaves out what does not grow with the batch.
   one, two = (_of_network(denoiser, size) for size in (1, 2))
   if not denoiser.network.remat:
     return two - one
@@ -91,14 +95,17 @@ def image_bytes(denoiser):
 
 
 def _of_network(denoiser, batch_size):
-  """Returns the bytes of the network's residuals, with its dropout."""
+  """Returns the bytes of the network's residuals, with dropout."""
 
-  def residuals(params, *inputs):
-    z, logsnr, labels, keys = inputs
-    return jax.vjp(lambda p: denoiser.bind(p, labels, keys)(z, logsnr), params)
+  def residuals(params, z, *inputs):
+    logsnr, condition, keys = inputs
+    return jax.vjp(
+      lambda p: denoiser.bind(p, condition, keys)(z, logsnr), params
+    )
 
-  inputs = (*_inputs(denoiser, batch_size), _keys(batch_size))
-  shapes = jax.eval_shape(residuals, denoiser.param_shapes(), *inputs)
+  shapes = jax.eval_shape(
+    residuals, denoiser.param_shapes(), *_inputs(denoiser, batch_size)
+  )
   return _nbytes(shapes[1])
 
 
@@ -113,12 +120,11 @@ def _of_blocks(denoiser, batch_size):
       blocks.append((context.module.clone(parent=None, name=None), shapes))
     return call(*args, **kwargs)
 
-  def run(params, z, logsnr, labels, keys):
+  def run(params, z, logsnr, condition, keys):
     with nn.intercept_methods(record):
-      return denoiser.bind(params, labels, keys)(z, logsnr)
+      return denoiser.bind(params, condition, keys)(z, logsnr)
 
-  inputs = (*_inputs(denoiser, batch_size), _keys(batch_size))
-  jax.eval_shape(run, denoiser.param_shapes(), *inputs)
+  jax.eval_shape(run, denoiser.param_shapes(), *_inputs(denoiser, batch_size))
   return [_of_block(module, args) for module, args in blocks]
 
 
@@ -132,14 +138,17 @@ def _of_block(module, args):
 
 
 def _inputs(denoiser, batch_size):
-  z = jax.ShapeDtypeStruct((batch_size, *denoiser.image_shape), jnp.float32)
-  logsnr = jax.ShapeDtypeStruct((batch_size,), jnp.float32)
-  labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-  return z, logsnr, labels
+  """Returns z, logsnr, condition and dropout keys as ShapeDtypeStructs."""
 
+  def inputs():
+    return (
+      jnp.zeros((batch_size, *denoiser.image_shape)),
+      jnp.zeros((batch_size,)),
+      {'label': jnp.zeros((batch_size,), jnp.int32)},
+      jax.random.split(jax.random.key(0), batch_size),
+    )
 
-def _keys(batch_size):
-  return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size))
+  return jax.eval_shape(inputs)
 
 
 def _shape(x):

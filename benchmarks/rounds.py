@@ -1,13 +1,14 @@
-"""Time lost between the rounds of a distillation, through the real Trainer.
+"""Time lost between the rounds of a distillation, in the real Trainer.
 
-A round ends when its last update is finished. What passes until the first of
-the next is, less one update, is lost. The goals: no compilation, and less than
-1 % of a round of 500 updates. Beside it stands by how much the updates after it
-are slower, while the round's checkpoint is still written, as after any other.
+A round ends when its last update is finished. What is lost is the time from
+there to the end of the next round's first update, minus one update. The goals:
+no compilation, and less than 1 % of a round of 500 updates. Reported separately
+is how much slower the updates after that are, while the checkpoint of the round
+is still being written, as after any checkpoint.
 
-The baseline trains in the same loop, with a step as the original's: its teacher
-and its number of sampling steps are constants of the program, which is another
-one in each round.
+The baseline trains in the same loop with a step like the original's, whose
+teacher and number of sampling steps are constants of the program. Each round
+then compiles another program.
 """
 
 import pathlib
@@ -16,26 +17,24 @@ import tempfile
 import numpy as np
 
 from benchmarks import taps
-from diffusion_distillation.objectives.rounds import rounds
 from diffusion_distillation.runtime import devices
-from diffusion_distillation.training.config import check
 
-_UPDATES = 40  # of a round that is measured
-_ROUND = 500  # of the round that the loss is a share of
+_UPDATES = 40  # of each round here
+_ROUND = 500  # updates of the round that the lost time is compared with
 
 
 def rows(subject):
-  """Returns the measurements of rounds here, and as the original has them."""
-  config = subject.config
-  if config.distillation is None:
-    raise SystemExit(
-      'the suite rounds needs a config with rounds: *_distill.py'
-    )
-  config.distillation.steps_per_iter = _UPDATES
-  config.teacher.train.num_updates = 2
-  here = _row('here', config, None)
-  original = _row('as the original', config, _constants)
-  # Of what is lost until the first update is finished.
+  """Returns the measurements of our rounds and of the original's.
+
+  Args:
+    subject: a Subject with a teacher and students. Its config is changed.
+  """
+  _, students = subject.teacher_and_students()
+  subject.config.distillation.steps_per_iter = _UPDATES
+  subject.config.teacher.train.num_updates = 2
+  count = len(students.objective.rounds)
+  here = _row('here', subject, count, None)
+  original = _row('as the original', subject, count, _constants)
   lost = 'lost ms/round'
   return [
     {**row, 'original/here': original[lost] / here[lost]}
@@ -43,19 +42,20 @@ def rows(subject):
   ]
 
 
-def _row(what, config, replace):
-  """Returns the medians over the gaps between rounds."""
-  dataset, _ = check(config)
+def _row(what, subject, count, replace):
+  """Returns a row of medians over the gaps between `count` rounds."""
   marks = first, middle, last = 0, _UPDATES // 2 - 1, _UPDATES - 1
-  count = len(rounds(config.distillation))
-  waited_for = [k * _UPDATES + m for k in range(count) for m in marks]
+  finished = [k * _UPDATES + m for k in range(count) for m in marks]
   with tempfile.TemporaryDirectory() as folder:
-    workdir = pathlib.Path(folder)
     clock = taps.train(
-      config, dataset, workdir, finished=waited_for, replace=replace
+      subject.config,
+      subject.dataset,
+      pathlib.Path(folder),
+      finished=finished,
+      replace=replace,
     )
   ends = np.reshape(clock.calls['distill_step'], (count, _UPDATES))
-  # Of the second half, when nothing of the round before is going on any more.
+  # In the second half of a round, nothing of the round before is still running.
   update = (ends[:, last] - ends[:, middle]) / (last - middle)
   usual = float(np.median(update))
   begins, ends_of_first = ends[:-1, last], ends[1:, first]
@@ -76,19 +76,20 @@ def _row(what, config, replace):
 
 
 def _constants(compile_step, step, in_axes):
-  """Returns a step whose teacher and step count are compiled into it."""
+  """Returns a step that has teacher and step count compiled in."""
   if step.__name__ != 'distill_step':
     return compile_step(step, in_axes)
   compiled = {}
 
   def call(state, teacher_params, num_steps, batches, key):
-    if int(num_steps) not in compiled:
-      teacher, static = devices.unreplicate(teacher_params), int(num_steps)
+    num_steps = int(num_steps)
+    if num_steps not in compiled:
+      teacher = devices.unreplicate(teacher_params)
 
       def constant_step(state, batch, key):
-        return step(state, teacher, static, batch, key)
+        return step(state, teacher, num_steps, batch, key)
 
-      compiled[static] = compile_step(constant_step, in_axes=(0, 0, None))
-    return compiled[int(num_steps)](state, batches, key)
+      compiled[num_steps] = compile_step(constant_step, in_axes=(0, 0, None))
+    return compiled[num_steps](state, batches, key)
 
   return call

@@ -1,9 +1,9 @@
-"""The sampler beside the network evaluations that it is made of.
+"""The time of sampling beside that of the network evaluations in it.
 
-A run of N DDIM steps, the loop of samplers/loop.py in one compiled function,
-over N calls of the compiled network at the same batch size, on one device. The
-goal is at most 1.05. Images a second are those of evaluation's generator, on
-all devices, with its noise, rounding, and the copy to the host.
+A run of N DDIM steps, in one compiled function on one device, is compared with
+N calls of the compiled network at the same batch size. The goal is a ratio of
+at most 1.05. Images per second are those of the generator that evaluation uses:
+on all devices, with drawing the noise, rounding, and copying to the host.
 """
 
 import statistics
@@ -13,15 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from diffusion_distillation.core import schedules
+from diffusion_distillation.checkpoints.card import make_card
 from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.samplers import sample
 
-_MANY = 50_000  # images, of which FID is measured
+_MANY = 50_000  # the usual number of images for FID
 
 
 def rows(subject):
-  """Returns the measurements of step counts, at each batch size."""
+  """Returns the measurements of several step counts, at each batch size.
+
+  Args:
+    subject: a Subject.
+  """
   counts = (1, 4, 64) if jax.default_backend() == 'cpu' else (1, 4, 64, 1024)
   return [
     _side_by_side(subject, batch_size, num_steps)
@@ -31,13 +35,22 @@ def rows(subject):
 
 
 def _side_by_side(subject, batch_size, num_steps):
+  card = make_card(
+    subject.config,
+    subject.dataset,
+    num_steps=num_steps,
+    sampler='ddim',
+    objective=subject.config.objective,
+  )
+  generator = Generator(card, batch_size)
+  draw = generator.drawer(subject.params, card.sampler, batch_size)
   functions = {
-    'sample': _sampler(subject, batch_size, num_steps),
-    'evaluate': _evaluations(subject, batch_size, num_steps),
-    'generate': _generator(subject, batch_size, num_steps),
+    **_on_one_device(subject, card, batch_size),
+    'generate': lambda: draw(np.arange(batch_size), num_steps),
   }
   times = timing.interleaved(functions, profile=subject.profile)
   medians = {name: statistics.median(t) for name, t in times.items()}
+  teraflop = num_steps * batch_size * subject.flops / 1e12
   return {
     'DDIM steps': num_steps,
     'batch': batch_size,
@@ -46,71 +59,49 @@ def _side_by_side(subject, batch_size, num_steps):
     'sampler/evaluations': timing.ratio(times['sample'], times['evaluate']),
     'generator ms': 1e3 * medians['generate'],
     'images/s': batch_size / medians['generate'],
-    'TFLOP/s': num_steps
-    * batch_size
-    * subject.flops
-    / medians['generate']
-    / 1e12,
+    'TFLOP/s': teraflop / medians['generate'],
     f's for {_MANY:,} (extrapolated)': _MANY * medians['generate'] / batch_size,
   }
 
 
-def _inputs(subject, batch_size):
-  """Returns parameters, noise and labels, on the device."""
-  shape = batch_size, *subject.denoiser.image_shape
-  z_1 = jax.random.normal(jax.random.key(1), shape)
-  labels = jnp.asarray(subject.batch(batch_size)['label'])
-  return jax.tree.map(jnp.asarray, subject.params), z_1, labels
+def _on_one_device(subject, card, batch_size):
+  """Returns functions that sample a batch, and that only evaluate the network.
 
-
-def _sampler(subject, batch_size, num_steps):
-  """Returns a function that draws a batch, in [-1, 1]."""
-  model = subject.config.model
+  Args:
+    subject: a Subject.
+    card: Card of the network, whose number of steps is taken.
+    batch_size: images of a batch.
+  """
+  denoiser = card.denoiser()
+  params = jax.tree.map(jnp.asarray, subject.params)
+  condition = {'label': jnp.asarray(subject.batch(batch_size)['label'])}
+  z_1 = jax.random.normal(
+    jax.random.key(1), (batch_size, *denoiser.image_shape)
+  )
+  logsnr = jnp.zeros((batch_size,))
 
   @jax.jit
-  def draw(params, z_1, labels, num_steps):
+  def run(params, z_1, condition, num_steps):
     return sample(
-      subject.denoiser.bind(params, labels),
+      denoiser.bind(params, condition),
       z_1,
-      schedule=schedules.get_logsnr_schedule(**model.eval_logsnr_schedule),
+      schedule=card.schedule(),
       num_steps=num_steps,
-      clip=model.eval_clip_denoised,
+      sampler=card.sampler,
+      clip=card.clip,
     )
 
-  inputs, num_steps = _inputs(subject, batch_size), jnp.int32(num_steps)
-  return lambda: draw(*inputs, num_steps)
-
-
-def _evaluations(subject, batch_size, count):
-  """Returns a function that asks the network `count` times, for x_hat."""
-
   @jax.jit
-  def evaluate(params, z, labels, logsnr):
-    return subject.denoiser.bind(params, labels)(z, logsnr)
+  def evaluate(params, z, condition, logsnr):
+    return denoiser.bind(params, condition)(z, logsnr)
 
-  inputs, logsnr = _inputs(subject, batch_size), jnp.zeros((batch_size,))
-
-  def evaluations():
-    for _ in range(count):
-      x_hat = evaluate(*inputs, logsnr)
+  def evaluate_all():
+    for _ in range(card.num_steps):
+      x_hat = evaluate(params, z_1, condition, logsnr)
     return x_hat
 
-  return evaluations
-
-
-def _generator(subject, batch_size, num_steps):
-  """Returns a function that draws a batch as evaluation does, uint8."""
-  model, denoiser = subject.config.model, subject.denoiser
-  card = {
-    'mean_type': model.mean_type,
-    'args': model.args.to_dict(),
-    'image_shape': denoiser.image_shape,
-    'num_classes': denoiser.network.num_classes,
-    'logsnr_schedule': model.eval_logsnr_schedule.to_dict(),
-    'logvar_type': model.logvar_type,
-    'clip': model.eval_clip_denoised,
+  num_steps = jnp.int32(card.num_steps)
+  return {
+    'sample': lambda: run(params, z_1, condition, num_steps),
+    'evaluate': evaluate_all,
   }
-  generator = Generator(card, batch_size)
-  draw = generator.drawer(subject.params, 'ddim', batch_size)
-  seeds = np.arange(batch_size)
-  return lambda: draw(seeds, num_steps)

@@ -1,8 +1,8 @@
 """How long main.py takes to answer, and to make its first update.
 
-Each time it is a process of its own. The goals: help and wrong flags in 3 s;
-the first training step of the digits in 40 s, and with the persistent
-compilation cache in 15 s.
+Each measurement is a process of its own. The goals: 3 s for --help and wrong
+flags; 40 s until the first update on digits, and 15 s with a filled compilation
+cache.
 """
 
 import pathlib
@@ -13,22 +13,22 @@ import tempfile
 import time
 
 _ANSWERS = 5  # repeats
-_STEPS = 3
+_TRAININGS = 3
 _TIMEOUT = 600  # seconds
 
 _MAIN = (sys.executable, 'main.py', '--config=configs/digits_distill.py')
 
 
 def rows(subject):
-  """Returns the measurements: what takes how many seconds.
+  """Returns the seconds that each start takes.
 
   Args:
-    subject: not used; these are the digits, the quickest config to start.
+    subject: not used; digits are the quickest config to start.
   """
   del subject
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary)
-    caches = [folder / f'cache_{i}' for i in range(_STEPS)]
+    caches = [folder / f'cache_{i}' for i in range(_TRAININGS)]
     return [
       _row('--help', 3, [_answer('--help') for _ in range(_ANSWERS)]),
       _row(
@@ -37,7 +37,7 @@ def rows(subject):
         [_answer('--config.train.no=1') for _ in range(_ANSWERS)],
       ),
       _row('first step', 40, [_first_step(folder, c) for c in caches]),
-      # What the first of them has compiled is there.
+      # The caches are now filled.
       _row('first step, cached', 15, [_first_step(folder, c) for c in caches]),
     ]
 
@@ -52,7 +52,7 @@ def _row(what, goal, seconds):
 
 
 def _answer(flag):
-  """Returns the seconds until main.py has said what there is to say."""
+  """Returns the seconds until main.py has answered and ended."""
   started = time.monotonic()
   subprocess.run(
     [*_MAIN, flag], capture_output=True, check=False, timeout=_TIMEOUT
@@ -64,14 +64,14 @@ def _first_step(folder, cache):
   """Returns the seconds until a new training has logged its first update.
 
   Args:
-    folder: for the run folder.
-    cache: the folder of the compilation cache.
+    folder: folder for the run folder.
+    cache: folder of the compilation cache.
 
   Raises:
-    ValueError: the training ends, or takes long, without one.
+    RuntimeError: the training ended, or took too long, without an update.
   """
   workdir = pathlib.Path(tempfile.mkdtemp(dir=folder))
-  metrics = workdir / 'run' / 'metrics.jsonl'
+  metrics, output = workdir / 'run' / 'metrics.jsonl', workdir / 'stderr'
   command = [
     *_MAIN,
     f'--workdir={metrics.parent}',
@@ -80,15 +80,14 @@ def _first_step(folder, cache):
   ]
   started = time.monotonic()
   with (
-    (workdir / 'stderr').open('w') as stderr,
+    output.open('w') as stderr,
     subprocess.Popen(command, stderr=stderr) as process,
   ):
     try:
       while not (metrics.exists() and metrics.stat().st_size):
         if process.poll() is not None or time.monotonic() - started > _TIMEOUT:
-          raise ValueError(
-            f'{" ".join(command)} made no update: '
-            f'{(workdir / "stderr").read_text()[-500:]}'
+          raise RuntimeError(
+            f'{" ".join(command)} made no update: {output.read_text()[-500:]}'
           )
         time.sleep(0.01)
       return time.monotonic() - started

@@ -1,98 +1,165 @@
-"""What is measured: a config's network, and random images of its data set."""
+"""What the suites measure: a config, its networks, and random images."""
 
 import dataclasses
 import functools
-import runpy
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from diffusion_distillation.commands import config_file
+from diffusion_distillation.data.dataset import (
+  ArrayExamples,
+  Dataset,
+  load_dataset,
+)
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.runtime import devices
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.training.config import check, trainings
+from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.plan import forward_flops
+from diffusion_distillation.training.state import create_state
+from diffusion_distillation.training.step import make_step
 
-# (H, W, C) and the classes of the data sets whose loaders need more packages.
-_KNOWN = {
-  'digits': ((8, 8, 1), 10),
-  'cifar10': ((32, 32, 3), 10),
-  'imagenet64': ((64, 64, 3), 1000),
-  'lsun_bedroom128': ((128, 128, 3), 1),
-  'lsun_church128': ((128, 128, 3), 1),
-}
-
-
-def image_shape_and_classes(dataset):
-  """Returns (H, W, C) and the classes of a data set that is not opened.
-
-  Args:
-    dataset: config.dataset.
-
-  Raises:
-    ValueError: only its files tell.
-  """
-  conditional = dataset.args.get('class_conditional', False)
-  if dataset.name in _KNOWN:
-    image_shape, num_classes = _KNOWN[dataset.name]
-    return image_shape, num_classes if conditional else 1
-  if conditional or 'image_size' not in dataset.args:
-    raise ValueError(
-      f'the classes and the size of {dataset.name!r} are in its files: give a '
-      'config with dataset.args.image_size and without class_conditional'
-    )
-  size = dataset.args.image_size
-  return (size, size, 3), 1
+_NUM_STEPS = 4  # sampling steps of the student; every number costs the same
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """A config to measure.
+  """A config to measure. Its data set is not opened.
 
   Attributes:
-    config: of a distillation or, without its section, of a teacher.
-    batch_sizes: to measure at.
-    profile: folder for a trace, or None.
+    config: config of a run.
+    batch_sizes: batch sizes to measure at.
+    profile: folder for a profiler trace, or None.
   """
 
-  config: object
+  config: ConfigDict
   batch_sizes: tuple[int, ...]
   profile: str | None = None
 
   @functools.cached_property
+  def dataset(self):
+    """The Dataset."""
+    return load_dataset(self.config.dataset.name, self.config.dataset.args)
+
+  @functools.cached_property
   def denoiser(self):
-    """Its network: teacher's and student's."""
-    shape, num_classes = image_shape_and_classes(self.config.dataset)
-    return build_denoiser(self.config.model, shape, num_classes)
+    """The Denoiser of the config's own section `model`."""
+    return self._build_denoiser(self.config)
 
   @functools.cached_property
   def params(self):
-    """Of the network, at random, host arrays."""
+    """Random parameters of the network, host arrays."""
     params = jax.jit(self.denoiser.init)(jax.random.key(0))
     return jax.tree.map(np.asarray, params)
 
   @functools.cached_property
   def flops(self):
-    """FLOPs of one evaluation of one image."""
+    """FLOPs of one network evaluation of one image."""
     return forward_flops(self.denoiser)
 
   def batch(self, batch_size):
     """Returns a batch of random images, as the data pipeline gives it."""
-    rng = np.random.default_rng(0)
-    shape, num_classes = image_shape_and_classes(self.config.dataset)
-    return {
-      'image': rng.integers(0, 256, (batch_size, *shape), np.uint8),
-      'label': rng.integers(0, num_classes, batch_size, np.int32),
-    }
+    shape, num_classes = self.dataset.image_shape, self.dataset.num_classes
+    return random_examples(batch_size, shape, num_classes)[:]
+
+  @property
+  def trainings(self):
+    """The Trainings of the run; the teacher's comes first."""
+    return trainings(self.config)
+
+  def teacher_and_students(self):
+    """Returns the Training of the teacher and that of the students.
+
+    Raises:
+      UserError: the config does not have both.
+    """
+    if len(self.trainings) != 2:
+      raise UserError(
+        'this suite needs a config that trains a teacher and students, such as '
+        'configs/digits_distill.py'
+      )
+    return self.trainings
+
+  def updater(self, training, batches):
+    """Returns a function that makes further updates and returns their metrics.
+
+    The step is compiled by `devices.compile_step`, as in a run.
+
+    Args:
+      training: a Training of the config.
+      batches: from `devices.shard`; every call uses the same ones.
+    """
+    train = training.config.train
+    optimizer = make_optimizer(train)
+    denoiser = self._build_denoiser(training.config)
+    step = make_step(
+      training.step_name, training.objective, denoiser, optimizer, train
+    )
+    compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
+    state = create_state(
+      self.params, optimizer, num_updates=10**6, ema_decay=train.ema_decay
+    )
+    state = devices.replicate(jax.tree.map(np.asarray, state))
+    teacher = None
+    if training.objective.needs_teacher:
+      teacher = devices.replicate(self.params)
+    num_steps, key = jnp.int32(_NUM_STEPS), jax.random.key(1)
+
+    def update():
+      nonlocal state
+      state, metrics = compiled(state, teacher, num_steps, batches, key)
+      return metrics
+
+    return update
+
+  def _build_denoiser(self, config):
+    dataset = self.dataset
+    return build_denoiser(
+      config.model, dataset.image_shape, dataset.num_classes
+    )
 
 
 def read(path, batch_sizes=(), dtype=None, profile=None):
   """Returns the Subject of a config file.
 
   Args:
-    path: of the file.
-    batch_sizes: none is the config's.
-    dtype: of the network's computation; None is the config's.
-    profile: folder for a trace, or None.
+    path: config file, or the name of a config of this project.
+    batch_sizes: batch sizes to measure at; () takes the config's.
+    dtype: type that the network computes in; None takes the config's.
+    profile: folder for a profiler trace, or None.
+
+  Raises:
+    UserError: the config cannot be used.
   """
-  config = runpy.run_path(path)['get_config']()
+  config = config_file.load(path)
   if dtype is not None:
     config.model.args.dtype = dtype
+  check(config)
   return Subject(config, batch_sizes or (config.train.batch_size,), profile)
+
+
+def random_examples(count, image_shape, num_classes):
+  """Returns Examples of random images and labels, in memory."""
+  rng = np.random.default_rng(0)
+  return ArrayExamples(
+    rng.integers(0, 256, (count, *image_shape), np.uint8),
+    rng.integers(0, num_classes, count, np.int32),
+  )
+
+
+def random_dataset(count):
+  """Returns a Dataset of random images of CIFAR-10's size."""
+  shape = (32, 32, 3)
+  examples = random_examples(count, shape, num_classes=1)
+  return Dataset(
+    name='random',
+    image_shape=shape,
+    num_classes=1,
+    random_flip=True,
+    open_train=lambda: examples,
+    open_heldout=lambda: examples,
+  )

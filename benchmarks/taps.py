@@ -1,4 +1,4 @@
-"""A clock in the real training loop, which knows nothing of it."""
+"""A clock inside the real training loop, which does not know about it."""
 
 import contextlib
 import dataclasses
@@ -9,11 +9,12 @@ from unittest import mock
 
 import jax
 
-from diffusion_distillation.runtime import devices
+from diffusion_distillation.checkpoints.store import CheckpointFolder
+from diffusion_distillation.runtime import devices, signals
 from diffusion_distillation.runtime.log import RunLog
 from diffusion_distillation.training import trainer
 
-_compilations = []
+_compilations = []  # times at which XLA finished one
 
 
 def _on_event(event, duration_secs, **labels):
@@ -27,47 +28,51 @@ jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 @dataclasses.dataclass
 class Clock:
-  """What the loop was seen to do, in seconds of `time.perf_counter`.
+  """When a training did what, in seconds of `time.perf_counter`.
 
   Attributes:
-    calls: of each compiled step's name, the times at which it returned.
-    waits: begin and end of the loop's waiting for a batch, or putting batches
-      in place.
+    calls: name of a compiled step -> times at which its calls returned.
+    waits: (begin, end) of each time that the loop waited for a batch, or put
+      batches in place for a call.
+    saved: number of updates -> time at which their checkpoint was complete. A
+      later training replaces the times of an earlier one.
   """
 
   calls: dict = dataclasses.field(default_factory=dict)
   waits: list = dataclasses.field(default_factory=list)
+  saved: dict = dataclasses.field(default_factory=dict)
 
   @contextlib.contextmanager
   def waiting(self):
-    """Adds what happens inside to the waits."""
+    """Counts the time that the block takes as waiting."""
     begin = time.perf_counter()
     yield
     self.waits.append((begin, time.perf_counter()))
 
 
 def compilations(begin, end):
-  """Returns how many programs XLA compiled from one time to another."""
+  """Returns how many programs XLA compiled between two times."""
   return sum(begin <= moment < end for moment in _compilations)
 
 
 def train(config, dataset, workdir, *, finished=(), replace=None):
-  """Returns a Clock of a real training.
+  """Returns the Clock of a real training.
 
   Args:
-    config: of a run.
+    config: config of a run.
     dataset: its Dataset.
-    workdir: the run folder.
-    finished: of each step's calls, the numbers that are waited for, so that the
-      time is that of their end; the loop runs ahead of the devices otherwise.
-    replace: (compile_step, step, in_axes) -> what is called as compiled step,
-      in place of `compile_step(step, in_axes)`; None is just that.
+    workdir: path of the run folder.
+    finished: indices of calls, counted for each step from 0, whose results are
+      waited for, so that their times are those of the end of the computation.
+      Otherwise the loop runs ahead of the devices.
+    replace: (compile_step, step, in_axes) -> the function that the loop calls;
+      None: `compile_step(step, in_axes)`.
   """
   clock = Clock()
   compile_step = devices.compile_step
   if replace is not None:
     compile_step = functools.partial(replace, compile_step)
-  shard, batches = devices.shard, trainer.batches
+  shard, batches, save = devices.shard, trainer.batches, CheckpointFolder.save
 
   def timed_step(step, in_axes):
     call, ends = compile_step(step, in_axes), []
@@ -93,19 +98,18 @@ def train(config, dataset, workdir, *, finished=(), replace=None):
         batch = next(iterator)
       yield batch
 
+  def timed_save(folder, state, *args):
+    save(folder, state, *args)
+    clock.saved[int(state.step)] = time.perf_counter()
+
   with (
     mock.patch.object(devices, 'compile_step', timed_step),
     mock.patch.object(devices, 'shard', timed_shard),
     mock.patch.object(trainer, 'batches', timed_batches),
-    contextlib.redirect_stderr(io.StringIO()),  # the progress
+    mock.patch.object(CheckpointFolder, 'save', timed_save),
+    contextlib.redirect_stderr(io.StringIO()),  # the progress lines
+    contextlib.closing(RunLog(workdir)) as log,
   ):
-    _run(config, dataset, workdir)
-  return clock
-
-
-def _run(config, dataset, workdir):
-  log = RunLog(workdir)
-  try:
     trainer.Trainer(
       config=config,
       dataset=dataset,
@@ -113,6 +117,6 @@ def _run(config, dataset, workdir):
       teacher=None,
       log=log,
       evaluate=lambda *args: {},
+      stop=signals.StopFlag(),
     ).run()
-  finally:
-    log.close()
+  return clock

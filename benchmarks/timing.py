@@ -6,24 +6,27 @@ import time
 
 import jax
 
-_SECONDS = 0.5  # about, of a turn of one function
+_SECONDS = 0.5  # approximate length of one function's turn
 _TURNS = 15
-# Where a call alone takes long: fewer turns, lest they take longer in all.
+# Functions whose turns take long get fewer of them, within this many seconds.
+_LONGEST = 60
 _FEWEST_TURNS = 5
-_LONGEST = 60  # seconds
 
 
 def interleaved(functions, profile=None):
-  """Returns the seconds of a call of each function, a list of all turns.
+  """Returns the seconds that a call of each function takes, turn by turn.
 
-  They take turns, A B A B, so that whatever else the machine does, or how warm
-  it is, touches them alike. In its turn each is called again and again for half
-  a second, without waiting for the device in between.
+  The functions take turns, A B A B, so that whatever else the machine does, or
+  how warm it is, affects them all alike. In its turn a function is called for
+  about half a second, without waiting for the device between the calls.
 
   Args:
-    functions: mapping from names to functions without arguments, which return
-      arrays; the first call, which compiles, is not timed.
-    profile: folder for a trace of one call of each, or None.
+    functions: mapping from names to functions without arguments that return
+      arrays. The first call, which compiles, is not timed.
+    profile: folder for a profiler trace of one call of each function, or None.
+
+  Returns:
+    Mapping from names to lists of seconds, one for each turn.
   """
   calls, turn = {}, 0.0
   for name, function in functions.items():
@@ -45,7 +48,7 @@ def interleaved(functions, profile=None):
 
 
 def _seconds(function, calls):
-  """Returns the seconds of a call, the mean of some."""
+  """Returns the mean seconds of some calls of a function."""
   started = time.perf_counter()
   for _ in range(calls):
     result = function()
@@ -54,5 +57,5 @@ def _seconds(function, calls):
 
 
 def ratio(times, other):
-  """Returns the median, over the turns, of two functions' ratio."""
+  """Returns the median over the turns of the ratio of two functions' times."""
   return statistics.median(a / b for a, b in zip(times, other, strict=True))

@@ -1,11 +1,7 @@
-"""The frame of the benchmarks, and the arithmetic of their suites."""
+"""The benchmarks: their command line, their arithmetic, and tiny real runs."""
 
-import copy
 import importlib
 import json
-import os
-import pathlib
-import subprocess
 import sys
 import types
 
@@ -20,35 +16,21 @@ from benchmarks import (
   checkpoint,
   memory,
   rounds,
-  stand_ins,
+  sampler,
   steps,
   subject,
   taps,
   timing,
 )
-from configs import digits_distill
-from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.networks.denoiser import Denoiser
-from diffusion_distillation.training.config import teacher_config
+from diffusion_distillation.runtime import devices
+from tests.conftest import TOY
 
-ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = sorted(
-  path.stem
-  for path in (ROOT / 'configs').glob('*.py')
-  if path.stem not in ('base', 'original', 'paper')
-)
-# What a machine with a GPU may lack.
-ABSENT = (
-  'PIL',
-  'chex',
-  'grain',
-  'ml_collections',
-  'orbax',
-  'sklearn',
-  'tensorboardX',
-  'tensorflow',
-  'tensorflow_datasets',
-)
+
+@pytest.fixture
+def toy():
+  """The Subject of a config that compiles in a second."""
+  return subject.read(str(TOY), (8,))
 
 
 def test_a_run_prints_a_table_and_adds_a_line(tmp_path, monkeypatch, capsys):
@@ -79,105 +61,29 @@ def test_a_run_prints_a_table_and_adds_a_line(tmp_path, monkeypatch, capsys):
   }
   assert result['config'] == 'configs/digits_distill.py'
   assert result['dtype'] == 'bfloat16'
-  assert 'jax' in result['versions'] and result['hardware']['cores'] >= 1
+  assert 'jax' in result['versions']
+  assert result['hardware']['cores'] >= 1
+  assert result['hardware']['load_average'] >= 0
 
 
-def test_an_unknown_suite_names_the_known_ones(monkeypatch, capsys):
-  monkeypatch.setattr(sys, 'argv', ['benchmarks', '--suite=fly'])
-  with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--suite=fly'], 'input'),
+    (['--suite=steps', '--config=configs/nothing.py'], 'digits_distill'),
+    (['--suite=steps', '--config=digits_base'], 'a teacher and students'),
+  ],
+)
+def test_wrong_options_say_what_is_known(monkeypatch, capsys, flags, message):
+  monkeypatch.setattr(sys, 'argv', ['benchmarks', *flags])
+  with pytest.raises(SystemExit) as error:
     benchmarks.main()
-  assert 'input' in capsys.readouterr().err
-
-
-class Wave(nn.Module):
-  """Two layers of which it is known by hand what a gradient needs."""
-
-  remat: bool = False
-  dropout: float = 0.0
-  dtype: str = 'float32'
-
-  @nn.compact
-  def __call__(self, x, logsnr, y, *, train, dropout_keys=None):
-    return nn.Dense(1)(jnp.sin(nn.Dense(8)(x)))
-
-
-def test_memory_of_an_image_is_what_the_gradient_needs():
-  # Of each of 64 pixels: the input, and sine and cosine of 8 channels.
-  denoiser = Denoiser(Wave(), 'x', (8, 8, 1))
-  assert memory.image_bytes(denoiser) == 64 * (1 + 8 + 8) * 4
-
-
-def test_memory_of_a_device(config, denoiser):
-  count = sum(leaf.size for leaf in jax.tree.leaves(denoiser.param_shapes()))
-  # Parameters, two moments, gradient, and teacher or average, beside the
-  # numbers of updates: made, to be made, and the optimizer's own.
-  for part in (config, teacher_config(config)):
-    assert memory.state_bytes(denoiser, part) == 5 * 4 * count + 3 * 4
-
-  rows = memory.rows(types.SimpleNamespace(config=config, denoiser=denoiser))
-  by_kind = {(row['dtype'], row['remat']): row for row in rows}
-  assert len(by_kind) == len(rows) == 4
-  for row in rows:
-    images, used = row['images in 16 GB'], row['state, MB']
-    free = 0.9 * 16e3 - used - images * row['MB per image']
-    assert 0 <= free < row['MB per image']
-  plain, again = (by_kind['float32', remat] for remat in (False, True))
-  assert again['MB per image'] < plain['MB per image'] / 2
-  half = by_kind['bfloat16', False]
-  assert plain['MB per image'] / 2 < half['MB per image']
-  assert half['MB per image'] < plain['MB per image']
+  assert message in f'{error.value} {capsys.readouterr().err}'
 
 
 def test_every_suite_is_a_module():
   for name in benchmarks.SUITES:
     assert callable(importlib.import_module(f'benchmarks.{name}').rows)
-
-
-def test_versions_leave_out_what_is_not_installed(monkeypatch):
-  monkeypatch.setattr(benchmarks, '_PACKAGES', ('jax', 'no-such-package'))
-  assert benchmarks.versions().keys() == {'python', 'jax'}
-
-
-def test_configs_are_the_same_without_ml_collections():
-  code = """
-import importlib, json, sys
-from benchmarks import stand_ins
-sys.modules['ml_collections'] = stand_ins.ml_collections()
-configs = [importlib.import_module(f'configs.{n}') for n in sys.argv[1:]]
-print(json.dumps([c.get_config().to_dict() for c in configs]))
-"""
-  plain = subprocess.run(
-    [sys.executable, '-c', code, *CONFIGS],
-    cwd=ROOT,
-    capture_output=True,
-    check=True,
-    text=True,
-  ).stdout
-  ours = [
-    importlib.import_module(f'configs.{name}').get_config().to_dict()
-    for name in CONFIGS
-  ]
-  assert json.loads(plain) == json.loads(json.dumps(ours))
-
-
-def test_the_plain_config_merges_sections_and_is_copied_whole():
-  config = stand_ins.ConfigDict({'train': {'rate': 1, 'size': 2}, 'seed': 0})
-  other = copy.deepcopy(config)
-  other.update({'train': {'rate': 3}})
-  other.train.size = 4
-  del other.seed
-  assert other.to_dict() == {'train': {'rate': 3, 'size': 4}}
-  assert config.to_dict() == {'train': {'rate': 1, 'size': 2}, 'seed': 0}
-  with pytest.raises(AttributeError, match='no_such'):
-    _ = config.no_such
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_shapes_of_data_sets_are_those_of_their_loaders(name):
-  dataset = importlib.import_module(f'configs.{name}').get_config().dataset
-  loaded = load_dataset(dataset.name, dataset.args)
-  expected = loaded.image_shape, loaded.num_classes
-  assert subject.image_shape_and_classes(dataset) == expected
 
 
 def test_turns_are_taken_and_the_ratio_is_of_each_turn(monkeypatch):
@@ -199,37 +105,80 @@ def test_turns_are_taken_and_the_ratio_is_of_each_turn(monkeypatch):
   assert 1.5 < timing.ratio(times['a'], times['b']) < 2
 
 
-def test_steps_count_their_arithmetic(monkeypatch):
+def test_steps_count_their_arithmetic(monkeypatch, toy):
   times = {'train': [0.1] * 3, 'distill': [0.16, 0.17, 0.3], 'matrix': [1e-3]}
   monkeypatch.setattr(timing, 'interleaved', lambda functions, profile: times)
-  monkeypatch.setattr(steps, '_train', lambda *args: lambda: np.zeros(()))
-  monkeypatch.setattr(steps, '_distill', steps._train)
   # Two updates in a call.
-  monkeypatch.setattr(
-    steps.replicas, 'updates_per_call', lambda train, count: 2
-  )
+  monkeypatch.setattr(devices, 'updates_per_call', lambda *args: 2)
   measured = types.SimpleNamespace(
-    config=digits_distill.get_config(),
+    config=toy.config,
     batch_sizes=(8,),
     profile=None,
-    batch=lambda size: {'image': np.zeros((size, 8, 8, 1), np.uint8)},
+    batch=toy.batch,
     flops=1e9,
+    teacher_and_students=toy.teacher_and_students,
+    updater=lambda training, batches: lambda: np.zeros(()),
   )
   train, distill = steps.rows(measured)
-  # Three and five evaluations of two times eight images of a GFLOP.
+  # Three and five evaluations of two times eight images, 1 GFLOP each.
   assert train['TFLOP/s'] == pytest.approx(48e9 / 0.1 / 1e12)
   assert distill['TFLOP/s'] == pytest.approx(80e9 / 0.17 / 1e12)
   assert distill['images/s'] == pytest.approx(16 / 0.17)
   assert distill['ms/update'] == pytest.approx(85)
   assert train['distill/train'] == pytest.approx(1.7)
-  # Of matrices of 8192 x 8192 on each of the tests' four devices.
+  # Matrices of 8192 x 8192 on each of the tests' four devices.
   assert train['matrix TFLOP/s'] == pytest.approx(4 * 2 * 8.192**3, rel=1e-6)
   assert train['MFU'] == pytest.approx(0.48 / train['matrix TFLOP/s'])
 
 
-def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch):
-  config = digits_distill.get_config()
-  config.distillation.start_num_steps = 8
+def test_steps_make_further_updates(toy):
+  batches = devices.shard([toy.batch(8)])
+  teacher, student = (
+    toy.updater(training, batches) for training in toy.trainings
+  )
+  rates = [teacher()['learning_rate'][0, 0] for _ in range(2)]
+  assert rates[1] == pytest.approx(2 * rates[0])  # in the warm-up
+  assert np.isfinite(student()['loss']).all()
+
+
+def test_samplers_are_compared_with_their_evaluations(toy, monkeypatch):
+  def interleaved(functions, profile):
+    del profile
+    samples, images = functions['sample'](), functions['generate']()
+    assert samples.shape == functions['evaluate']().shape == images.shape
+    assert images.dtype == np.uint8
+    return {name: [2.0] for name in functions}
+
+  monkeypatch.setattr(timing, 'interleaved', interleaved)
+  row = sampler._side_by_side(toy, batch_size=8, num_steps=3)
+  assert row['images/s'] == 4
+  assert row['TFLOP/s'] == pytest.approx(3 * 8 * toy.flops / 1e12 / 2)
+
+
+def test_rounds_of_a_real_run_compile_nothing(toy, monkeypatch):
+  monkeypatch.setattr(rounds, '_UPDATES', 3)
+  row = rounds._row('here', toy, 2, None)
+  assert row['gaps'] == 1
+  assert row['compilations/gap'] == 0 < taps.compilations(0, np.inf)
+
+
+def test_the_original_s_step_is_compiled_for_each_step_count():
+  compiled = []
+
+  def compile_step(step, in_axes):
+    compiled.append(in_axes)
+    return step
+
+  def distill_step(state, teacher_params, num_steps, batch, key):
+    return state + teacher_params * num_steps
+
+  step = rounds._constants(compile_step, distill_step, None)
+  teacher = np.full(jax.local_device_count(), 2.0)
+  assert [step(1.0, teacher, n, None, None) for n in (4, 2, 2)] == [9, 5, 5]
+  assert compiled == [(0, 0, None)] * 2
+
+
+def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch, toy):
   # Updates of 20 ms; 100 ms are lost after each of three rounds, and each of
   # the next five updates takes 4 ms longer.
   n = rounds._UPDATES
@@ -238,7 +187,7 @@ def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch):
   durations[::n] += 0.1
   clock = taps.Clock(calls={'distill_step': list(np.cumsum(durations))})
   monkeypatch.setattr(taps, 'train', lambda *args, **kwargs: clock)
-  row = rounds._row('here', config, None)
+  row = rounds._row('here', toy, 3, None)
   assert row['gaps'] == 2
   assert row['ms/update'] == pytest.approx(20)
   assert row['lost ms/round'] == pytest.approx(100)
@@ -248,61 +197,73 @@ def test_time_lost_between_rounds_is_beyond_an_update(monkeypatch):
   assert row['compilations/gap'] == 0
 
 
+def test_saves_of_a_real_loop_are_timed(toy, monkeypatch):
+  monkeypatch.setattr(checkpoint, '_UPDATE', 0.01)
+  toy.config.distillation.objective = None
+  toy.config.teacher.train.update(num_updates=20, checkpoint_every_secs=0)
+  row = checkpoint._row(toy.config, toy.dataset)
+  params = jax.tree.leaves(toy.denoiser.param_shapes())
+  assert row['parameters'] == sum(leaf.size for leaf in params)
+  assert row['saves'] >= 1
+  assert row['durable s'] > 0
+  assert row['restore s'] > 0
+  # The average and two moments as well, hardly compressed.
+  assert row['MB'] > 0.9 * 4 * 4 * row['parameters'] / 1e6
+
+
 def test_a_stall_is_what_the_loop_takes_longer_where_it_saves():
-  # Calls that return each second; the loop asks for the next batch 1 ms later,
-  # but for 51 and 81 ms after the second and the fifth, which it saves.
+  # Calls that return each second. The loop asks for the next batch 1 ms later,
+  # but 51 and 81 ms after the second and the fifth, which it saves.
   ends = [float(n) for n in range(1, 8)]
   own = [0.001, 0.051, 0.001, 0.001, 0.081, 0.001]
-  waits = [(end + t, end + t) for end, t in zip(ends[:-1], own, strict=True)]
-  seen = {2: 2.5, 5: 5.25, 7: 9.0}
-  stalls, durable = checkpoint._saves(ends, waits, seen)
+  clock = taps.Clock(
+    calls={'train_step': ends},
+    waits=[(end + t, end + t) for end, t in zip(ends[:-1], own, strict=True)],
+    saved={2: 2.5, 5: 5.25, 7: 9.0},
+  )
+  stalls, durable = checkpoint._saves(clock)
   assert stalls == pytest.approx([0.05, 0.08])
   assert durable == pytest.approx([0.5, 0.25])
 
 
-def test_steps_and_sampler_need_jax_flax_and_optax_alone(tmp_path):
-  config = tmp_path / 'tiny.py'
-  config.write_text(
-    'from configs import cifar10_distill\n'
-    'def get_config():\n'
-    '  config = cifar10_distill.get_config()\n'
-    '  config.model.args.update(ch=4, emb_ch=4, ch_mult=(1,))\n'
-    '  config.model.args.update(num_res_blocks=1, attn_resolutions=())\n'
-    '  return config\n'
-  )
-  code = f"""
-import sys
-sys.modules.update(dict.fromkeys({ABSENT}))
-from benchmarks import stand_ins, timing
-stand_ins.provide()
-import functools, jax, numpy
-from benchmarks import sampler, steps, subject
-tiny = subject.read({str(config)!r}, (2,))
-tiny.__dict__['params'] = jax.tree.map(  # which are not compiled so
-  lambda leaf: numpy.full(leaf.shape, 0.1, leaf.dtype),
-  tiny.denoiser.param_shapes(),
-)
-timing.interleaved = lambda functions, profile: {{
-  name: [function().size] for name, function in functions.items()
-}}
-row = sampler._side_by_side(tiny, 2, 3)
-assert row['generator ms'] == 1e3 * 2 * 32 * 32 * 3, row
-pmap = jax.pmap  # the steps are traced, and not compiled
-jax.pmap = lambda step, **axes: functools.partial(
-  jax.eval_shape, pmap(step, **axes)
-)
-for make in (steps._train, steps._distill):
-  update = make(tiny, steps.replicas.shard([tiny.batch(2)]))
-  assert update()['loss'].shape == (1, 1)
-"""
-  # One device, and as little compilation as there can be.
-  env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    check=False,
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
+class Wave(nn.Module):
+  """Two layers whose gradient is known to need certain arrays."""
+
+  remat: bool = False
+  dropout: float = 0.0
+  dtype: str = 'float32'
+
+  @nn.compact
+  def __call__(self, x, logsnr, condition, *, train, dropout_keys=None):
+    return nn.Dense(1)(jnp.sin(nn.Dense(8)(x)))
+
+
+def test_memory_of_an_image_is_what_the_gradient_needs():
+  # For each of 64 pixels: the input, and sine and cosine of 8 channels.
+  denoiser = Denoiser(Wave(), 'x', (8, 8, 1))
+  assert memory.image_bytes(denoiser) == 64 * (1 + 8 + 8) * 4
+
+
+def test_memory_of_a_device():
+  digits = subject.read('digits_distill')
+  digits.config.model.args.update(ch=8, ch_mult=(1,), attn_resolutions=(8,))
+  params = jax.tree.leaves(digits.denoiser.param_shapes())
+  count = sum(leaf.size for leaf in params)
+  # Parameters, two moments, gradient, and teacher or average, beside three
+  # numbers of updates: made, to be made, and the optimizer's own.
+  for training in digits.trainings:
+    found = memory.state_bytes(digits.denoiser, training)
+    assert found == 5 * 4 * count + 3 * 4
+
+  rows = memory.rows(digits)
+  by_kind = {(row['dtype'], row['remat']): row for row in rows}
+  assert len(by_kind) == len(rows) == 4
+  for row in rows:
+    images, used = row['images in 16 GB'], row['state, MB']
+    free = 0.9 * 16e3 - used - images * row['MB per image']
+    assert 0 <= free < row['MB per image']
+  plain, again = (by_kind['float32', remat] for remat in (False, True))
+  assert again['MB per image'] < plain['MB per image'] / 2
+  half = by_kind['bfloat16', False]
+  assert plain['MB per image'] / 2 < half['MB per image']
+  assert half['MB per image'] < plain['MB per image']

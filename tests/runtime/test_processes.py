@@ -1,4 +1,7 @@
-"""Two processes of two devices each train, stop, fail and resume together."""
+"""Two processes of two devices each train, stop, fail and resume together.
+
+Most of it is tested by a toy training, see `worker`; one run is of main.py.
+"""
 
 import json
 import os
@@ -11,16 +14,39 @@ import time
 import urllib.error
 import urllib.request
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from diffusion_distillation.runtime import processes
+from diffusion_distillation import checkpoints
+from diffusion_distillation.runtime import devices, files, processes
 from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.log import without_times
 from tests.runtime import worker
+from tests.test_main import run
 
 ROOT = pathlib.Path(__file__).parents[2]
 LOST = 'error: another process ended or does not answer'
+MAIN = (
+  '--config=tests/toy_distill.py',
+  '--config.teacher.train.num_updates=6',
+  '--config.teacher.train.eval_every_steps=4',
+  '--config.eval.num_samples=20',
+  '--config.eval.max_num_steps=1',
+  '--config.eval.samplers=("ddim",)',
+  *(
+    f'--config.{section}train.{setting}'
+    for section in ('', 'teacher.')
+    for setting in (
+      'log_loss_every_steps=2',
+      'checkpoint_every_secs=0',
+      # Momentum does not amplify the rounding of small gradients, as Adam does.
+      'optimizer=momentum',
+      'grad_clip=0.02',
+    )
+  ),
+)
 NO_TPU = {'TPU_SKIP_MDS_QUERY': '1'}  # as `import jax` sets it
 
 
@@ -47,31 +73,13 @@ def slurm(process_id):
   }
 
 
-def run_two(folder, action):
-  """Returns the status and last line of two workers, and seconds.
+def wait(started):
+  """Returns the status and last line of each process, and seconds.
 
-  The seconds are those between their ends.
+  The seconds are those from the first end to the last.
   """
-  address, started = f'127.0.0.1:{free_port()}', []
-  by_slurm = action == 'interrupt'
-  for i in range(2):
-    where = () if by_slurm else (address, str(i))
-    started.append(
-      subprocess.Popen(
-        [sys.executable, '-m', 'tests.runtime.worker', folder, action, *where],
-        cwd=ROOT,
-        env={
-          **os.environ,
-          **(slurm(i) if by_slurm else {}),
-          'XLA_FLAGS': '--xla_cpu_collective_timeout_seconds=1',
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-    )
   since, ends = time.monotonic(), {}
-  while len(ends) < 2 and time.monotonic() < since + 90:
+  while len(ends) < len(started) and time.monotonic() < since + 90:
     time.sleep(0.02)
     for process in started:
       if process.poll() is not None:
@@ -85,6 +93,29 @@ def run_two(folder, action):
   return results, max(ends.values()) - min(ends.values())
 
 
+def start(command, **environment):
+  return subprocess.Popen(
+    [sys.executable, *map(str, command)],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '2', **environment},
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run_toy(folder, action):
+  """Returns what `wait` returns of two workers."""
+  worker = ('-m', 'tests.runtime.worker', folder, action)
+  flags = '--xla_cpu_collective_timeout_seconds=1'
+  if action == 'interrupt':
+    started = [start(worker, XLA_FLAGS=flags, **slurm(i)) for i in range(2)]
+  else:
+    address = f'127.0.0.1:{free_port()}'
+    started = [start((*worker, address, i), XLA_FLAGS=flags) for i in range(2)]
+  return wait(started)
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   return tmp_path_factory.mktemp('toy')
@@ -94,7 +125,7 @@ def folder(tmp_path_factory):
 def story(folder):
   """What became of a training that is interrupted again and again."""
   actions = ('early', 'interrupt', 'die', 'fail')
-  return {action: run_two(folder, action) for action in actions}
+  return {action: run_toy(folder, action) for action in actions}
 
 
 def test_processes_hear_what_process_0_says(story, folder):
@@ -142,6 +173,99 @@ def test_the_result_is_that_of_one_uninterrupted_process(
     assert 10 <= file['n'] <= 11
   want = worker.train(tmp_path)
   assert worker.train(folder) == want  # four devices here read what two saved
+
+
+def start_main(workdir):
+  """Returns two processes of main.py."""
+  cache = jax.config.jax_compilation_cache_dir
+  where = f'127.0.0.1:{free_port()}'
+  command = ('main.py', *MAIN, f'--workdir={workdir}')
+  return [
+    start(
+      (
+        *command,
+        f'--coordinator={where}',
+        '--num_processes=2',
+        f'--process_id={i}',
+      ),
+      XLA_FLAGS='--xla_backend_optimization_level=0',
+      JAX_COMPILATION_CACHE_DIR=cache,
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    )
+    for i in range(2)
+  ]
+
+
+class KilledError(Exception):
+  pass
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """The folders of a run of one process, and of one that two processes resume.
+
+  One process here has four devices.
+  """
+  one, two = (tmp_path_factory.mktemp('main') / name for name in ('1', '2'))
+  assert run(*MAIN, f'--workdir={one}') is None
+  shard, calls = devices.shard, []
+
+  def shard_until_killed(batches):
+    calls.append(batches)
+    if len(calls) == 4:
+      raise KilledError
+    return shard(batches)
+
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(devices, 'shard', shard_until_killed)
+    with pytest.raises(KilledError):
+      run(*MAIN, f'--workdir={two}')
+  results, _ = wait(start_main(two))
+  assert [status for status, _ in results] == [0, 0]
+  return one, two
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(runs):
+  logs = [files.read_jsonl(workdir / 'metrics.jsonl') for workdir in runs]
+  for one, two in zip(*map(without_times, logs), strict=True):
+    assert one.keys() == two.keys()
+    assert (one['stage'], one['step']) == (two['stage'], two['step'])
+    if 'loss' in one:
+      # The clip is active: clipping per device would show.
+      assert one['grad_norm'] > 0.02
+      np.testing.assert_allclose(two['loss'], one['loss'], rtol=1e-4)
+  for stage in ('teacher', 'student_00002', 'student_00001'):
+    one, two = (checkpoints.load(workdir / stage).weights for workdir in runs)
+    # Up to the order of float32 sums.
+    chex.assert_trees_all_close(two, one, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_write_what_one_does(runs):
+  def names(workdir):
+    return sorted(
+      str(path.relative_to(workdir))
+      for path in workdir.rglob('*')
+      if not {'checkpoints', 'tensorboard'} & set(path.parts)
+    )
+
+  one, two = runs
+  assert names(two) == names(one)
+  assert 'report/index.html' in names(two)
+
+
+def test_two_processes_draw_the_images_that_one_does(runs):
+  reports = [
+    json.loads((workdir / 'report' / 'report.json').read_text())
+    for workdir in runs
+  ]
+  for one, two in zip(*(report['rows'] for report in reports), strict=True):
+    for key in ('network', 'sampler', 'num_steps', 'precision'):
+      assert two[key] == one[key]
+    # A pixel may be rounded to its neighbour.
+    np.testing.assert_allclose(
+      two['frechet_distance'], one['frechet_distance'], rtol=1e-2
+    )
 
 
 def test_one_process_decides_for_itself():

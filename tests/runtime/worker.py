@@ -118,7 +118,6 @@ def main():
   folder, action, *where = sys.argv[1:]
   where = (where[0], 2, int(where[1])) if where else ()
   signals.use_system_defaults()
-  jax.config.update('jax_num_cpu_devices', 2)
   processes._CHUNK = 1000  # so that a broadcast takes several
   processes._HEARTBEAT_SECONDS = 5
   try:

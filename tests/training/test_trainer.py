@@ -225,11 +225,11 @@ def test_a_round_is_not_trained_anew_beside_its_students(
 ):
   shutil.rmtree(copy / missing)
   before = folders(copy)
+  monkeypatch.setattr(trainer, 'train_stage', None)
   # Another length would make it another teacher.
   for length in (4, 5):
     config = ladder(LENGTHS)
     config.teacher.train.num_updates = length
-    monkeypatch.setattr(trainer, 'train_stage', None)
     with pytest.raises(UserError, match=f'{later} was distilled') as caught:
       train(config, copy)
     assert f'{copy / missing} has no checkpoint' in str(caught.value)
