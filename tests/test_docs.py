@@ -22,7 +22,7 @@ from diffusion_distillation.evaluation.inception import RESIZES
 from diffusion_distillation.networks.denoiser import NETWORKS
 from diffusion_distillation.objectives import OBJECTIVES
 from diffusion_distillation.report import labels, paper
-from diffusion_distillation.runtime import signals
+from diffusion_distillation.runtime import run_folder, signals
 from diffusion_distillation.samplers import GRIDS, SAMPLERS
 from diffusion_distillation.training import plan
 from tests.checkpoints import toy
@@ -138,6 +138,10 @@ def test_tables_of_names_are_complete():
   assert keys - {'error', 'ratio_error', 'inception_score_std'} == set(
     labels.COLUMNS
   )
+  keys = text_of('docs/running.md').split('\n| what | keys |')[1]
+  keys = set(re.findall(r'`([^`]+)`', keys.split('\n\n')[0]))
+  changeable = run_folder._CHANGEABLE
+  assert keys == {key.removeprefix('teacher.') for key in changeable}
   statuses = re.findall(
     r'^\| (\d+) \|', text_of('docs/running.md'), re.MULTILINE
   )
