@@ -34,7 +34,7 @@ from diffusion_distillation.training.step import make_step
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """What all trainings of a run share.
+  """All trainings of a run, and what they share.
 
   Attributes:
     config: of the run, checked.
@@ -64,7 +64,8 @@ class Trainer:
 
     Raises:
       Stopped: the process was asked to stop; everything is saved.
-      UserError: as `loop.train_stage`, or a finished round is missing.
+      UserError: as `loop.train_stage`; or a round is missing, though another
+        was distilled from it.
     """
     followers = self._followers()
     weights = self._outside_teacher()  # on all devices
