@@ -497,20 +497,21 @@ def test_wrong_weights_or_references_end_a_run_at_its_start(
 def test_a_student_can_be_the_teacher(workdir, tmp_path):
   path = tmp_path / 'further'
   teacher = workdir / 'student_00002'
-  assert (
-    run(
-      *TINY,
-      f'--workdir={path}',
-      f'--config.distillation.teacher_checkpoint_path={teacher}',
-      '--config.distillation.start_num_steps=2',
-    )
-    is None
-  )
+  args = [
+    *TINY,
+    f'--workdir={path}',
+    f'--config.distillation.teacher_checkpoint_path={teacher}',
+    '--config.distillation.start_num_steps=2',
+  ]
+  assert run(*args) is None
   card = checkpoints.read_card(path / 'student_00001')
   assert card.parent.startswith(str(teacher)) and card.parent_checksum
   report = json.loads((path / 'report' / 'report.json').read_text())
   assert report['compilations'] == {'train_step': 0, 'distill_step': 1}
   assert not (path / 'teacher').exists()
+  # A longer round needs the teacher again.
+  assert run(*args, '--config.distillation.steps_per_iter=5') is None
+  assert checkpoints.read_card(path / 'student_00001').updates == 5
 
 
 def test_plan_prints_the_ladder_and_runs_nothing(capsys):

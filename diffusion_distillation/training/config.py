@@ -123,18 +123,19 @@ def check(config, open_data=False):
     _check_samplers(config)
     _check_keys_of_teachers(config)
     found = trainings(config)
+
+  def build(model):
+    return build_denoiser(model, dataset.image_shape, dataset.num_classes)
+
   # The students first: they share their keys with the teacher.
   for training in reversed(found):
     in_teacher = has_students(config) and training.is_teacher
     with _naming_the_config(' in the section `teacher`' if in_teacher else ''):
       _check_training(training)
-  with _naming_the_config():
-    denoiser = build_denoiser(
-      config.model, dataset.image_shape, dataset.num_classes
-    )
+      build(training.config.model)
   if open_data:
     len(dataset.train)
-  return dataset, denoiser
+  return dataset, build(config.model)
 
 
 @contextlib.contextmanager

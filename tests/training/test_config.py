@@ -105,6 +105,11 @@ WRONG = [
   ('teacher.train.accumulate', 8, '=16 must be a multiple of 4 devices'),
   ('teacher.train.num_updates', 0, 'num_updates must be 1 to'),
   ('teacher.train.optimizer', 'lion', 'known: adam'),
+  (
+    'teacher.model.args.dropout',
+    1.0,
+    '1, got 1.0 in the section `teacher`',
+  ),
   ('objective', 'progresive', 'known: denoising, progressive'),
   ('objective', 'progressive', 'set distillation.objective to it'),
   ('distillation.objective', 'denoising', 'set objective to it'),
