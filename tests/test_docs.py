@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -105,6 +106,27 @@ def test_the_time_of_the_digits_run_is_said_once():
     assert not re.search(r'\d [Mm]inutes', text_of(page)), page
   header = importlib.import_module('configs.digits_distill').__doc__
   assert len(re.findall(r'\d minutes', header)) == 1
+
+
+def test_the_headers_of_the_digits_configs():
+  report = json.loads(text_of('docs/results/digits/report.json'))
+  found = {
+    (row['network'], row['num_steps']): row['frechet_distance']
+    for row in report['rows']
+    if row['sampler'] == 'ddim'
+  }
+  of_base, of_distill = (
+    ' '.join(importlib.import_module(f'configs.digits_{name}').__doc__.split())
+    for name in ('base', 'distill')
+  )
+  teacher = f'Expect: a Frechet distance of {found["teacher", 64]:.2f}'
+  assert f'{teacher} with 64 DDIM steps.' in of_base
+  assert (
+    f'{teacher} for the teacher with 64 steps, and for the students '
+    f'{found["student", 4]:.2f} with 4 and {found["student", 1]:.2f} with 1, '
+    f'where the teacher has {found["teacher", 4]:.1f} and '
+    f'{found["teacher", 1]:.0f}.'
+  ) in of_distill
 
 
 def test_the_digits_classifier_is_as_good_as_said():
