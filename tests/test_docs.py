@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import pathlib
 import re
 import shlex
@@ -22,7 +23,7 @@ from diffusion_distillation.evaluation.inception import RESIZES
 from diffusion_distillation.networks.denoiser import NETWORKS
 from diffusion_distillation.objectives import OBJECTIVES
 from diffusion_distillation.report import labels, paper
-from diffusion_distillation.runtime import signals
+from diffusion_distillation.runtime import run_folder, signals
 from diffusion_distillation.samplers import GRIDS, SAMPLERS
 from diffusion_distillation.training import plan
 from tests.checkpoints import toy
@@ -107,6 +108,27 @@ def test_the_time_of_the_digits_run_is_said_once():
   assert len(re.findall(r'\d minutes', header)) == 1
 
 
+def test_the_headers_of_the_digits_configs():
+  report = json.loads(text_of('docs/results/digits/report.json'))
+  found = {
+    (row['network'], row['num_steps']): row['frechet_distance']
+    for row in report['rows']
+    if row['sampler'] == 'ddim'
+  }
+  of_base, of_distill = (
+    ' '.join(importlib.import_module(f'configs.digits_{name}').__doc__.split())
+    for name in ('base', 'distill')
+  )
+  teacher = f'Expect: a Frechet distance of {found["teacher", 64]:.2f}'
+  assert f'{teacher} with 64 DDIM steps.' in of_base
+  assert (
+    f'{teacher} for the teacher with 64 steps, and for the students '
+    f'{found["student", 4]:.2f} with 4 and {found["student", 1]:.2f} with 1, '
+    f'where the teacher has {found["teacher", 4]:.1f} and '
+    f'{found["teacher", 1]:.0f}.'
+  ) in of_distill
+
+
 def test_the_digits_classifier_is_as_good_as_said():
   heldout = load_dataset('digits', {}).heldout
   images, labels_ = (
@@ -138,6 +160,10 @@ def test_tables_of_names_are_complete():
   assert keys - {'error', 'ratio_error', 'inception_score_std'} == set(
     labels.COLUMNS
   )
+  keys = text_of('docs/running.md').split('\n| what | keys |')[1]
+  keys = set(re.findall(r'`([^`]+)`', keys.split('\n\n')[0]))
+  changeable = run_folder._CHANGEABLE
+  assert keys == {key.removeprefix('teacher.') for key in changeable}
   statuses = re.findall(
     r'^\| (\d+) \|', text_of('docs/running.md'), re.MULTILINE
   )

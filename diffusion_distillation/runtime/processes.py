@@ -229,7 +229,7 @@ def broadcast(value):
 
 
 def agree_to_stop(requested, *, last=False):
-  """Returns whether all processes stop after this update.
+  """Returns whether all processes stop now, since one was asked to.
 
   All processes must call it after every update, and get the same answer. It
   tells what was requested two calls before, so that it need not wait for the
@@ -240,8 +240,8 @@ def agree_to_stop(requested, *, last=False):
 
   Args:
     requested: whether this process was asked to stop.
-    last: whether this is the last update of a training; then it waits, and
-      tells what is requested now.
+    last: whether there is no update for a while, as at the end of a training or
+      before an evaluation; then it waits, and tells what is requested now.
   """
   if jax.process_count() == 1:
     return requested

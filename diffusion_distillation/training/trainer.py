@@ -80,7 +80,8 @@ class Trainer:
     """Returns a dict from a round to the name of one that began from its end.
 
     Raises:
-      UserError: such a round itself is missing.
+      UserError: such a round itself is missing, or the data set has other
+        classes than the run had.
     """
     found = {}
     if not processes.is_main():
@@ -89,6 +90,7 @@ class Trainer:
     # `distillation.end_num_steps`.
     for folder in sorted(self.workdir.glob('*/checkpoints')):
       card = CheckpointFolder(folder).newest_card()
+      self._check_classes(card, folder.parent)
       if card is not None and card.parent is not None:
         # The name alone, since a run folder may be moved.
         found[pathlib.PurePath(card.parent).name] = folder.parent.name
@@ -101,6 +103,16 @@ class Trainer:
           'what follows it to train them again'
         )
     return found
+
+  def _check_classes(self, card, folder):
+    """Raises UserError where the data set has other classes than a card."""
+    classes = self.dataset.num_classes
+    if card is not None and card.num_classes != classes:
+      raise UserError(
+        f'{folder} was trained with {card.num_classes} classes, and the data '
+        f'set has {classes} now; set dataset.args.num_classes='
+        f'{card.num_classes}, or choose another --workdir'
+      )
 
   def _outside_teacher(self):
     """Returns a given teacher's weights on all devices, or None."""

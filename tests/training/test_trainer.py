@@ -241,6 +241,18 @@ def test_a_round_is_not_trained_again_beside_its_students(
   assert len(train(config, copy).begun) == (4 if missing == 'teacher' else 3)
 
 
+def test_a_data_set_with_other_classes_is_refused_by_their_number(copy):
+  config = ladder(LENGTHS)
+  classes = not config.dataset.args.class_conditional
+  config.dataset.args.class_conditional = classes
+  with pytest.raises(
+    UserError, match=r'classes, and the data set has'
+  ) as error:
+    train(config, copy)
+  assert 'dataset.args.num_classes' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
 def test_a_round_keeps_its_length_once_another_began_from_it(copy):
   for number in (4, 2):
     config = ladder({**LENGTHS, number: LENGTHS[number] + 1})
