@@ -169,8 +169,8 @@ def _eval():
 def _distillation():
   """Returns the section `distillation`: the students."""
   distillation = ConfigDict()
-  # What the students learn: a name in OBJECTIVES; None trains no students, and
-  # the other keys of this section are then not read.
+  # What the students learn: a name in OBJECTIVES. None, or an empty string,
+  # trains no students, and the other keys of this section are then not read.
   distillation.objective = config_dict.placeholder(str)
   # Checkpoint of the teacher; None trains the teacher first.
   distillation.teacher_checkpoint_path = config_dict.placeholder(str)

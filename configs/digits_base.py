@@ -4,7 +4,7 @@ python main.py --config=configs/digits_base.py --workdir=runs/digits_teacher
 
 Hardware: 2 CPU cores (AMD EPYC, JAX 0.10.2).
 Time: 1.1 minutes for the 2,500 updates.
-Expect: a Frechet distance of 1.2 with 64 DDIM steps.
+Expect: a Frechet distance of 0.45 with 64 DDIM steps.
 
 It is unconditional because that makes few steps hard without distillation.
 --config.dataset.args.class_conditional=True trains it with classes, and

@@ -35,6 +35,11 @@ def pytest_collection_finish():
   gc.set_threshold(100_000)
 
 
+def pytest_unconfigure():
+  """Removes the compilation cache."""
+  _cache.cleanup()
+
+
 def tiny_config():
   """Returns the config of tests/toy_distill.py: it compiles in a second."""
   return config_file.load(str(TOY)).lock()

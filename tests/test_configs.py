@@ -5,14 +5,17 @@ import pathlib
 
 import jax
 import pytest
-from diffusion_distillation.objectives.rounds import rounds as rounds_of
 from ml_collections import ConfigDict
 
 from configs import base, google
 from diffusion_distillation.commands import config_file
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.training.config import check, teacher_config
+from diffusion_distillation.training.config import (
+  check,
+  rounds,
+  teacher_config,
+)
 
 NAMES = sorted(
   path.stem for path in pathlib.Path(base.__file__).parent.glob('*_*.py')
@@ -87,7 +90,7 @@ def test_the_networks_and_schedules_are_the_paper_s(name):
 
 @pytest.mark.parametrize('name', PAPER)
 def test_the_configs_are_the_paper_s(name):
-  params, batch, lr, student_lr, decay, dropout, start, rounds, head = PAPER[
+  params, batch, lr, student_lr, decay, dropout, start, count, head = PAPER[
     name
   ]
   config = importlib.import_module(f'configs.{name}_distill').get_config()
@@ -115,11 +118,16 @@ def test_the_configs_are_the_paper_s(name):
   assert config.train.weight_decay == config.train.ema_decay == 0
   assert config.model.args.dropout == 0
 
-  ladder = rounds_of(config.distillation)
+  ladder = rounds_of(config)
   assert config.distillation.start_num_steps == start
-  assert len(ladder) == rounds
+  assert len(ladder) == count
   for this in ladder:
     assert this.num_updates == (100_000 if this.num_steps <= 2 else 50_000)
+
+
+def rounds_of(config):
+  """Returns the rounds of the students."""
+  return [each for each in rounds(config) if each.parent is not None]
 
 
 FORM = """
@@ -366,7 +374,7 @@ def test_what_is_no_section_is_named(section, value):
 @pytest.mark.parametrize('updates', [{1: 5, 2: 6}, {'1': 5, '2': 6}])
 def test_updates_may_be_a_mapping_in_a_file(updates):
   config = google.translate(changed('distillation', steps_per_iter=updates))
-  ladder = rounds_of(config.distillation)
+  ladder = rounds_of(config)
   assert [(r.num_steps, r.num_updates) for r in ladder] == [(2, 6), (1, 5)]
 
 
@@ -375,3 +383,13 @@ def test_students_of_the_original_need_a_checkpoint():
   config.distillation.teacher_checkpoint_path = None
   with pytest.raises(UserError, match='teacher_checkpoint_path'):
     check(config)
+
+
+def test_churches_differ_from_bedrooms_in_data_and_length():
+  bedroom, church = (
+    importlib.import_module(f'configs.lsun_{name}128_distill').get_config()
+    for name in ('bedroom', 'church')
+  )
+  church.dataset.name = bedroom.dataset.name
+  church.teacher.train.num_updates = bedroom.teacher.train.num_updates
+  assert church.to_dict() == bedroom.to_dict()

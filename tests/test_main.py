@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from benchmarks import kill_resume
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints import step_folder
+from diffusion_distillation import checkpoints
+from diffusion_distillation.checkpoints import safetensors
 from diffusion_distillation.commands import cli
-from diffusion_distillation.evaluation import classifier
+from diffusion_distillation.evaluation import evaluator
 from diffusion_distillation.generation import shards
-from diffusion_distillation.runtime import signals
+from diffusion_distillation.runtime import log, signals
 from diffusion_distillation.runtime.errors import DivergedError
 from diffusion_distillation.training import loop, trainer
 from tests.evaluation.stand_in import Projections
@@ -29,25 +29,14 @@ from tests.evaluation.stand_in import Projections
 ROOT = pathlib.Path(__file__).parents[1]
 MAIN = str(ROOT / 'main.py')
 TINY = [
-  '--config=configs/digits_distill.py',
-  '--config.model.args.ch=8',
-  '--config.model.args.emb_ch=16',
-  '--config.model.args.ch_mult=(1,)',
-  '--config.model.args.attn_resolutions=()',
-  '--config.dataset.args.class_conditional=True',
+  '--config=tests/toy_distill.py',
   '--config.teacher.train.num_updates=6',
   '--config.teacher.train.eval_every_steps=4',
-  '--config.train.batch_size=16',
-  '--config.teacher.train.batch_size=16',
   '--config.train.log_loss_every_steps=2',
   '--config.train.checkpoint_every_secs=0',
   '--config.teacher.train.log_loss_every_steps=2',
   '--config.teacher.train.checkpoint_every_secs=0',
-  '--config.distillation.start_num_steps=4',
-  '--config.distillation.steps_per_iter=3',
   '--config.eval.num_samples=16',
-  '--config.eval.student_samplers=("ddim",)',
-  '--config.eval.batch_size=8',
 ]
 
 
@@ -83,37 +72,57 @@ def files(folder):
   }
 
 
+def rows_of(report):
+  return [
+    (row['network'], row['sampler'], row['num_steps']) for row in report['rows']
+  ]
+
+
+def lines_of(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def measured(workdir):
+  """The lines of evaluations.jsonl, without the speed."""
+  lines = lines_of(workdir / 'evaluations.jsonl')
+  return [{**line, 'images_per_second': 0} for line in lines]
+
+
+def logged(workdir):
+  return log.without_times(lines_of(workdir / 'metrics.jsonl'))
+
+
 def test_one_command_does_everything(workdir):
   report = json.loads((workdir / 'report' / 'report.json').read_text())
-  rows = [(row['sampler'], row['num_steps']) for row in report['rows']]
-  assert rows == [
-    *[('distilled', n) for n in (2, 1)],
-    *[('ddim', n) for n in (4, 2, 1)],
-    *[('ancestral', n) for n in (4, 2, 1)],
+  assert rows_of(report) == [
+    *[('student', 'ddim', n) for n in (2, 1)],
+    *[('teacher', 'ddim', n) for n in (4, 2, 1)],
+    *[('teacher', 'ancestral', n) for n in (4, 2, 1)],
   ]
   assert report['metric']['num_samples'] == 16
   assert report['compilations'] == {'train_step': 1, 'distill_step': 1}
-  assert [(r['num_steps'], r['updates']) for r in report['rounds']] == [
-    (2, 3),
-    (1, 3),
+  assert [(r['name'], r['updates']) for r in report['rounds']] == [
+    ('teacher', 6),
+    ('student_00002', 3),
+    ('student_00001', 3),
   ]
   assert report['floor'] > 0
+  assert [row['is_reference'] for row in report['rows']].index(True) == 2
   for row in report['rows']:
     assert 0 <= row['precision'] <= 1 and 1 <= row['classifier_score'] <= 10
+    assert row['error'] > 0 and row['images_per_second'] > 0
   page = (workdir / 'report' / 'index.html').read_text()
-  assert page.count('data:image/png;base64,') == 2 + len(rows)
+  # A cell for each row, and the training images.
+  assert page.count('data:image/png;base64,') >= 9
   assert 'src="http' not in page
   for path in [
     workdir / 'report' / 'fid_vs_steps.png',
     *(workdir / 'samples').glob('*.png'),
   ]:
     Image.open(path).verify()
-  assert len(list((workdir / 'samples').glob('*.png'))) == 2 + len(rows)
-  log = [
-    json.loads(line)
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-  ]
-  assert {line['stage'] for line in log} == {
+  # One for each row, one from the evaluation in training, the training images.
+  assert len(list((workdir / 'samples').glob('*.png'))) == 2 + 8
+  assert {line['stage'] for line in logged(workdir)} == {
     'teacher',
     'student_00002',
     'student_00001',
@@ -123,25 +132,22 @@ def test_one_command_does_everything(workdir):
 
 def test_cards_say_what_their_weights_are(workdir):
   card = checkpoints.read_card(workdir / 'student_00001')
-  assert (card['num_steps'], card['mean_type']) == (1, 'v')
-  assert card['parent'] == str(workdir / 'student_00002')
-  assert card['image_shape'] == [8, 8, 1] and card['num_classes'] == 10
-  assert card['config']['model']['args']['ch'] == 8
-  assert card['training']['updates'] == 3
+  assert (card.num_steps, card.model['mean_type']) == (1, 'v')
+  assert card.parent == str(workdir / 'student_00002')
+  assert card.image_shape == (8, 8, 1) and card.num_classes == 10
+  assert card.config['model']['args']['width'] == 16
+  assert (card.updates, card.objective) == (3, 'progressive')
   teacher = checkpoints.read_card(workdir / 'teacher')
-  assert teacher['parent'] is None and teacher['num_steps'] == 64
+  assert teacher.parent is None and teacher.num_steps == 64
 
 
-def test_the_same_command_again_does_nothing_anew(workdir):
+def test_the_same_command_again_does_nothing_again(workdir):
   before = files(workdir)
   assert run(*TINY, f'--workdir={workdir}') is None
   after = files(workdir)
   changed = {p for p in after if after[p] != before.get(p)}
   assert all(
-    '/report/' in p
-    or '/tensorboard/' in p
-    or 'training_images' in p
-    or p.endswith('/lock')
+    '/report/' in p or '/tensorboard/' in p or p.endswith('/lock')
     for p in changed
   )
 
@@ -152,7 +158,7 @@ def test_the_same_command_again_does_nothing_anew(workdir):
 def test_a_killed_run_resumes_to_the_same_bits(
   workdir, tmp_path, monkeypatch, killed_at
 ):
-  path, original = tmp_path / 'digits', loop.run
+  path, original = tmp_path / 'digits', loop.train_stage
   for name, update in killed_at:
 
     def run_until_killed(stage, name=name, update=update):
@@ -166,7 +172,8 @@ def test_a_killed_run_resumes_to_the_same_bits(
       return original(dataclasses.replace(stage, batches=batches))
 
     monkeypatch.setattr(
-      'diffusion_distillation.training.trainer.run', run_until_killed
+      'diffusion_distillation.training.trainer.train_stage',
+      run_until_killed,
     )
     with pytest.raises(KilledError):
       run(*TINY, f'--workdir={path}')
@@ -178,8 +185,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
   for name in ('teacher', 'student_00002', 'student_00001'):
     want, got = (checkpoints.load(d / name) for d in (workdir, path))
     jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
-  log = 'metrics.jsonl'
-  assert (path / log).read_text() == (workdir / log).read_text()
+  assert logged(path) == logged(workdir)
 
 
 def reached(path, text):
@@ -188,17 +194,18 @@ def reached(path, text):
 
 def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
   """`benchmarks/kill_resume.py` in short: real processes, real signals."""
-  path, log = tmp_path / 'digits', tmp_path / 'digits' / 'metrics.jsonl'
+  path, metrics = tmp_path / 'digits', tmp_path / 'digits' / 'metrics.jsonl'
   cache = (
     f'--config.compilation_cache_dir={jax.config.jax_compilation_cache_dir}'
   )
   settings = (*TINY, cache)
+  # In training a signal saves; while rows are measured nothing is to be saved.
   moments = (
-    (signal.SIGKILL, log, '"step": 2'),  # of the teacher
-    (signal.SIGTERM, log, 'student_00002'),
-    (signal.SIGINT, path / 'evaluations.jsonl', 'distilled'),
+    (signal.SIGKILL, metrics, '"step": 2', -signal.SIGKILL),  # the teacher
+    (signal.SIGTERM, metrics, 'student_00002', signals.STATUS),
+    (signal.SIGINT, path / 'evaluations.jsonl', 'student', -signal.SIGINT),
   )
-  for number, file, text in moments:
+  for number, file, text, want in moments:
     process = kill_resume.start(path, settings)
     while not reached(file, text):
       assert process.poll() is None, process.stderr.read()
@@ -207,29 +214,25 @@ def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
     started = time.monotonic()
     said, status = kill_resume.finish(process)
     assert time.monotonic() - started < 10
-    assert status == (-9 if number == signal.SIGKILL else signals.STATUS)
-    if number != signal.SIGKILL:
-      assert 'the same command goes on' in said
+    assert status == want
+    if status == signals.STATUS:
+      assert 'rerun the same command to resume' in said
+    assert 'Traceback' not in said
   said, status = kill_resume.finish(kill_resume.start(path, settings))
   assert status == 0, said
   want, got = kill_resume.arrays(workdir), kill_resume.arrays(path)
-  assert len(want) > 100
+  assert len(want) > 30
   assert kill_resume.differences(want, got) == []
-  got['teacher/6/weights/norm_out/scale'] = b''
+  got['teacher/6/weights/out/kernel'] = b''
   del got['metrics.jsonl']
   assert len(kill_resume.differences(want, got)) == 2
-  measured = [
-    [json.loads(line) for line in (run / 'evaluations.jsonl').open()]
-    for run in (workdir, path)
-  ]
-  for want, got in zip(*measured, strict=True):
-    assert {**got, 'seconds': 0} == {**want, 'seconds': 0}
+  assert measured(path) == measured(workdir)
 
 
 def test_a_training_that_diverges_is_in_the_report(
   workdir, tmp_path, monkeypatch, capsys
 ):
-  original, path = loop.run, tmp_path / 'digits'
+  original, path = loop.train_stage, tmp_path / 'digits'
   shutil.copytree(workdir, path)
   shutil.rmtree(path / 'student_00001')
 
@@ -238,18 +241,18 @@ def test_a_training_that_diverges_is_in_the_report(
       return original(stage)
     raise DivergedError('student_00001: loss nan at update 2')
 
-  monkeypatch.setattr(trainer, 'run', run_until_bad)
+  monkeypatch.setattr(trainer, 'train_stage', run_until_bad)
   code = run(*TINY, f'--workdir={path}')
   assert code == 'error: student_00001: loss nan at update 2'
   report = json.loads((path / 'report' / 'report.json').read_text())
   assert report['failure'] == 'student_00001: loss nan at update 2'
-  assert [this['num_steps'] for this in report['rounds']] == [2]
-  rows = {(row['sampler'], row['num_steps']) for row in report['rows']}
-  assert rows >= {('distilled', 2), ('ddim', 4)}
-  assert ('distilled', 1) not in rows
+  assert [r['name'] for r in report['rounds']] == ['teacher', 'student_00002']
+  rows = set(rows_of(report))
+  assert rows >= {('student', 'ddim', 2), ('teacher', 'ddim', 4)}
+  assert ('student', 'ddim', 1) not in rows
   page = (path / 'report' / 'index.html').read_text()
-  assert 'This run failed' in page and 'loss nan at update 2' in page
-  # What keeps the report from being written does not hide it.
+  assert 'loss nan at update 2' in page
+  # An error of the report does not hide it.
   (path / 'evaluations.jsonl').write_bytes(b'\xff\n')
   assert run(*TINY, f'--workdir={path}') == code
   assert 'no report: ' in capsys.readouterr().err
@@ -260,7 +263,7 @@ def test_a_training_that_diverges_is_in_the_report(
   report = json.loads((path / 'report' / 'report.json').read_text())
   assert report['failure'] is None
   page = (path / 'report' / 'index.html').read_text()
-  assert 'This run failed' not in page
+  assert 'loss nan' not in page
 
 
 def test_a_kill_while_evaluating_costs_one_row(workdir, tmp_path):
@@ -274,8 +277,7 @@ def test_a_kill_while_evaluating_costs_one_row(workdir, tmp_path):
   assert run(*TINY, f'--workdir={copy}') is None
   again = (copy / 'evaluations.jsonl').read_text().splitlines()
   assert again[:-1] == rows[:-1]
-  last, want = json.loads(again[-1]), json.loads(rows[-1])
-  assert {**last, 'seconds': 0} == {**want, 'seconds': 0}
+  assert measured(copy) == measured(workdir)
 
 
 def test_samples_go_to_an_npz_or_a_folder(workdir, tmp_path, capsys):
@@ -319,7 +321,6 @@ def test_evaluate_and_report_again(workdir, capsys):
   assert run(*TINY, f'--workdir={workdir}', '--mode=evaluate') is None
   again = json.loads((workdir / 'report' / 'report.json').read_text())['rows']
   for want, got in zip(rows, again, strict=True):
-    del want['seconds'], got['seconds']
     assert want == got
   (workdir / 'report' / 'report.json').unlink()
   assert run(*TINY, f'--workdir={workdir}', '--mode=report') is None
@@ -336,8 +337,8 @@ def test_evaluate_and_report_again(workdir, capsys):
 @pytest.fixture
 def no_classifier(monkeypatch):
   """Digits are measured by Inception, as all other data sets are."""
-  monkeypatch.setattr(classifier, '_CLASSIFIERS', {})
-  monkeypatch.setattr(classifier, 'Inception', Projections)
+  monkeypatch.setattr(evaluator, 'CLASSIFIERS', {})
+  monkeypatch.setattr(evaluator, 'Inception', Projections)
 
 
 def test_a_run_without_weights_is_measured_later(
@@ -355,8 +356,9 @@ def test_a_run_without_weights_is_measured_later(
   report = json.loads((copy / 'report' / 'report.json').read_text())
   assert report['metric'] is None and len(report['rows']) == 8
   for row in report['rows']:
-    assert set(row) == {'sampler', 'num_steps'}
-    grid = f'{row["sampler"]}_{row["num_steps"]:05}.png'
+    assert 'frechet_distance' not in row
+    sampler, num_steps = row['sampler'], row['num_steps']
+    grid = f'{row["round"]}_{sampler}_{num_steps:05}.png'
     want = np.asarray(Image.open(workdir / 'samples' / grid)).astype(int)
     got = np.asarray(Image.open(copy / 'samples' / grid)).astype(int)
     assert np.abs(want - got).max() <= 1
@@ -407,14 +409,11 @@ def test_a_kill_within_a_row_costs_a_batch(workdir, tmp_path, monkeypatch):
   )
   assert run(*evaluate) is None
   # 8 rows of 2 batches, each of them drawn once.
-  assert len(drawn) == 16 and drawn[2] == 'distilled_00001/00000000.npz'
+  assert (
+    len(drawn) == 16 and drawn[2] == 'student_00001_ddim_00001/00000000.npz'
+  )
   assert drawn[3] == '00000008.npz'
-  lines = [
-    [json.loads(line) for line in (path / 'evaluations.jsonl').open()]
-    for path in (workdir, copy)
-  ]
-  for want, got in zip(*lines, strict=True):
-    assert {**got, 'seconds': 0} == {**want, 'seconds': 0}
+  assert measured(copy) == measured(workdir)
 
 
 def test_any_images_are_measured_as_samples_are(workdir, tmp_path, capsys):
@@ -433,117 +432,86 @@ def test_any_images_are_measured_as_samples_are(workdir, tmp_path, capsys):
       rows[0]['frechet_distance'], rel=1e-3
     )
   code = run(*TINY, '--images=/nowhere', '--mode=evaluate')
-  assert code == 'error: --images=/nowhere: there is no such file or folder'
+  assert code.startswith('error: ') and '/nowhere' in code and '\n' not in code
 
 
-def test_a_card_that_does_not_say_how_it_is_measured(workdir, monkeypatch):
-  card = checkpoints.read_card(workdir / 'student_00002')
-  checkpoint = f'--checkpoint={workdir / "student_00002"}'
-  foreign = {**card, 'config': None}
-  monkeypatch.setattr(step_folder, 'read_card', lambda path: foreign)
-  monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
-  code = run('--mode=evaluate', checkpoint)
+@pytest.fixture
+def foreign(workdir, tmp_path):
+  """Writes a student's weights with another card, as anyone may."""
+
+  def write(**changes):
+    student = checkpoints.load(workdir / 'student_00002')
+    path = tmp_path / 'foreign.safetensors'
+    card = student.card.replace(**changes)
+    safetensors.write(dataclasses.replace(student, card=card), path)
+    return f'--checkpoint={path}'
+
+  return write
+
+
+def test_a_card_that_does_not_say_how_it_is_measured(foreign):
+  code = run('--mode=evaluate', foreign(config=None))
   assert 'give --config=FILE.py' in code and '\n' not in code
-  foreign['image_shape'] = [32, 32, 3]
-  code = run(*TINY, '--mode=evaluate', checkpoint)
-  assert 'draws images of [32, 32, 3]' in code and '\n' not in code
 
 
 def test_the_files_that_a_card_names_are_not_touched(
-  workdir, tmp_path, monkeypatch
+  workdir, tmp_path, foreign, capsys
 ):
-  card = checkpoints.read_card(workdir / 'student_00002')
-  checkpoint = f'--checkpoint={workdir / "student_00002"}'
-  foreign = {**card, 'config': {**card['config']}}
-  foreign['config']['eval'] = {
-    **card['config']['eval'],
-    'cache_dir': str(tmp_path / 'cache'),
-    'reference_path': '/nowhere.npz',
-  }
-  monkeypatch.setattr(step_folder, 'read_card', lambda path: foreign)
-  monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
-  assert run('--mode=evaluate', checkpoint) is None
-  assert not any(tmp_path.iterdir())
+  config = checkpoints.read_card(workdir / 'student_00002').config
+  places = {'cache_dir': str(tmp_path / 'cache'), 'reference_path': '/nowhere'}
+  changed = {**config, 'eval': {**config['eval'], **places}}
+  assert run('--mode=evaluate', foreign(config=changed)) is None
+  assert json.loads(capsys.readouterr().out)['metric']['dataset'] == 'digits'
+  assert [path.name for path in tmp_path.iterdir()] == ['foreign.safetensors']
   for wrong, message in (
-    (
-      {'name': 'folder', 'args': {'path': '/home'}},
-      'in a folder that it names',
-    ),
-    ({'name': 'mnist', 'args': {}}, 'unknown data set'),
+    ({'name': 'folder', 'args': {'path': '/home'}}, 'that it names'),
+    ({'name': 'mnist', 'args': {}}, "unknown dataset.name 'mnist'"),
     ({'name': 'digits'}, 'args'),
   ):
-    foreign['config']['dataset'] = wrong
-    code = run('--mode=evaluate', checkpoint)
+    code = run('--mode=evaluate', foreign(config={**config, 'dataset': wrong}))
     assert message in code and '\n' not in code
     assert 'give --config=FILE.py' in code
-  foreign['config']['dataset'] = card['config']['dataset']
   for wrong, message in (
     ({}, 'num_samples is None'),
     ({'num_samples': 'x', 'batch_size': 8}, 'cannot be measured'),
     ({'num_samples': 16.0, 'batch_size': 8}, 'num_samples is 16.0'),
     ({'num_samples': 16, 'batch_size': 0}, 'batch_size must be at least 1'),
   ):
-    foreign['config']['eval'] = wrong
-    code = run('--mode=evaluate', checkpoint)
+    code = run('--mode=evaluate', foreign(config={**config, 'eval': wrong}))
     assert message in code and '\n' not in code
-
-
-@pytest.mark.parametrize(
-  ('key', 'value', 'message'),
-  [
-    ('mean_type', 'score', 'known: x, eps'),
-    ('args', {'ch': 8, 'depth': 3}, 'depth'),
-    ('args', {'ch': 'wide'}, 'cannot be used'),
-    ('logsnr_schedule', {}, 'name'),
-    ('logvar_type', 'large', 'known: '),
-    ('num_classes', 7, 'does not fit'),
-  ],
-)
-def test_a_card_that_cannot_be_sampled_is_one_line(
-  workdir, tmp_path, monkeypatch, key, value, message
-):
-  card = checkpoints.read_card(workdir / 'student_00002')
-  monkeypatch.setattr(
-    step_folder, 'read_card', lambda path: {**card, key: value}
-  )
-  monkeypatch.setattr(step_folder, 'verify', lambda *args, **items: None)
-  checkpoint = f'--checkpoint={workdir / "student_00002"}'
-  for args in (['--mode=evaluate'], ['--mode=sample', f'--out={tmp_path}/a']):
-    code = run(*args, checkpoint)
-    assert message in code and '\n' not in code
-  assert not any(tmp_path.iterdir())
 
 
 def test_wrong_weights_or_references_end_a_run_at_its_start(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(classifier, '_CLASSIFIERS', {})
+  monkeypatch.setattr(evaluator, 'CLASSIFIERS', {})
   workdir = f'--workdir={tmp_path / "run"}'
   code = run(*TINY, workdir, '--config.eval.inception_path=/nowhere')
   assert '/nowhere' in code and '\n' not in code
   monkeypatch.undo()
   code = run(*TINY, workdir, '--config.eval.reference_path=/nowhere.npz')
-  assert code == 'error: no statistics at /nowhere.npz: there is no such file'
+  assert '/nowhere.npz' in code and '\n' not in code
   assert not (tmp_path / 'run').exists()
 
 
 def test_a_student_can_be_the_teacher(workdir, tmp_path):
   path = tmp_path / 'further'
   teacher = workdir / 'student_00002'
-  assert (
-    run(
-      *TINY,
-      f'--workdir={path}',
-      f'--config.distillation.teacher_checkpoint_path={teacher}',
-      '--config.distillation.start_num_steps=2',
-    )
-    is None
-  )
+  args = [
+    *TINY,
+    f'--workdir={path}',
+    f'--config.distillation.teacher_checkpoint_path={teacher}',
+    '--config.distillation.start_num_steps=2',
+  ]
+  assert run(*args) is None
   card = checkpoints.read_card(path / 'student_00001')
-  assert card['parent'].startswith(str(teacher))
+  assert card.parent.startswith(str(teacher)) and card.parent_checksum
   report = json.loads((path / 'report' / 'report.json').read_text())
   assert report['compilations'] == {'train_step': 0, 'distill_step': 1}
   assert not (path / 'teacher').exists()
+  # A longer round needs the teacher again.
+  assert run(*args, '--config.distillation.steps_per_iter=5') is None
+  assert checkpoints.read_card(path / 'student_00001').updates == 5
 
 
 def test_plan_prints_the_ladder_and_runs_nothing(capsys):
@@ -559,25 +527,89 @@ def test_plan_prints_the_ladder_and_runs_nothing(capsys):
   assert lines[-1].split()[1:3] == ['12', '192']
 
 
-def test_a_base_config_trains_and_measures_its_teacher(tmp_path):
-  base = [
-    arg for arg in TINY if 'teacher' not in arg and 'distillation' not in arg
-  ]
-  base[0] = '--config=configs/digits_base.py'
-  assert (
-    run(
-      *base,
-      '--config.train.num_updates=2',
-      '--config.model.eval_sampling_num_steps=3',
-      f'--workdir={tmp_path / "base"}',
-    )
-    is None
+def test_without_students_the_teacher_is_trained_and_measured(tmp_path):
+  code = run(
+    *TINY,
+    '--config.distillation.objective=',
+    '--config.teacher.train.num_updates=2',
+    '--config.teacher.model.eval_sampling_num_steps=3',
+    f'--workdir={tmp_path / "base"}',
   )
+  assert code is None
   report = json.loads(
     (tmp_path / 'base' / 'report' / 'report.json').read_text()
   )
-  rows = [(row['sampler'], row['num_steps']) for row in report['rows']]
-  assert rows == [('ddim', 3), ('ancestral', 3)] and report['rounds'] == []
+  assert rows_of(report) == [
+    ('teacher', 'ddim', 3),
+    ('teacher', 'ancestral', 3),
+  ]
+  assert [r['name'] for r in report['rounds']] == ['teacher']
+
+
+def test_samplers_with_options_are_rows_of_their_own(workdir, tmp_path):
+  copy = tmp_path / 'digits'
+  shutil.copytree(workdir, copy)
+  code = run(
+    *TINY,
+    f'--workdir={copy}',
+    '--mode=evaluate',
+    # Duplicates, by whatever spelling, are measured once.
+    '--config.eval.samplers=("ancestral:gamma=0.30","ancestral:gamma=0.3")',
+    '--config.eval.num_steps=(4,4,2)',
+  )
+  assert code is None
+  report = json.loads((copy / 'report' / 'report.json').read_text())
+  assert rows_of(report)[2:] == [
+    ('teacher', 'ancestral:gamma=0.3', n) for n in (4, 2)
+  ]
+  lines = lines_of(copy / 'evaluations.jsonl')
+  assert len(lines) == len(lines_of(workdir / 'evaluations.jsonl')) + 2
+  assert lines[-1]['frechet_distance'] != lines[-3]['frechet_distance']
+  assert 'gamma 0.3' in (copy / 'report' / 'index.html').read_text()
+
+
+def test_a_class_can_be_asked_for(workdir, tmp_path):
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  out = tmp_path / 'samples.npz'
+
+  def draw(*flags):
+    args = [checkpoint, '--seeds=0-5', f'--out={out}', *flags]
+    assert run('--mode=sample', *args) is None
+    samples = np.load(out)
+    return samples['arr_0'], samples['arr_1'].tolist()
+
+  every, classes = draw()
+  assert classes == [0, 1, 2, 3, 4, 5]
+  threes, classes = draw('--class=3')
+  assert classes == [3] * 6
+  # Seed 3 has class 3 where all classes are drawn in turn.
+  np.testing.assert_array_equal(threes[3], every[3])
+  assert (threes[4] != every[4]).any()
+  assert draw('--class=3,5')[1] == [3, 5] * 3
+  code = run('--mode=sample', checkpoint, '--class=10', f'--out={tmp_path}/a')
+  assert '--class=10 must be one or more of 0 to 9' in code
+
+
+def test_a_finished_run_needs_no_teacher_and_may_be_moved(workdir, tmp_path):
+  teacher = tmp_path / 'elsewhere'
+  shutil.copytree(workdir / 'teacher', teacher)
+  args = [*TINY, '--config.distillation.steps_per_iter=2']
+  path = '--config.distillation.teacher_checkpoint_path'
+  assert run(*args, f'--workdir={tmp_path / "a"}', f'{path}={teacher}') is None
+  moved, there = tmp_path / 'b' / 'c', tmp_path / 'there'
+  shutil.copytree(tmp_path / 'a', moved)
+  shutil.move(teacher, there)
+  here = f'--workdir={moved}'
+  assert run(*args, here, f'{path}={teacher}', '--mode=report') is None
+  assert run(*args, here, f'{path}={teacher}') is None
+  # A round is missing: it is trained again from the same teacher only.
+  shutil.rmtree(moved / 'student_00001')
+  code = run(*args, here, f'{path}={teacher}')
+  assert code.startswith(f'error: no checkpoint at {teacher}')
+  code = run(*args, here, f'{path}={workdir / "student_00002"}')
+  assert code.startswith('error: ') and '\n' not in code
+  assert run(*args, here, f'{path}={there}') is None
+  assert (moved / 'student_00001').exists()
 
 
 WRONG = {
@@ -598,7 +630,7 @@ WRONG = {
   'sampler': (['--config.sampler=ddpm'], 'known: ddim, ancestral'),
   'optimizer': (['--config.train.optimizer=lion'], 'known: adam'),
   'data set': (['--config.dataset.name=mnist'], 'known: digits'),
-  'steps': (['--config.distillation.start_num_steps=6'], 'power-of-two'),
+  'steps': (['--config.distillation.start_num_steps=6'], 'power of two'),
   'devices': (['--config.train.batch_size=6'], 'multiple of 4 devices'),
   'no teacher': (
     ['--config.distillation.teacher_checkpoint_path=/nowhere'],
@@ -627,8 +659,8 @@ def test_wrong_input_gets_one_line_and_writes_nothing(
 def test_your_own_images_must_be_named_before_anything_is_made(tmp_path):
   workdir = tmp_path / 'run'
   code = run('--config=configs/folder_distill.py', f'--workdir={workdir}')
-  assert code.startswith('error: config: which images?') and '\n' not in code
-  assert '--config.dataset.args.path=' in code and not workdir.exists()
+  assert code.startswith('error: ') and '\n' not in code
+  assert '--config.dataset.args.path' in code and not workdir.exists()
 
 
 def test_another_config_s_folder_is_refused_and_untouched(workdir):
@@ -649,10 +681,10 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
     f'--config.distillation.teacher_checkpoint_path={workdir / "teacher"}'
   )
   new = f'--workdir={tmp_path / "new"}'
-  code = run(*TINY, teacher, new, '--config.model.args.ch=16')
-  assert 'does not fit the network' in code and '\n' not in code
+  code = run(*TINY, teacher, new, '--config.model.args.width=8')
+  assert 'model.args.width=16 and the config 8' in code and '\n' not in code
   code = run(*TINY, teacher, new, '--config.model.mean_type=x')
-  assert 'has mean_type v, the config x' in code
+  assert 'mean_type' in code and '\n' not in code
   assert not (tmp_path / 'new').exists()
 
 
@@ -661,7 +693,7 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
   [
     (['--seeds=9-1'], '--seeds=9-1 does not parse'),
     (['--out='], '--mode=sample needs --out=PATH'),
-    (['--out=/dev/null/x.npz'], '--out cannot be written'),
+    (['--out=/dev/null/x.npz'], 'cannot be written'),
     (['--checkpoint=/nowhere'], 'no checkpoint at /nowhere'),
     (['--num_steps=0'], 'num_steps'),
     (['--num_steps=two'], 'two'),
@@ -691,7 +723,7 @@ def test_a_mode_without_what_it_needs_says_so(mode):
   [
     ('.', 'is a folder'),
     ('gs://bucket/file', 'is not local'),
-    ('/dev/null/x', '--out cannot be written'),
+    ('/dev/null/x', 'cannot be written'),
   ],
 )
 def test_where_to_export_is_checked_first(tmp_path, out, message):

@@ -1,4 +1,4 @@
-"""The notebook runs top to bottom, on its smallest setting."""
+"""The notebook runs from top to bottom at its smallest setting."""
 
 import json
 import os

@@ -56,7 +56,7 @@ def _describe(config, num_steps):
       objective='progressive',
       parent='not known',
     )
-  if config.distillation.objective is None:
+  if not config.distillation.objective:
     num_steps = config.model.eval_sampling_num_steps
   else:
     num_steps = config.distillation.start_num_steps

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from diffusion_distillation.checkpoints import read_card
 from diffusion_distillation.checkpoints.compatibility import load_teacher
 from diffusion_distillation.commands.evaluate import measure_and_report
 from diffusion_distillation.evaluation.evaluator import (
@@ -21,7 +22,7 @@ from diffusion_distillation.report.run import make_generator, report_run
 from diffusion_distillation.runtime import processes, run_folder, signals
 from diffusion_distillation.runtime.errors import DivergedError, UserError
 from diffusion_distillation.runtime.log import NoLog, RunLog
-from diffusion_distillation.training.config import check, rounds
+from diffusion_distillation.training.config import check, has_students, rounds
 from diffusion_distillation.training.trainer import Trainer
 
 
@@ -87,21 +88,32 @@ def _lead(config, workdir):
 def _teacher(config, dataset, workdir):
   """Returns the Checkpoint of an outside teacher, or None.
 
-  None is also returned where all rounds are finished: training needs no teacher
-  then, which may have been moved away.
+  None is also returned where it is gone and all rounds are finished: training
+  needs no teacher then.
   """
   path = config.distillation.teacher_checkpoint_path
-  if config.distillation.objective is None or path is None:
-    return None
-  folder = pathlib.Path(workdir).absolute()
-  if all(is_finished(folder / each.name) for each in rounds(config)):
+  if not has_students(config) or path is None:
     return None
   run = run_folder.read_run(workdir)
   if run is not None and run['teacher'] is not None:
     same = run['config']['distillation']['teacher_checkpoint_path'] == path
     if same and pathlib.Path(run['teacher']).exists():
       path = run['teacher']  # the same path may mean a newer checkpoint by now
-  return load_teacher(path, config, dataset)
+  try:
+    return load_teacher(path, config, dataset)
+  except UserError:
+    if _is_trained(config, workdir):
+      return None
+    raise
+
+
+def _is_trained(config, workdir):
+  """Returns whether all rounds of a config have all their updates."""
+  for each in rounds(config):
+    path = pathlib.Path(workdir).absolute() / each.name
+    if not is_finished(path) or read_card(path).updates < each.num_updates:
+      return False
+  return True
 
 
 def _follow(config, workdir):

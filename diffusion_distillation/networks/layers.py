@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 zeros_init = nn.initializers.zeros_init()
 DTYPES = ('float32', 'bfloat16', 'float16')
+_MAX_SIZE = 2**16  # of a layer; anything larger is taken for a mistake
 
 
 def normalize(channels, *, dtype, name):
@@ -57,11 +58,30 @@ def one_hot_labels(condition, batch_size, num_classes):
   return jax.nn.one_hot(condition, num_classes)
 
 
-def check_dtype(dtype):
-  """Raises ValueError where a network cannot compute in `dtype`."""
-  if dtype not in DTYPES:
+def check_attributes(network, sizes):
+  """Checks the attributes that all networks have, and some sizes.
+
+  Args:
+    network: a module with attributes `dropout` and `dtype`.
+    sizes: names of attributes that are positive ints, or None.
+
+  Raises:
+    ValueError: one is out of range.
+  """
+  for name in sizes:
+    value = getattr(network, name)
+    if value is not None and not 1 <= value <= _MAX_SIZE:
+      raise ValueError(
+        f'model.args.{name} must be 1 to {_MAX_SIZE}, got {value}'
+      )
+  if not 0 <= network.dropout < 1:
+    raise ValueError(
+      f'model.args.dropout must be at least 0 and below 1, got '
+      f'{network.dropout}'
+    )
+  if network.dtype not in DTYPES:
     known = ', '.join(DTYPES)
-    raise ValueError(f'unknown dtype {dtype!r}; known: {known}')
+    raise ValueError(f'unknown dtype {network.dtype!r}; known: {known}')
 
 
 def active_keys(rate, train, dropout_keys):

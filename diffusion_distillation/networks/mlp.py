@@ -30,11 +30,7 @@ class MLP(nn.Module):
   def check(self, image_shape):
     """Raises ValueError where the attributes do not make a network."""
     del image_shape  # all sizes are possible
-    for name in ('width', 'depth'):
-      value = getattr(self, name)
-      if value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')
-    layers.check_dtype(self.dtype)
+    layers.check_attributes(self, ('width', 'depth'))
 
   @nn.compact
   def __call__(self, z, logsnr, condition=None, *, train, dropout_keys=None):

@@ -114,7 +114,9 @@ class UNet(nn.Module):
       raise ValueError(
         f'logsnr_scale_range must be a smaller and a larger number, got {scale}'
       )
-    layers.check_dtype(self.dtype)
+    layers.check_attributes(
+      self, ('ch', 'emb_ch', 'num_res_blocks', 'num_heads', 'head_dim')
+    )
     ch_mult = tuple(self.ch_mult)
     if not ch_mult or any(type(m) is not int or m < 1 for m in ch_mult):
       raise ValueError(f'ch_mult must be positive ints, got {ch_mult}')

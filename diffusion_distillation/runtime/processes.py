@@ -150,12 +150,11 @@ def _connect(arguments):
   Raises:
     UserError: the processes do not find each other.
   """
-  # JAX's preemption service would handle SIGTERM from here on, and neither end
-  # a process outside of the training loop nor at the second signal
-  # (test_a_signal_outside_of_the_loop_ends_a_process).
+  # JAX's preemption service would handle SIGTERM from here on, and not end the
+  # process (test_a_signal_outside_of_the_loop_ends_process_0_and_all).
   jax.config.update('jax_enable_preemption_service', False)
-  # Gloo waits half an hour for process 0, which may measure for longer
-  # (test_the_others_wait_while_process_0_measures).
+  # Gloo waits for process 0 for half an hour, and measuring can take longer
+  # (test_an_error_in_one_process_ends_all).
   os.environ['XLA_FLAGS'] = (
     f'{os.environ.get("XLA_FLAGS", "")} '
     f'--xla_cpu_collective_timeout_seconds={_PATIENCE_SECONDS}'
@@ -181,7 +180,7 @@ def _on_abort(number):
   A thread of JAX aborts, with a stack trace of C++, when process 0 is gone or
   heartbeats fail. A handler of the module `signal` would not run: the main
   thread waits for the other processes
-  (test_the_others_end_when_process_0_is_gone).
+  (test_a_killed_process_ends_the_others).
   """
   del number
   os.write(2, f'error: {_LOST}\n'.encode())
@@ -230,7 +229,7 @@ def broadcast(value):
 
 
 def agree_to_stop(requested, *, last=False):
-  """Returns whether all processes stop after this update.
+  """Returns whether all processes stop now, since one was asked to.
 
   All processes must call it after every update, and get the same answer. It
   tells what was requested two calls before, so that it need not wait for the
@@ -241,8 +240,8 @@ def agree_to_stop(requested, *, last=False):
 
   Args:
     requested: whether this process was asked to stop.
-    last: whether this is the last update of a training; then it waits, and
-      tells what is requested now.
+    last: whether there is no update for a while, as at the end of a training or
+      before an evaluation; then it waits, and tells what is requested now.
   """
   if jax.process_count() == 1:
     return requested

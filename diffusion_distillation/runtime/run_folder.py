@@ -79,10 +79,10 @@ def read_run(workdir):
   with files.reading(path):
     if not path.exists():
       return None
-    run = json.loads(path.read_text())
-    run = {'rounds': [], 'teacher': None, 'teacher_checksum': None, **run}
+    unknown = {'config': None, 'teacher': None, 'teacher_checksum': None}
+    run = {**unknown, 'rounds': [], **json.loads(path.read_text())}
     if not isinstance(run['config'], dict):
-      raise TypeError('its config is not an object')
+      raise TypeError('it has no config')
     if not isinstance(run['teacher'], str | None):
       raise TypeError('its teacher is not a path')
     return run
@@ -199,14 +199,12 @@ def _teacher_path(config):
 
 def _write(workdir, run, config, rounds, teacher, teacher_checksum):
   """Writes config.json where it changes."""
-  if teacher is None:
-    teacher, teacher_checksum = run.get('teacher'), run.get('teacher_checksum')
   now = datetime.datetime.now(datetime.UTC)
   new = {
     'config': config,
     'rounds': json.loads(json.dumps(list(rounds))),
-    'teacher': teacher,
-    'teacher_checksum': teacher_checksum,
+    'teacher': teacher or run.get('teacher'),
+    'teacher_checksum': teacher_checksum or run.get('teacher_checksum'),
     'versions': versions(),
     'command': shlex.join(sys.orig_argv),
     'commit': _commit(),

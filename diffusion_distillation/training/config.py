@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import inspect
 
 import jax
 from ml_collections import ConfigDict
@@ -25,16 +26,22 @@ class Training:
     objective: an Objective.
     config: the config of these rounds.
     step_name: of the compiled step, 'train_step' or 'distill_step'.
+    is_teacher: whether it is the teacher's, which starts from random
+      parameters.
   """
 
   objective: Objective
   config: ConfigDict
   step_name: str
 
+  @property
+  def is_teacher(self):
+    return self.step_name == 'train_step'
+
 
 def has_students(config):
   """Returns whether a config describes students, not a teacher alone."""
-  return config.distillation.objective is not None
+  return bool(config.distillation.objective)
 
 
 def teacher_config(config):
@@ -112,32 +119,50 @@ def check(config, open_data=False):
   """
   with _naming_the_config():
     dataset = load_dataset(config.dataset.name, config.dataset.args)
-    for training in trainings(config):
-      part = training.config
-      check_numbers(part)
-      make_optimizer(part.train)
-      _check_batch(part.train)
-      schedules.get_logsnr_schedule(**part.model.eval_logsnr_schedule)
-      for each in training.objective.rounds:
-        if each.num_updates is None:
-          raise ValueError(_no_length(config))
+    _check_schedules(config.model)
     _check_samplers(config)
-    _check_students_keys(config)
-    denoiser = build_denoiser(
-      config.model, dataset.image_shape, dataset.num_classes
-    )
+    _check_keys_of_teachers(config)
+    found = trainings(config)
+
+  def build(model):
+    return build_denoiser(model, dataset.image_shape, dataset.num_classes)
+
+  # The students first: they share their keys with the teacher.
+  for training in reversed(found):
+    in_teacher = has_students(config) and training.is_teacher
+    with _naming_the_config(' in the section `teacher`' if in_teacher else ''):
+      _check_training(training)
+      build(training.config.model)
   if open_data:
     len(dataset.train)
-  return dataset, denoiser
+  return dataset, build(config.model)
 
 
 @contextlib.contextmanager
-def _naming_the_config():
+def _naming_the_config(where=''):
   """Turns the ValueErrors of checks into errors of the config."""
   try:
     yield
   except ValueError as error:
-    raise UserError(f'config: {error}') from error
+    raise UserError(f'config: {error}{where}') from error
+
+
+def _check_training(training):
+  """Raises ValueError unless a Training can be carried out."""
+  check_numbers(training.config)
+  make_optimizer(training.config.train)
+  _check_batch(training.config.train)
+  for each in training.objective.rounds:
+    if training.is_teacher and each.parent is not None:
+      raise ValueError(
+        f'objective={each.objective!r} is one of students; set '
+        'distillation.objective to it'
+      )
+    if not training.is_teacher and each.parent is None:
+      raise ValueError(
+        f'distillation.objective={each.objective!r} is one of teachers; set '
+        'objective to it'
+      )
 
 
 # Smallest and largest value of each number.
@@ -156,12 +181,6 @@ _BOUNDS = {
   'train.log_loss_every_steps': (1, None),
   'train.checkpoint_every_secs': (0, None),
   'train.eval_every_steps': (1, None),
-  'model.args.ch': (4, 2**16),
-  'model.args.emb_ch': (1, 2**16),
-  'model.args.num_res_blocks': (1, None),
-  'model.args.num_heads': (1, None),
-  'model.args.head_dim': (1, None),
-  'model.args.dropout': (0, 0.999),
   'model.train_num_steps': (0, MAX_NUM_STEPS),
   'model.eval_sampling_num_steps': (1, MAX_NUM_STEPS),
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),
@@ -188,33 +207,44 @@ def check_numbers(config):
       raise ValueError(f'{key} must be {limit}, got {value}')
 
 
-# What only a teacher has: its students' rounds have their own.
-_KEYS_OF_TEACHERS = (
-  'train.num_updates',
-  'model.train_num_steps',
-  'model.eval_sampling_num_steps',
-)
+# Keys that only a teacher has -> what students have instead.
+_KEYS_OF_TEACHERS = {
+  'train.num_updates': ', or distillation.steps_per_iter for their rounds',
+  'model.train_num_steps': '',
+  'model.eval_sampling_num_steps': '',
+}
 
 
-def _check_students_keys(config):
-  if has_students(config):
-    for key in _KEYS_OF_TEACHERS:
-      section, name = key.split('.')
-      if config[section][name] is not None:
+def _check_keys_of_teachers(config):
+  """Raises ValueError where they are set for students, or for no teacher."""
+  path = config.distillation.teacher_checkpoint_path
+  teacher = teacher_config(config)
+  for key, instead in _KEYS_OF_TEACHERS.items():
+    section, name = key.split('.')
+    if not has_students(config):
+      if teacher[section][name] is None:
+        raise ValueError(f'{key} is not set')
+    elif config[section][name] is not None:
+      raise ValueError(
+        f'{key} means nothing for students; set teacher.{key}{instead}'
+      )
+    elif path is None and teacher[section][name] is None:
+      raise ValueError(
+        f'teacher.{key} is not set; a teacher that is trained here needs it. '
+        'To use another, set distillation.teacher_checkpoint_path'
+      )
+
+
+def _check_schedules(model):
+  """Raises ValueError where a noise schedule or one of its keys is unknown."""
+  known = list(inspect.signature(schedules.get_logsnr_schedule).parameters)
+  for name in ('train_logsnr_schedule', 'eval_logsnr_schedule'):
+    for key in model[name]:
+      if key not in known:
         raise ValueError(
-          f'{key} means nothing for students; set teacher.{key}, or '
-          'distillation.steps_per_iter for the length of their rounds'
+          f'unknown key model.{name}.{key}; known: {", ".join(known)}'
         )
-
-
-def _no_length(config):
-  """Returns what to do about a teacher whose length is not set."""
-  if not has_students(config):
-    return 'train.num_updates, the length of training, is not set'
-  return (
-    'there is no teacher: set distillation.teacher_checkpoint_path, or '
-    'teacher.train.num_updates to train one'
-  )
+    schedules.get_logsnr_schedule(**{'name': None, **model[name]})
 
 
 def _check_samplers(config):

@@ -165,19 +165,23 @@ class _Loop:
     while self.step < stage.num_updates:
       if self._crossed(train.eval_every_steps, per_call):
         self._evaluate()
-      self._update(batches, min(per_call, stage.num_updates - self.step))
-      # Not before the first update, which compiles: a signal that comes
-      # earlier ends the process at once, since nothing is lost.
-      stage.stop.arm()
-      last = self.step == stage.num_updates
-      stop = processes.agree_to_stop(stage.stop.requested, last=last)
-      if last or self._crossed(train.log_loss_every_steps, per_call):
-        self._log(progress)
-      if last or stop or self._is_save_due():
-        self._save()
-      if stop:
-        stage.saver.wait()
-        raise Stopped(f'{stage.name} at update {self.step}')
+      with _enough_memory(stage.name):
+        self._update(batches, min(per_call, stage.num_updates - self.step))
+        # Not before the first update, which compiles: a signal that comes
+        # earlier ends the process at once, since nothing is lost.
+        stage.stop.arm()
+        last = self.step == stage.num_updates
+        stop = processes.agree_to_stop(stage.stop.requested, last=last)
+        if last or self._crossed(train.log_loss_every_steps, per_call):
+          self._log(progress)
+        if last or stop or self._is_save_due():
+          self._save()
+        if stop:
+          stage.saver.wait()
+          raise self._stopped()
+
+  def _stopped(self):
+    return Stopped(f'{self._stage.name} at update {self.step}')
 
   def _crossed(self, interval, count):
     """Returns whether the last `count` updates crossed a multiple of it."""
@@ -201,12 +205,10 @@ class _Loop:
       self._save()
       self._stage.saver.wait()
       raise
-    batch = devices.shard(taken)
-    with _enough_memory(self._stage):
-      self.state, found = self._stage.update(self.state, batch)
-      self._unlogged.append(found)
-      if len(self._unlogged) > 2:
-        jax.block_until_ready(self._unlogged[-3])
+    self.state, found = self._stage.update(self.state, devices.shard(taken))
+    self._unlogged.append(found)
+    if len(self._unlogged) > 2:
+      jax.block_until_ready(self._unlogged[-3])
     self.step += count
 
   def _evaluate(self):
@@ -218,6 +220,8 @@ class _Loop:
     stage = self._stage
     self._save()
     stage.saver.wait()
+    if processes.agree_to_stop(stage.stop.requested, last=True):
+      raise self._stopped()
     with stage.stop.disarmed():
       weights = devices.unreplicate(self.state.weights)
       figures = stage.evaluate(weights, stage.card, stage.name, self.step)
@@ -248,9 +252,7 @@ class _Loop:
       'final_loss': self._loss,
       'compilations': devices.compilations[self._stage.step_name],
     }
-    with _enough_memory(self._stage):
-      state = devices.snapshot(self.state)
-    unlogged = tuple(self._unlogged)
+    state, unlogged = devices.snapshot(self.state), tuple(self._unlogged)
     self._stage.saver.start(
       _write, self._stage, self.step, state, unlogged, progress
     )
@@ -258,8 +260,8 @@ class _Loop:
 
 
 @contextlib.contextmanager
-def _enough_memory(stage):
-  """Turns an error of the devices about memory into one line.
+def _enough_memory(name):
+  """Reports an error of the devices about memory as one line.
 
   Raises:
     UserError: their memory is full.
@@ -270,7 +272,7 @@ def _enough_memory(stage):
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
     raise UserError(
-      f'{stage.name}: out of memory on the devices; set '
+      f'{name}: out of memory on the devices; set '
       'model.args.remat=True, or a larger train.accumulate (see '
       'docs/scaling.md)'
     ) from error

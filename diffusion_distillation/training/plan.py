@@ -1,6 +1,7 @@
 """What a config will cost, before anything runs."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -38,11 +39,13 @@ class RoundCost:
     return self.num_updates * self.flops_per_update
 
 
+@functools.lru_cache(8)
 def forward_flops(denoiser):
   """Returns the FLOPs of one evaluation of one image, by XLA's count.
 
   In float32, since fused attention, used with other types, is not counted.
   """
+  # Cached, since lowering a large network takes seconds.
   network = denoiser.network.clone(dtype='float32')
   denoiser = dataclasses.replace(denoiser, network=network)
   z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)

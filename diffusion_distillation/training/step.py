@@ -38,16 +38,19 @@ def make_step(name, objective, denoiser, optimizer, train):
       key: random key of this training.
     """
     progress = state.step / state.num_updates
-    average = jax.lax.stop_gradient(state.weights)
 
     def loss_fn(params, examples):
       batch, (time_keys, noise_keys, dropout_keys) = examples
       condition = {k: v for k, v in batch.items() if k != 'image'}
+      # No gradient reaches the teacher or the average: they are no functions of
+      # `params`.
+      teacher = None
+      if teacher_params is not None:
+        teacher = denoiser.bind(teacher_params, condition)
       inputs = LossInputs(
         student=denoiser.bind(params, condition, dropout_keys),
-        # Not a function of `params`: no gradient reaches the teacher.
-        teacher=denoiser.bind(teacher_params, condition),
-        average=denoiser.bind(average, condition, dropout_keys),
+        teacher=teacher,
+        average=denoiser.bind(state.weights, condition, dropout_keys),
         x=normalize_images(batch['image']),
         time_keys=time_keys,
         noise_keys=noise_keys,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 import pathlib
 import sys
@@ -35,7 +34,7 @@ from diffusion_distillation.training.step import make_step
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """What all trainings of a run share.
+  """All trainings of a run, and what they share.
 
   Attributes:
     config: of the run, checked.
@@ -65,47 +64,61 @@ class Trainer:
 
     Raises:
       Stopped: the process was asked to stop; everything is saved.
-      UserError: as `loop.train_stage`, or a finished round is missing.
+      UserError: as `loop.train_stage`; or a round is missing, though another
+        was distilled from it.
     """
-    self._check_order()
-    weights = (
-      self._outside_teacher()
-    )  # on all devices; None until there are any
+    followers = self._followers()
+    weights = self._outside_teacher()  # on all devices
     with self.saver:
       for training in trainings(self.config):
         compiled = self._compile(training)
         for each in training.objective.rounds:
-          if each.parent is None:
-            weights = self._initial_weights(training, each)
-          weights = self._train(training, compiled, each, weights)
+          stage = self._stage(training, compiled, each, weights, followers)
+          weights = train_stage(stage)
 
-  def _check_order(self):
-    """Checks that no round is missing from which a later one began.
+  def _followers(self):
+    """Returns a dict from a round to the name of one that began from its end.
 
     Raises:
-      UserError: one is.
+      UserError: such a round itself is missing, or the data set has other
+        classes than the run had.
     """
+    found = {}
     if not processes.is_main():
-      return
-    names = [each.name for each in rounds(self.config)]
-    for name, later in itertools.pairwise(names):
-      if self._has_begun(later) and not self._has_begun(name):
+      return found
+    # This finds also rounds that the config leaves out, after a change of
+    # `distillation.end_num_steps`.
+    for folder in sorted(self.workdir.glob('*/checkpoints')):
+      card = CheckpointFolder(folder).newest_card()
+      self._check_classes(card, folder.parent)
+      if card is not None and card.parent is not None:
+        # The name alone, since a run folder may be moved.
+        found[pathlib.PurePath(card.parent).name] = folder.parent.name
+    for each in rounds(self.config):
+      later = found.get(each.name)
+      if later is not None and self._checkpoints(each).newest() is None:
         raise UserError(
-          f'{self.workdir / name} has no checkpoint, but {later} was distilled '
-          f'from it; put {name} back, or remove {later} and what follows it to '
-          'train them again'
+          f'{self.workdir / each.name} has no checkpoint, but {later} was '
+          f'distilled from it; put {each.name} back, or remove {later} and '
+          'what follows it to train them again'
         )
+    return found
+
+  def _check_classes(self, card, folder):
+    """Raises UserError where the data set has other classes than a card."""
+    classes = self.dataset.num_classes
+    if card is not None and card.num_classes != classes:
+      raise UserError(
+        f'{folder} was trained with {card.num_classes} classes, and the data '
+        f'set has {classes} now; set dataset.args.num_classes='
+        f'{card.num_classes}, or choose another --workdir'
+      )
 
   def _outside_teacher(self):
     """Returns a given teacher's weights on all devices, or None."""
     weights = None if self.teacher is None else self.teacher.weights
     weights = processes.broadcast(weights)
     return None if weights is None else devices.replicate(weights)
-
-  def _initial_weights(self, training, each):
-    key, _ = jax.random.split(_round_key(training.config.seed, each))
-    denoiser = self._denoiser(training)
-    return devices.replicate(jax.jit(denoiser.init)(key))
 
   def _denoiser(self, training):
     dataset = self.dataset
@@ -136,26 +149,41 @@ class Trainer:
       template=jax.eval_shape(begin, denoiser.param_shapes(), jnp.int32(1)),
     )
 
-  def _train(self, training, compiled, each, weights):
-    """Returns the weights after one Round, on all devices."""
+  def _stage(self, training, compiled, each, weights, followers):
+    """Returns the Stage of one Round, which starts from its parent's weights.
+
+    Args:
+      training: the Training that the round is of.
+      compiled: what `_compile` returns for it.
+      each: the Round.
+      weights: of its parent, on all devices; None without a parent.
+      followers: what `_followers` returns.
+    """
     config, train = training.config, training.config.train
-    _warn_of_short_training(each, train)
-    key = _round_key(config.seed, each)
+    key, init_key = _round_key(config.seed, each), None
     if each.parent is None:
-      _, key = jax.random.split(key)
+      init_key, key = jax.random.split(key)
     teacher = weights if training.objective.needs_teacher else None
     num_steps = jnp.int32(each.num_steps)
+
+    def start():
+      _warn_of_short_training(each, train)
+      first = weights
+      if each.parent is None:
+        random = jax.jit(self._denoiser(training).init)(init_key)
+        first = devices.replicate(random)
+      return compiled.begin(first, jnp.int32(each.num_updates))
 
     def update(state, batch):
       return compiled.step(state, teacher, num_steps, batch, key)
 
-    stage = Stage(
+    return Stage(
       name=each.name,
       step_name=training.step_name,
-      start=lambda: compiled.begin(weights, jnp.int32(each.num_updates)),
+      start=start,
       template=compiled.template,
       num_updates=each.num_updates,
-      followed_by=self._begun_from(each),
+      followed_by=followers.get(each.name),
       update=update,
       batches=functools.partial(
         batches,
@@ -173,11 +201,6 @@ class Trainer:
       evaluate=self.evaluate,
       stop=self.stop,
     )
-    return train_stage(stage)
-
-  def _has_begun(self, name):
-    folder = CheckpointFolder(self.workdir / name / 'checkpoints')
-    return folder.newest() is not None
 
   def _checkpoints(self, each):
     if not processes.is_main():
@@ -199,20 +222,6 @@ class Trainer:
       parent=parent,
       parent_checksum=checksum,
     )
-
-  def _begun_from(self, each):
-    """Returns the name of a round that began from this one's end, or None.
-
-    It may be one that this config leaves out, after a change of its lengths.
-    """
-    if not processes.is_main():
-      return None
-    for folder in sorted(self.workdir.glob('*/checkpoints')):
-      card = CheckpointFolder(folder).newest_card()
-      parent = None if card is None else card.parent
-      if parent is not None and pathlib.PurePath(parent).name == each.name:
-        return folder.parent.name
-    return None
 
 
 @dataclasses.dataclass(frozen=True)

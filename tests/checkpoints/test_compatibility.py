@@ -5,6 +5,7 @@ import pytest
 from diffusion_distillation.checkpoints import Checkpoint, export
 from diffusion_distillation.checkpoints.card import make_card
 from diffusion_distillation.checkpoints.compatibility import load_teacher
+from diffusion_distillation.commands import config_file
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.runtime.errors import UserError
 
@@ -33,6 +34,16 @@ def save(tmp_path, config, dataset):
 
   save.card = card
   return save
+
+
+@pytest.fixture
+def config():
+  """The toy config with a small U-Net, which has more arguments."""
+  config = config_file.load('digits_distill')
+  config.model.args.update(ch=8, emb_ch=16, attn_resolutions=())
+  config.dataset.args.class_conditional = True
+  config.distillation.start_num_steps = 4
+  return config
 
 
 def test_a_teacher_that_fits_is_loaded(config, dataset, save):

@@ -126,7 +126,7 @@ def test_targets_and_losses(case, num_steps):
     index = np.round(u * num_steps).astype(np.int32) - 1
     rounding = quotient_rounding(z_t, index, num_steps)
     index = jnp.asarray(index)
-    logsnr, _ = targets.step_logsnr(original_schedule, index, num_steps)
+    logsnr, _ = schedules.step_logsnr(original_schedule, index, num_steps)
     x_target = targets.distillation_target(
       teacher, z_t, index, num_steps, original_schedule
     )

@@ -1,7 +1,12 @@
+import dataclasses
+import json
+
 import pytest
 
 from diffusion_distillation.report import rows
 from diffusion_distillation.report.rows import Measured, plan_rows
+from diffusion_distillation.training.config import rounds
+from tests.checkpoints.toy import CARD
 from tests.conftest import tiny_config
 
 PROTOCOL = {
@@ -15,21 +20,22 @@ PROTOCOL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def trained(monkeypatch):
-  """Every training is finished, wherever it is."""
-  card = {
-    'training': {
-      'updates': 3,
-      'num_updates': 3,
-      'seconds': 60.0,
-      'final_loss': 0.5,
-      'compilations': 1,
-    }
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+  """A run folder whose trainings are all finished."""
+  card = CARD.replace(updates=3, num_updates=3)
+  monkeypatch.setattr(rows, 'read_card', lambda path, config=None: card)
+  write_run(tmp_path, tiny_config())
+  return tmp_path
+
+
+def write_run(path, config, teacher=None):
+  run = {
+    'config': config.to_dict(),
+    'rounds': [dataclasses.asdict(each) for each in rounds(config)],
+    'teacher': teacher,
   }
-  monkeypatch.setattr(
-    rows.checkpoints, 'read_card', lambda path, config=None: card
-  )
+  (path / 'config.json').write_text(json.dumps(run))
 
 
 def names(config, workdir):
@@ -42,67 +48,102 @@ def changed(**settings):
   return config
 
 
-def test_rows_are_the_students_and_the_teacher_at_the_same_steps(tmp_path):
-  assert names(tiny_config(), tmp_path) == [
-    'distilled_00002',
-    'distilled_00001',
-    *(f'{s}_{n:05}' for s in ('ddim', 'ancestral') for n in (4, 2, 1)),
+def test_rows_are_the_students_and_the_teacher_at_the_same_steps(workdir):
+  assert names(tiny_config(), workdir) == [
+    'student_00002_ddim_00002',
+    'student_00001_ddim_00001',
+    *(
+      f'teacher_{sampler}_{n:05}'
+      for sampler in ('ddim', 'ancestral')
+      for n in (4, 2, 1)
+    ),
   ]
 
 
-def test_rows_of_other_samplers_and_steps(tmp_path):
+def test_rows_of_other_samplers_and_steps(workdir):
   config = changed(
     samplers=('ddim',),
-    student_samplers=('ddim', 'ancestral'),
+    student_samplers=('ddim', 'ancestral:gamma=0.3'),
     num_steps=(16, 3),
   )
-  planned = plan_rows(config, tmp_path)
+  planned = plan_rows(config, workdir)
   assert [row.name for row in planned] == [
-    'distilled_00002',
-    'distilled_00001',
-    'distilled_ancestral_00002',
-    'distilled_ancestral_00001',
-    'ddim_00016',
-    'ddim_00003',
+    'student_00002_ddim_00002',
+    'student_00001_ddim_00001',
+    'student_00002_ancestral-gamma-0.3_00002',
+    'student_00001_ancestral-gamma-0.3_00001',
+    'teacher_ddim_00016',
+    'teacher_ddim_00003',
   ]
-  assert [row.method for row in planned] == [
-    *('ddim', 'ddim', 'ancestral', 'ancestral'),
-    *('ddim', 'ddim'),
-  ]
-  assert planned[3].path == tmp_path / 'student_00001'
-  assert planned[4].path == tmp_path / 'teacher'
+  assert planned[3].sampler == 'ancestral:gamma=0.3'
+  assert planned[3].path == workdir / 'student_00001'
+  assert planned[4].path == workdir / 'teacher'
+  assert (planned[3].network, planned[4].network) == ('student', 'teacher')
 
 
-def test_no_row_has_more_steps_than_are_asked_for(tmp_path):
+def test_equal_rows_are_planned_once(workdir):
+  config = changed(
+    samplers=('ancestral', 'ancestral:gamma=1', 'ancestral:gamma=1.0'),
+    student_samplers=(),
+    num_steps=(4, 4),
+  )
+  assert names(config, workdir) == ['teacher_ancestral_00004']
+
+
+def test_options_make_another_row(workdir):
+  config = changed(samplers=('ancestral', 'ancestral:gamma=0'), num_steps=(4,))
+  identities = [row.description for row in plan_rows(config, workdir)[-2:]]
+  assert len(set(identities)) == 2
+  measured = Measured(workdir)
+  one, other = plan_rows(config, workdir)[-2:]
+  measured.add(one, PROTOCOL, {'frechet_distance': 1.0})
+  assert measured.find(one, PROTOCOL) and not measured.find(other, PROTOCOL)
+
+
+def test_network_evaluations_are_those_of_the_sampler(workdir):
+  config = changed(samplers=('heun',), student_samplers=(), num_steps=(4,))
+  assert [row.nfe for row in plan_rows(config, workdir)] == [7]
+
+
+def test_no_row_has_more_steps_than_are_asked_for(workdir):
   config = changed(samplers=('ddim',), max_num_steps=2)
-  assert names(config, tmp_path) == [
-    'distilled_00002',
-    'distilled_00001',
-    'ddim_00002',
-    'ddim_00001',
+  assert names(config, workdir) == [
+    'student_00002_ddim_00002',
+    'student_00001_ddim_00001',
+    'teacher_ddim_00002',
+    'teacher_ddim_00001',
   ]
 
 
-def test_students_are_sampled_stochastically_in_twice_their_steps(tmp_path):
+def test_students_are_sampled_stochastically_in_twice_their_steps(workdir):
   # Its deterministic step is two of the loop's: the student's own.
   config = changed(samplers=(), student_samplers=('stochastic',))
-  assert names(config, tmp_path) == [
-    'distilled_stochastic_00004',
-    'distilled_stochastic_00002',
+  assert names(config, workdir) == [
+    'student_00002_stochastic_00004',
+    'student_00001_stochastic_00002',
   ]
 
 
-def test_protocols_that_say_too_little_do_not_count(tmp_path):
-  measured = Measured(tmp_path)
-  row = plan_rows(tiny_config(), tmp_path)[0]
+def test_a_teacher_from_elsewhere_need_not_be_there(workdir, monkeypatch):
+  config = tiny_config()
+  config.distillation.teacher_checkpoint_path = '/nowhere'
+  write_run(workdir, config, teacher='/nowhere/checkpoints/3')
+  teachers = [r for r in plan_rows(config, workdir) if r.network == 'teacher']
+  assert {row.path for row in teachers} == {'/nowhere/checkpoints/3'}
+  assert {row.updates for row in teachers} == {None}
+
+
+def test_protocols_that_say_too_little_do_not_count(workdir):
+  measured = Measured(workdir)
+  row = plan_rows(tiny_config(), workdir)[0]
   measured.add(row, PROTOCOL, {'frechet_distance': 1.0})
   for little in (None, 'FID', {'label': 'FID'}):
     measured.add(row, little, {'frechet_distance': 2.0})
   assert measured.newest_protocol() == PROTOCOL
 
 
-def test_figures_that_are_no_numbers_count_as_not_measured(tmp_path):
-  measured, row = Measured(tmp_path), plan_rows(tiny_config(), tmp_path)[0]
+def test_figures_that_are_no_numbers_count_as_not_measured(workdir):
+  measured, row = Measured(workdir), plan_rows(tiny_config(), workdir)[0]
   measured.add(row, PROTOCOL, {'frechet_distance': 1.0, 'floor': None})
   for figures in ({'frechet_distance': 'x'}, {'floor': 'x'}):
     measured.add(row, PROTOCOL, figures)

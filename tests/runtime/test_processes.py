@@ -1,9 +1,11 @@
-"""Several processes of two devices each, and one of 1, 2 or 4 devices."""
+"""Two processes of two devices each train, stop, fail and resume together.
+
+Most of it is tested by a toy training, see `worker`; one run is of main.py.
+"""
 
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,131 +19,226 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_distillation import modes
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.networks import denoiser
-from diffusion_distillation.runtime import cluster, processes
+from diffusion_distillation import checkpoints
+from diffusion_distillation.runtime import devices, files, processes
 from diffusion_distillation.runtime.errors import UserError
-from tests.runtime.worker import build_toy
+from diffusion_distillation.runtime.log import without_times
+from tests.runtime import worker
 from tests.test_main import run
 
 ROOT = pathlib.Path(__file__).parents[2]
-STAGES = ('teacher', 'student_00002', 'student_00001')
-NO_TPU = {'TPU_SKIP_MDS_QUERY': '1'}  # as `import jax` sets it
-FLAGS = (
-  '--config=configs/digits_distill.py',
-  '--config.dataset.args.class_conditional=True',
-  '--config.distillation.start_num_steps=4',
-  '--config.distillation.steps_per_iter=3',
-  # Samples are drawn during training, and after it.
+LOST = 'error: another process ended or does not answer'
+MAIN = (
+  '--config=tests/toy_distill.py',
+  '--config.teacher.train.num_updates=6',
   '--config.teacher.train.eval_every_steps=4',
   '--config.eval.num_samples=20',
-  '--config.eval.batch_size=8',
   '--config.eval.max_num_steps=1',
   '--config.eval.samplers=("ddim",)',
-  '--config.eval.student_samplers=("ddim",)',
-  '--config.teacher.train.num_updates=6',
   *(
-    f'--config.{section}{key}'
-    for section in ('train.', 'teacher.train.')
-    for key in (
-      'batch_size=16',
+    f'--config.{section}train.{setting}'
+    for section in ('', 'teacher.')
+    for setting in (
       'log_loss_every_steps=2',
       'checkpoint_every_secs=0',
-      # Momentum, not Adam, which blows the rounding of small gradients up.
+      # Momentum does not amplify the rounding of small gradients, as Adam does.
       'optimizer=momentum',
-      'grad_clip=0.05',
+      'grad_clip=0.02',
     )
   ),
 )
+NO_TPU = {'TPU_SKIP_MDS_QUERY': '1'}  # as `import jax` sets it
 
 
-def free_address():
+def free_port():
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
-    return f'127.0.0.1:{free.getsockname()[1]}'
+    return free.getsockname()[1]
 
 
-def start(*arguments):
-  cache = jax.config.jax_compilation_cache_dir
+def slurm(process_id):
+  """The environment of a task of srun, as JAX reads it."""
+  for job in range(4096):
+    with socket.socket() as free:
+      # The port that JAX makes of a job's number.
+      if free.connect_ex(('127.0.0.1', job + 61440)):
+        break
+  return {
+    'SLURM_JOB_ID': str(job),
+    'SLURM_STEP_NODELIST': '127.0.0.1',
+    'SLURM_NTASKS': '2',
+    'SLURM_STEP_NUM_TASKS': '2',
+    'SLURM_PROCID': str(process_id),
+    'SLURM_LOCALID': str(process_id),
+  }
+
+
+def wait(started):
+  """Returns the status and last line of each process, and seconds.
+
+  The seconds are those from the first end to the last.
+  """
+  since, ends = time.monotonic(), {}
+  while len(ends) < len(started) and time.monotonic() < since + 90:
+    time.sleep(0.02)
+    for process in started:
+      if process.poll() is not None:
+        ends.setdefault(process, time.monotonic())
+  results = []
+  for process in started:
+    process.kill()  # if it hangs
+    ends.setdefault(process, time.monotonic())
+    lines = process.communicate()[1].splitlines()
+    results.append((process.returncode, lines[-1] if lines else ''))
+  return results, max(ends.values()) - min(ends.values())
+
+
+def start(command, **environment):
   return subprocess.Popen(
-    [sys.executable, '-m', 'tests.runtime.worker', *map(str, arguments)],
+    [sys.executable, *map(str, command)],
     cwd=ROOT,
-    env={
-      **os.environ,
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',
-      'JAX_COMPILATION_CACHE_DIR': cache,
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    },
+    env={**os.environ, 'JAX_NUM_CPU_DEVICES': '2', **environment},
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
   )
 
 
-def start_two(workdir, *flags, dies=None, dies_at=0):
-  address = free_address()
+def run_toy(folder, action):
+  """Returns what `wait` returns of two workers."""
+  worker = ('-m', 'tests.runtime.worker', folder, action)
+  flags = '--xla_cpu_collective_timeout_seconds=1'
+  if action == 'interrupt':
+    started = [start(worker, XLA_FLAGS=flags, **slurm(i)) for i in range(2)]
+  else:
+    address = f'127.0.0.1:{free_port()}'
+    started = [start((*worker, address, i), XLA_FLAGS=flags) for i in range(2)]
+  return wait(started)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp('toy')
+
+
+@pytest.fixture(scope='module')
+def story(folder):
+  """What became of a training that is interrupted again and again."""
+  actions = ('early', 'interrupt', 'die', 'fail')
+  return {action: run_toy(folder, action) for action in actions}
+
+
+def test_processes_hear_what_process_0_says(story, folder):
+  for i in range(2):
+    assert json.loads((folder / f'heard_{i}.json').read_text()) == {
+      'same': True,
+      'message': True,
+      'none': True,
+      'gathered': [0, 1, 2, 10, 11, 12],
+    }
+
+
+def test_a_signal_to_one_process_stops_all(story):
+  # Two updates after process 1 was asked to.
+  line = 'stopped toy at update 7; rerun the same command to resume'
+  assert story['interrupt'][0] == [(75, line)] * 2
+
+
+def test_a_killed_process_ends_the_others(story):
+  (lost, killed), seconds = story['die']
+  assert killed[0] == -signal.SIGKILL
+  assert lost[0] == 75 and lost[1].startswith(LOST)
+  assert seconds < 60
+
+
+def test_an_error_in_one_process_ends_all(story):
+  """And not before the others have waited for it to measure."""
+  (failed, lost), seconds = story['fail']
+  assert failed == (1, 'error: no such image')
+  assert lost[0] == 75 and lost[1].startswith(LOST)
+  assert seconds < 60
+
+
+def test_a_signal_outside_of_the_loop_ends_process_0_and_all(story):
+  (ended, lost), seconds = story['early']
+  assert ended[0] == -signal.SIGTERM
+  assert lost[0] == 75 and lost[1].startswith(LOST)
+  assert seconds < 60
+
+
+def test_the_result_is_that_of_one_uninterrupted_process(
+  story, folder, tmp_path
+):
+  with np.load(folder / 'state.npz') as file:
+    assert 10 <= file['n'] <= 11
+  want = worker.train(tmp_path)
+  assert worker.train(folder) == want  # four devices here read what two saved
+
+
+def start_main(workdir):
+  """Returns two processes of main.py."""
+  cache = jax.config.jax_compilation_cache_dir
+  where = f'127.0.0.1:{free_port()}'
+  command = ('main.py', *MAIN, f'--workdir={workdir}')
   return [
     start(
-      'train',
-      2,
-      dies_at if i == dies else 0,
-      *FLAGS,
-      *flags,
-      f'--workdir={workdir}',
-      f'--coordinator={address}',
-      '--num_processes=2',
-      f'--process_id={i}',
+      (
+        *command,
+        f'--coordinator={where}',
+        '--num_processes=2',
+        f'--process_id={i}',
+      ),
+      XLA_FLAGS='--xla_backend_optimization_level=0',
+      JAX_COMPILATION_CACHE_DIR=cache,
+      JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
     )
     for i in range(2)
   ]
 
 
-def end(started):
-  """Returns the exit status and the last line of each process."""
-  results = []
-  for process in started:
-    _, said = process.communicate(timeout=90)
-    results.append((process.returncode, said.splitlines()[-1:]))
-  return results
+class KilledError(Exception):
+  pass
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-  """The folders of one and the same training, on one device and on 2 x 2."""
-  folder = tmp_path_factory.mktemp('runs')
-  alone = start('train', 1, 0, *FLAGS, f'--workdir={folder / "1"}')
-  started = [alone, *start_two(folder / '2x2')]
-  assert [status for status, _ in end(started)] == [0, 0, 0]
-  return folder
+  """The folders of a run of one process, and of one that two processes resume.
 
+  One process here has four devices.
+  """
+  one, two = (tmp_path_factory.mktemp('main') / name for name in ('1', '2'))
+  assert run(*MAIN, f'--workdir={one}') is None
+  shard, calls = devices.shard, []
 
-def weights(workdir):
-  return [checkpoints.load(workdir / stage).weights for stage in STAGES]
+  def shard_until_killed(batches):
+    calls.append(batches)
+    if len(calls) == 4:
+      raise KilledError
+    return shard(batches)
 
-
-def log(workdir):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
-
-
-def assert_same_weights(one, other):
-  """Up to the order of float32 sums: some 2^-24 in each of 12 updates."""
-  chex.assert_trees_all_close(
-    weights(one), weights(other), rtol=1e-4, atol=1e-6
-  )
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(devices, 'shard', shard_until_killed)
+    with pytest.raises(KilledError):
+      run(*MAIN, f'--workdir={two}')
+  results, _ = wait(start_main(two))
+  assert [status for status, _ in results] == [0, 0]
+  return one, two
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(runs):
-  # The clip is active: that is where per-device clipping would show.
-  assert all(line.get('grad_norm', 1) > 0.05 for line in log(runs / '1'))
-  assert_same_weights(runs / '2x2', runs / '1')
-  for ours, theirs in zip(log(runs / '2x2'), log(runs / '1'), strict=True):
-    assert ours.keys() == theirs.keys()
-    assert ours['stage'] == theirs['stage'] and ours['step'] == theirs['step']
-    if 'loss' in ours:
-      np.testing.assert_allclose(ours['loss'], theirs['loss'], rtol=1e-4)
+  logs = [files.read_jsonl(workdir / 'metrics.jsonl') for workdir in runs]
+  for one, two in zip(*map(without_times, logs), strict=True):
+    assert one.keys() == two.keys()
+    assert (one['stage'], one['step']) == (two['stage'], two['step'])
+    if 'loss' in one:
+      # The clip is active: clipping per device would show.
+      assert one['grad_norm'] > 0.02
+      np.testing.assert_allclose(two['loss'], one['loss'], rtol=1e-4)
+  for stage in ('teacher', 'student_00002', 'student_00001'):
+    one, two = (checkpoints.load(workdir / stage).weights for workdir in runs)
+    # Up to the order of float32 sums.
+    chex.assert_trees_all_close(two, one, rtol=1e-4, atol=1e-6)
 
 
 def test_two_processes_write_what_one_does(runs):
@@ -149,108 +246,26 @@ def test_two_processes_write_what_one_does(runs):
     return sorted(
       str(path.relative_to(workdir))
       for path in workdir.rglob('*')
-      if not {'teacher', 'tensorboard', *STAGES} & set(path.parts)
+      if not {'checkpoints', 'tensorboard'} & set(path.parts)
     )
 
-  assert names(runs / '2x2') == names(runs / '1')
-  assert (runs / '2x2' / 'report' / 'index.html').exists()
-  events = [*(runs / '2x2' / 'tensorboard').rglob('*events*')]
-  assert len([path for path in events if path.is_file()]) == len(STAGES)
+  one, two = runs
+  assert names(two) == names(one)
+  assert 'report/index.html' in names(two)
 
 
-def test_the_images_are_those_of_one_process(runs):
-  measured = [
-    json.loads((runs / name / 'report' / 'report.json').read_text())['rows']
-    for name in ('2x2', '1')
+def test_two_processes_draw_the_images_that_one_does(runs):
+  reports = [
+    json.loads((workdir / 'report' / 'report.json').read_text())
+    for workdir in runs
   ]
-  for ours, theirs in zip(*measured, strict=True):
-    for key in ('sampler', 'num_steps', 'precision'):
-      assert ours[key] == theirs[key]
+  for one, two in zip(*(report['rows'] for report in reports), strict=True):
+    for key in ('network', 'sampler', 'num_steps', 'precision'):
+      assert two[key] == one[key]
     # A pixel may be rounded to its neighbour.
     np.testing.assert_allclose(
-      ours['frechet_distance'], theirs['frechet_distance'], rtol=1e-2
+      two['frechet_distance'], one['frechet_distance'], rtol=1e-2
     )
-
-
-@pytest.fixture(scope='module')
-def killed(tmp_path_factory):
-  """The folder of a run whose process 1 was killed in its second round."""
-  workdir = tmp_path_factory.mktemp('killed') / 'run'
-  started = start_two(workdir, dies=1, dies_at=11)
-  assert started[1].wait(90) == -signal.SIGKILL
-  assert_lost(started[0])
-  return workdir
-
-
-def assert_lost(process):
-  """It ends within a minute, with a status and a line."""
-  since = time.monotonic()
-  ((status, said),) = end([process])
-  assert time.monotonic() - since < 60
-  assert status == processes.STATUS
-  assert said[0].startswith('error: another process ended')
-
-
-@pytest.mark.slow
-def test_a_rerun_after_a_kill_gives_the_same_bit_for_bit(
-  runs, killed, tmp_path
-):
-  assert (killed / STAGES[1]).exists() and not (killed / 'report').exists()
-  workdir = shutil.copytree(killed, tmp_path / 'run')
-  assert [status for status, _ in end(start_two(workdir))] == [0, 0]
-  chex.assert_trees_all_equal(weights(workdir), weights(runs / '2x2'))
-  assert log(workdir) == log(runs / '2x2')
-
-
-@pytest.mark.slow
-def test_another_number_of_devices_goes_on(runs, killed, tmp_path, monkeypatch):
-  workdir = shutil.copytree(killed, tmp_path / 'run')
-  monkeypatch.setattr(denoiser, 'UNet', build_toy)
-  assert jax.device_count() == 4
-  assert run(*FLAGS, f'--workdir={workdir}') is None
-  assert_same_weights(workdir, runs / '1')
-
-
-def test_processes_hear_what_process_0_says_and_stop_together(tmp_path):
-  address = free_address()
-  started = [start('talk', address, i, tmp_path / str(i)) for i in range(2)]
-  assert started[0].wait(90) == -signal.SIGKILL
-  assert_lost(started[1])
-  for i in range(2):
-    assert json.loads((tmp_path / str(i)).read_text()) == {
-      'same': True,
-      'step': ['int32', 3],
-      'card': {'a.b': [1, 2.5, 'c', None, True]},
-      'none': None,
-      'gathered': [0, 1, 2, 10, 11, 12],
-      'stops': 7,  # two updates after process 1 was asked to
-    }
-
-
-def test_processes_that_stop_wait_for_process_0(tmp_path):
-  address = free_address()
-  started = [start('stop', address, i, tmp_path / str(i)) for i in range(2)]
-  for status, said in end(started):
-    assert status == processes.STATUS
-    assert not any('error' in line for line in said)
-  assert [(tmp_path / str(i)).read_text() for i in range(2)] == ['7', '7']
-
-
-def test_a_signal_to_one_stops_a_training_of_two_and_saves_it(tmp_path):
-  never = '--config.teacher.train.eval_every_steps=100'
-  started = start_two(tmp_path / 'run', never)
-  lines = tmp_path / 'run' / 'metrics.jsonl'
-  while not (lines.exists() and lines.read_text()):
-    assert all(process.poll() is None for process in started)
-    time.sleep(0.01)
-  started[1].send_signal(signal.SIGTERM)
-  results = end(started)
-  assert [status for status, _ in results] == [processes.STATUS] * 2
-  newest = checkpoints.find(tmp_path / 'run' / 'teacher')
-  for _, said in results:
-    assert said == [
-      f'stopped teacher at update {newest.name}; the same command goes on'
-    ]
 
 
 def test_one_process_decides_for_itself():
@@ -261,8 +276,19 @@ def test_one_process_decides_for_itself():
     False,
     True,
   ]
-  with processes.joined('127.0.0.1:1', 1, 0):  # connects to nobody
+  with processes.joined('127.0.0.1:1', 1, 0):  # connects to nothing
     pass
+
+
+def test_the_last_update_of_a_training_does_not_miss_a_request(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  asked = [False, True, False, False]
+  assert [processes.agree_to_stop(ask) for ask in asked] == [
+    *[False] * 3,
+    True,
+  ]
+  assert not processes.agree_to_stop(False, last=True)
+  assert processes.agree_to_stop(True, last=True)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +297,7 @@ def test_one_process_decides_for_itself():
     ((None, 2, 0), 'all three'),
     (('a:1', None, 0), 'all three'),
     (('a:1', 2, None), 'all three'),
-    (('a:1', 2, 2), '--process_id=2 must be 0 to 1'),
+    (('a:1', 2, 2), '--process_id=2 must be less than --num_processes=2'),
     (('a', 2, 0), 'HOST:PORT'),
     ((':80', 2, 0), 'HOST:PORT'),
     (('a:0', 2, 0), 'HOST:PORT'),
@@ -280,14 +306,8 @@ def test_one_process_decides_for_itself():
   ],
 )
 def test_wrong_flags_are_one_line(flags, message):
-  with pytest.raises(UserError, match=message):
-    cluster.find(*flags)
-
-
-def test_a_mode_of_one_process_refuses_more():
-  options = {'coordinator': 'a:1', 'num_processes': 2, 'process_id': 0}
-  with pytest.raises(UserError, match='--mode=plan is of one process'):
-    modes.run('plan', options)
+  with pytest.raises(UserError, match=message), processes.joined(*flags):
+    pass
 
 
 @pytest.mark.parametrize(
@@ -305,7 +325,7 @@ def test_a_mode_of_one_process_refuses_more():
     ({}, urllib.error.URLError('no such server'), None),
   ],
 )
-def test_what_the_environment_announces(
+def test_clusters_of_several_processes_are_detected(
   monkeypatch, environment, metadata, method
 ):
   class Answer:
@@ -327,5 +347,4 @@ def test_what_the_environment_announces(
 
   monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
   monkeypatch.setattr('os.environ', environment)
-  found = cluster.find()
-  assert found == (method and {'cluster_detection_method': method})
+  assert processes._detected() == method

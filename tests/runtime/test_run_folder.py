@@ -1,4 +1,4 @@
-"""The run folder: one config's, and one process's at a time."""
+"""The run folder: one config, one process at a time."""
 
 import errno
 import json
@@ -7,13 +7,17 @@ import sys
 
 import pytest
 
-from diffusion_distillation.runtime import failure, run_folder
+from diffusion_distillation.runtime import run_folder
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import (
   check_run_folder,
+  check_same,
   open_run_folder,
+  read_run,
 )
 from tests.conftest import tiny_config
+
+TEACHER = 'distillation.teacher_checkpoint_path'
 
 
 def opened(workdir, config=None, **kwargs):
@@ -23,16 +27,41 @@ def opened(workdir, config=None, **kwargs):
     return path
 
 
-def changed(**keys):
-  """Returns the tiny config with other values, by dotted names (__ for .)."""
+def changed(values):
+  """Returns the tiny config with other values, dotted name -> value."""
   config = tiny_config()
-  for name, value in keys.items():
-    *sections, key = name.split('__')
-    holder = config
-    for section in sections:
-      holder = holder[section]
-    holder[key] = value
+  with config.unlocked():
+    for name, value in values.items():
+      *sections, key = name.split('.')
+      section = config
+      for part in sections:
+        section = section[part]
+      section[key] = value
   return config
+
+
+def test_a_run_folder_says_what_the_run_is(tmp_path):
+  assert read_run(tmp_path) is None
+  rounds = [{'name': 'teacher', 'num_steps': (8, 4)}]
+  opened(tmp_path, rounds=rounds, teacher='/t', teacher_checksum='abc')
+  run = read_run(tmp_path)
+  assert run['config']['seed'] == 0
+  assert run['rounds'] == [{'name': 'teacher', 'num_steps': [8, 4]}]
+  assert (run['teacher'], run['teacher_checksum']) == ('/t', 'abc')
+  assert {'python', 'jax', 'numpy'} <= run['versions'].keys()
+  assert 'pytest' in run['command']
+  assert run['commit'] is None or run['commit'].removesuffix('-dirty').isalnum()
+  assert run['started'].endswith('+00:00')
+  opened(tmp_path, changed({'eval.num_samples': 40}), rounds=rounds[:0])
+  later = read_run(tmp_path)
+  assert later['started'] == run['started'] and later['rounds'] == []
+  # Nothing else is known of the teacher than before.
+  assert (later['teacher'], later['teacher_checksum']) == ('/t', 'abc')
+
+
+def test_an_installed_package_has_no_commit(monkeypatch, tmp_path):
+  monkeypatch.setattr(run_folder, '__file__', f'{tmp_path}/a/b/c.py')
+  assert run_folder._commit() is None
 
 
 def test_a_second_process_is_refused_at_once(tmp_path):
@@ -59,7 +88,7 @@ with open_run_folder({str(tmp_path)!r}, tiny_config(), create=True):
   assert opened(tmp_path) == tmp_path
 
 
-def test_the_lock_ends_with_the_block(tmp_path):
+def test_the_lock_ends_with_the_context(tmp_path):
   with (
     open_run_folder(tmp_path, tiny_config(), create=True),
     pytest.raises(UserError, match='is in use by'),
@@ -69,58 +98,88 @@ def test_the_lock_ends_with_the_block(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'keys',
+  ('key', 'value'),
   [
-    {'seed': 1},
-    {'train__learning_rate': 1.0},
-    {'train__batch_size': 32},
-    {'teacher__train__ema_decay': 0.5},
-    {'model__args__ch': 16},
-    {'distillation__start_num_steps': 8},
-    {'dataset__args__class_conditional': False},
+    ('seed', 1),
+    ('train.learning_rate', 1.0),
+    ('train.batch_size', 32),
+    ('teacher.train.ema_decay', 0.5),
+    ('model.args.ch', 16),
+    ('distillation.start_num_steps', 8),
+    ('dataset.args.class_conditional', False),
+    (TEACHER, '/somewhere'),
   ],
 )
-def test_what_makes_another_run_is_refused_by_name(tmp_path, keys):
+def test_another_config_is_refused_by_name(tmp_path, key, value):
   opened(tmp_path)
   before = (tmp_path / 'config.json').read_text()
-  name = '.'.join(next(iter(keys)).split('__'))
-  with pytest.raises(UserError, match=rf'another config \({name}: .* there, '):
-    opened(tmp_path, changed(**keys))
+  with pytest.raises(UserError, match=rf'another config \({key}: .* there, '):
+    opened(tmp_path, changed({key: value}))
   assert (tmp_path / 'config.json').read_text() == before
 
 
 @pytest.mark.parametrize(
-  'keys',
+  ('key', 'value'),
   [
-    {'teacher__train__num_updates': 9},
-    {'train__log_loss_every_steps': 5},
-    {'train__checkpoint_every_secs': 1},
-    {'teacher__train__eval_every_steps': 7},
-    {'distillation__end_num_steps': 2},
-    {'distillation__steps_per_iter': 9},
-    {'compilation_cache_dir': None},
-    {'eval__num_samples': 40},
+    ('teacher.train.num_updates', 9),
+    ('train.log_loss_every_steps', 5),
+    ('train.checkpoint_every_secs', 1),
+    ('teacher.train.eval_every_steps', 7),
+    ('train.substeps', 7),
+    ('train.accumulate', 2),
+    ('model.args.remat', True),
+    ('distillation.end_num_steps', 2),
+    ('distillation.steps_per_iter', 9),
+    ('distillation.steps_per_iter', {'2': 9, '1': 8}),
+    ('compilation_cache_dir', None),
+    ('dataset.args.data_dir', '/elsewhere'),
+    ('eval.num_samples', 40),
+    ('eval.samplers', ('heun',)),
   ],
 )
-def test_lengths_and_intervals_may_change(tmp_path, keys):
-  opened(tmp_path, teacher='/somewhere/8')
-  opened(tmp_path, changed(**keys), teacher='/elsewhere/9')
-  run = json.loads((tmp_path / 'config.json').read_text())
-  value = run['config']
-  for part in next(iter(keys)).split('__'):
-    value = value[part]
-  assert value == next(iter(keys.values()))
-  # A ladder has one teacher.
-  assert run['teacher'] == '/somewhere/8'
+def test_lengths_intervals_and_places_may_change(tmp_path, key, value):
+  opened(tmp_path)
+  opened(tmp_path, changed({key: value}))
+  got = read_run(tmp_path)['config']
+  for part in key.split('.'):
+    got = got[part]
+  assert got == (list(value) if isinstance(value, tuple) else value)
 
 
-def test_a_run_of_a_version_with_fewer_keys_goes_on(tmp_path):
+def test_a_name_is_free_in_its_own_section_alone(tmp_path):
+  opened(tmp_path, changed({'dataset.args.remat': False}))
+  with pytest.raises(UserError, match=r'dataset\.args\.remat: False there'):
+    opened(tmp_path, changed({'dataset.args.remat': True}))
+
+
+def test_images_may_move(tmp_path):
+  for path in ('/here/images', '/here/images/', '/there/images'):
+    opened(tmp_path, changed({'dataset.args.path': path}))
+
+
+def test_a_teacher_may_move_but_not_become_another(tmp_path):
+  config = changed({TEACHER: '/here'})
+  opened(tmp_path, config, teacher='/here/8', teacher_checksum='abc')
+  moved = changed({TEACHER: '/there'})
+  opened(tmp_path, moved, teacher='/there/8', teacher_checksum='abc')
+  assert read_run(tmp_path)['teacher'] == '/there/8'
+  with pytest.raises(UserError, match='students of another teacher') as caught:
+    opened(tmp_path, config, teacher='/here/9', teacher_checksum='def')
+  assert '\n' not in str(caught.value)
+  # A finished run is read without its teacher.
+  opened(tmp_path, config, create=False)
+  with pytest.raises(UserError, match=f'{TEACHER}: /there there, None here'):
+    opened(tmp_path, tiny_config(), create=False)
+
+
+def test_a_run_of_a_version_with_fewer_keys_resumes(tmp_path):
   opened(tmp_path)
   path = tmp_path / 'config.json'
   run = json.loads(path.read_text())
   del run['config']['compilation_cache_dir']
-  path.write_text(json.dumps(run))
+  path.write_text(json.dumps({'config': run['config']}))
   assert opened(tmp_path) == tmp_path
+  assert read_run(tmp_path)['started']
 
 
 def test_without_create_there_must_be_a_run(tmp_path):
@@ -129,13 +188,32 @@ def test_without_create_there_must_be_a_run(tmp_path):
   assert not (tmp_path / 'none').exists()
 
 
-def test_what_began_before_the_lock_was_had_is_seen(tmp_path, monkeypatch):
-  """Two new runs of different configs at once: the later one is refused."""
+def test_other_files_are_left_alone(tmp_path):
+  (tmp_path / 'thesis.tex').touch()
+  with pytest.raises(UserError, match='is not empty and holds no run'):
+    opened(tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
+
+
+def test_what_a_kill_at_the_beginning_leaves_does_not_matter(tmp_path):
+  (tmp_path / 'lock').touch()
+  (tmp_path / 'config.json.new').write_text('{')
+  assert opened(tmp_path) == tmp_path
+
+
+def test_a_file_is_no_folder(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(UserError, match=r'^--workdir=.*file cannot be used: '):
+    opened(tmp_path / 'file')
+
+
+def test_a_run_that_begins_meanwhile_is_seen(tmp_path, monkeypatch):
+  """Of two new runs of different configs, the later one is refused."""
   locked = run_folder._locked
 
   def late(workdir):
     monkeypatch.setattr(run_folder, '_locked', locked)
-    opened(workdir, changed(seed=1))
+    opened(workdir, changed({'seed': 1}))
     return locked(workdir)
 
   monkeypatch.setattr(run_folder, '_locked', late)
@@ -153,13 +231,13 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
   assert said.startswith('notice: ') and 'No locks available' in said
 
 
-def test_a_run_is_looked_at_without_making_one(tmp_path):
+def test_a_check_makes_no_run(tmp_path):
   check_run_folder(tmp_path / 'new', tiny_config())
   assert not (tmp_path / 'new').exists()
   opened(tmp_path)
   check_run_folder(tmp_path, tiny_config())
   with pytest.raises(UserError, match='another config'):
-    check_run_folder(tmp_path, changed(seed=1))
+    check_run_folder(tmp_path, changed({'seed': 1}))
   with (
     open_run_folder(tmp_path, tiny_config()),
     pytest.raises(UserError, match='is in use by'),
@@ -167,23 +245,39 @@ def test_a_run_is_looked_at_without_making_one(tmp_path):
     check_run_folder(tmp_path, tiny_config())
 
 
-def test_why_a_run_failed_is_read_whatever_it_says(tmp_path):
+def test_processes_may_differ_in_places_alone():
+  theirs = json.loads(json.dumps(tiny_config().to_dict()))
+  check_same(theirs, changed({'dataset.args.data_dir': '/here'}))
+  check_same(theirs, changed({'eval.cache_dir': '/here'}))
+  with pytest.raises(UserError, match=r'\(train\.accumulate: 1 there, 2 here'):
+    check_same(theirs, changed({'train.accumulate': 2}))
+
+
+def test_why_a_training_failed_is_remembered(tmp_path):
+  assert run_folder.read_failure(tmp_path) is None
+  run_folder.record_failure(tmp_path, UserError('loss nan'))
+  assert run_folder.read_failure(tmp_path) == 'loss nan'
   (tmp_path / 'failure.txt').write_bytes(b'loss \xff\n')
-  assert failure.read(tmp_path) == 'loss \ufffd'
+  assert run_folder.read_failure(tmp_path) == 'loss \ufffd'
+  run_folder.forget_failure(tmp_path)
+  assert run_folder.read_failure(tmp_path) is None
+  run_folder.forget_failure(tmp_path)
 
 
-@pytest.mark.parametrize('teacher', [5, ['a'], {}])
-def test_a_config_file_that_is_damaged_is_told_in_one_line(tmp_path, teacher):
-  opened(tmp_path)
-  path = tmp_path / 'config.json'
-  run = json.loads(path.read_text())
-  path.write_text(json.dumps({**run, 'teacher': teacher}))
-  for ask in (
-    lambda: opened(tmp_path),
-    lambda: run_folder.teacher_of(tmp_path),
-  ):
-    with pytest.raises(
-      UserError, match=r'config\.json cannot be read'
-    ) as caught:
+@pytest.mark.parametrize(
+  'text',
+  [
+    '{',
+    '[]',
+    '{}',
+    '{"config": 3}',
+    '{"config": {}, "teacher": 5}',
+    '{"config": {}, "teacher": ["a"]}',
+  ],
+)
+def test_a_damaged_config_file_is_one_line(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
+  for ask in (lambda: opened(tmp_path), lambda: read_run(tmp_path)):
+    with pytest.raises(UserError, match=r'cannot read .*config\.json') as error:
       ask()
-    assert '\n' not in str(caught.value)
+    assert '\n' not in str(error.value)

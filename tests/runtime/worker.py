@@ -1,114 +1,134 @@
-"""One process of several, for test_processes.
+"""A process of a toy training, for test_processes.
 
-python -m tests.runtime.worker train DEVICES DIES_AT [flags of main.py]
-python -m tests.runtime.worker talk ADDRESS PROCESS_ID FILE
-python -m tests.runtime.worker stop ADDRESS PROCESS_ID FILE
+python -m tests.runtime.worker FOLDER ACTION [ADDRESS PROCESS_ID]
+
+Without an address, the environment of Slurm says where the processes are.
 """
 
 import json
 import os
 import pathlib
-import runpy
 import signal
 import sys
 import time
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from diffusion_distillation.networks import denoiser
-from diffusion_distillation.runtime import devices, processes
+from diffusion_distillation.runtime import devices, files, processes, signals
+from diffusion_distillation.runtime.errors import UserError
+
+NUM_UPDATES = 16
+# What process 0 says: a float with another sign of zero, and a NaN with a
+# payload, must arrive as they are.
+FLOATS = np.random.RandomState(0).standard_normal(1000).astype(np.float32)
+FLOATS.view(np.uint32)[:2] = 2**31, 0x7FC12345
+MESSAGE = {'step': np.int32(3), 'card': {'a.b': [1, 2.5, 'c', None, True]}}
 
 
-class Toy(nn.Module):
-  """Stands in for the UNet's arithmetic, and compiles in no time."""
+def step(state, batch, key):
+  """Updates a number by the mean of the batch and by noise.
 
-  num_classes: int
-  out_ch: int
-
-  @nn.compact
-  def __call__(self, x, logsnr, y, **options):
-    del options
-    h = nn.Dense(16)(x.reshape(len(x), -1)) + logsnr[:, None] / 20
-    h = nn.tanh(h + nn.Embed(self.num_classes, 16)(y))
-    h = nn.Dense(x[0].size // x.shape[-1] * self.out_ch)(h)
-    return h.reshape(*x.shape[:-1], self.out_ch)
+  The mean is exact: its bits do not depend on the order of a sum.
+  """
+  x = jax.lax.pmean(jnp.mean(batch['x']), 'batch')
+  w = (
+    state['w'] / 2 + x + jax.random.normal(jax.random.fold_in(key, state['n']))
+  )
+  return {'w': w, 'n': state['n'] + 1}, {'loss': w}
 
 
-def build_toy(num_classes, out_ch, **args):
-  """Returns a Toy in place of a UNet."""
-  del args
-  return Toy(num_classes, out_ch)
+def train(folder, act=lambda updates: None):
+  """Returns the number after all updates; resumes from FOLDER/state.npz.
+
+  Args:
+    folder: path.
+    act: called with the number of updates before each of them.
+  """
+  path, state = folder / 'state.npz', {'w': np.float32(1), 'n': np.int32(0)}
+  if processes.is_main() and path.exists():
+    with np.load(path) as file:
+      state = dict(file)
+  state = devices.replicate(processes.broadcast(state))
+  updates, first = int(devices.unreplicate(state)['n']), jax.process_index()
+  compiled = devices.compile_step(step, in_axes=(0, 0, None))
+  with signals.StopFlag() as stop:
+    while updates < NUM_UPDATES:
+      act(updates)
+      batch = np.arange(4, dtype=np.float32) + updates
+      here = batch[first :: jax.process_count()]
+      shards = devices.shard([{'x': here}])
+      state, _ = compiled(state, shards, jax.random.key(0))
+      stop.arm()
+      updates += 1
+      last = updates == NUM_UPDATES
+      is_stopped = processes.agree_to_stop(stop.requested, last=last)
+      if processes.is_main():
+        files.write_npz(path, devices.unreplicate(state))
+      if is_stopped:
+        if processes.is_main():
+          time.sleep(1)  # saving may take longer than the others need
+        raise signals.Stopped(f'toy at update {updates}')
+  return float(devices.unreplicate(state)['w'])
 
 
-def train(devices, dies_at, *flags):
-  """Runs main.py; is killed when it makes batch number `dies_at`."""
-  jax.config.update('jax_num_cpu_devices', int(devices))
-  denoiser.UNet = build_toy
-  shard, calls = devices.shard, []
+def listen(folder):
+  """Writes whether this process heard what process 0 said."""
+  main = processes.is_main()
+  said = {'floats': FLOATS, **MESSAGE}
+  heard = processes.broadcast(said if main else None)
+  result = {
+    'same': heard.pop('floats').tobytes() == FLOATS.tobytes(),
+    'message': heard == MESSAGE,
+    'none': processes.broadcast(None if main else 1) is None,
+    'gathered': devices.gather(np.arange(3) + 10 * (not main)).tolist(),
+  }
+  path = folder / f'heard_{jax.process_index()}.json'
+  path.write_text(json.dumps(result))
 
-  def counted(batches):
-    calls.append(batches)
-    if len(calls) == int(dies_at):
+
+def run(folder, action):
+  """Trains, and does what the action says."""
+  main = processes.is_main()
+
+  def act(updates):
+    if action == 'interrupt' and updates == 4 and not main:
+      os.kill(os.getpid(), signal.SIGINT)
+    if action == 'die' and updates == 9 and not main:
       os.kill(os.getpid(), signal.SIGKILL)
-    return shard(batches)
+    if action == 'fail' and updates == 11 and main:
+      raise UserError('no such image')
 
-  devices.shard = counted
-  sys.argv = ['main.py', *flags]
-  runpy.run_path('main.py', run_name='__main__')
-
-
-def talk(address, process_id, file):
-  """Writes what it hears from process 0, which then is killed."""
-  jax.config.update('jax_num_cpu_devices', 2)
-  main = int(process_id) == 0
-  with processes.joined(address, 2, int(process_id)):
-    floats = np.random.RandomState(0).standard_normal((300, 7, 11))
-    floats = floats.astype(np.float32)
-    # A negative zero, and a NaN that carries a number.
-    floats.view(np.uint32)[0, 0, :2] = 2**31, 0x7FC12345
-    said = {
-      'arrays': {f'{i}': leaf for i, leaf in enumerate(floats)},
-      'step': np.asarray(3, np.int32),
-      'card': {'a.b': [1, 2.5, 'c', None, True]},
-    }
-    heard = processes.broadcast(said if main else None)
-    arrays = np.stack([heard['arrays'][str(i)] for i in range(300)])
-    stops = [processes.agree_to_stop(i == 5 and not main) for i in range(10)]
-    result = {
-      'same': arrays.tobytes() == floats.tobytes(),
-      'step': [str(heard['step'].dtype), int(heard['step'])],
-      'card': heard['card'],
-      'none': processes.broadcast(None if main else 1),
-      'gathered': devices.gather(np.arange(3) + 10 * (not main)).tolist(),
-      'stops': stops.index(True),
-    }
-    pathlib.Path(file).write_text(json.dumps(result))
+  if action == 'early':
+    if main:
+      os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+  if action == 'interrupt':
+    listen(folder)
+  if action == 'fail':
     processes.broadcast(None)
     if main:
-      os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+      time.sleep(3)  # measures, for longer than a collective waits by default
+    processes.broadcast(None)
+  train(folder, act)
 
 
-def stop(address, process_id, file):
-  """Is interrupted, as process 1 was asked to stop; writes when it was."""
-  jax.config.update('jax_num_cpu_devices', 2)
-  main = int(process_id) == 0
+def main():
+  folder, action, *where = sys.argv[1:]
+  where = (where[0], 2, int(where[1])) if where else ()
+  signals.use_system_defaults()
+  processes._CHUNK = 1000  # so that a broadcast takes several
+  processes._HEARTBEAT_SECONDS = 5
   try:
-    with processes.joined(address, 2, int(process_id)):
-      for i in range(100):
-        if processes.agree_to_stop(i >= 5 and not main):
-          break
-      if main:
-        time.sleep(1)  # the others would end it if they were gone by now
-      pathlib.Path(file).write_text(str(i))
-      raise KeyboardInterrupt
-  except KeyboardInterrupt:
-    sys.exit(processes.STATUS)
+    with processes.joined(*where):
+      run(pathlib.Path(folder), action)
+  except UserError as error:
+    sys.exit(f'error: {error}')
+  except signals.Stopped as stop:
+    print(stop, file=sys.stderr)
+    sys.exit(signals.STATUS)
 
 
 if __name__ == '__main__':
-  processes._HEARTBEAT_SECONDS = 10  # as 30, but sooner
-  command, *arguments = sys.argv[1:]
-  {'train': train, 'talk': talk, 'stop': stop}[command](*arguments)
+  main()

@@ -1,4 +1,4 @@
-"""Gradients of a batch in parts are those of the batch."""
+"""The gradient of a batch in parts, and on replicas, is that of the batch."""
 
 import functools
 import re
@@ -11,23 +11,21 @@ import optax
 import pytest
 
 from diffusion_distillation.networks import layers
-from diffusion_distillation.objectives.denoising import make_train_step
-from diffusion_distillation.objectives.progressive import make_distill_step
-from diffusion_distillation.training import step
-from diffusion_distillation.training.config import teacher_config
+from diffusion_distillation.training import step as steps
+from diffusion_distillation.training.config import trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
 from tests.conftest import tiny_config
-from tests.networks.test_unet import QUICK
-from tests.training.test_steps import KEY, batch, split
+from tests.training.test_steps import IN_AXES, KEY, batch, split
 
 
 class Toy:
-  """A denoiser with classes and dropout, and nothing slow to compile."""
+  """A denoiser with classes and dropout that compiles fast."""
 
-  def bind(self, params, labels, dropout_keys=None):
+  def bind(self, params, condition, dropout_keys=None):
     def denoise(z, logsnr):
-      h = z.reshape(len(z), -1) @ params['w1'] + params['classes'][labels]
+      h = z.reshape(len(z), -1) @ params['w1']
+      h = h + params['classes'][condition['label']]
       h = jnp.tanh(h + logsnr[:, None] / 20)
       h = layers.dropout(h, 0.5, dropout_keys)
       return (h @ params['w2']).reshape(z.shape)
@@ -44,77 +42,78 @@ def toy_params(seed=0):
   }
 
 
-def make(who, denoiser, parts):
+def make(name, parts):
   """Returns step(state, batch) of one replica or more, and its first state."""
   config = tiny_config()
-  if who == 'teacher':
-    config = teacher_config(config)
   # The update is then the gradient itself, clipped to norm 1.
-  config.train.update(
-    accumulate=parts,
-    optimizer='momentum',
-    learning_rate=1.0,
-    learning_rate_warmup_steps=0,
-    weight_decay=0.0,
-  )
-  optimizer = make_optimizer(config.train)
-  if who == 'teacher':
-    step = make_train_step(denoiser, optimizer, config)
-    axes, fixed = (None, 0, None), ()
-  else:
-    step = make_distill_step(denoiser, optimizer, config)
-    axes, fixed = (None, None, None, 0, None), (toy_params(1), jnp.int32(4))
-  replicated = jax.vmap(step, axes, axis_name='batch')
+  for train in (config.train, config.teacher.train):
+    train.update(
+      accumulate=parts,
+      optimizer='momentum',
+      learning_rate=1.0,
+      learning_rate_warmup_steps=0,
+      weight_decay=0.0,
+    )
+  (training,) = (t for t in trainings(config) if t.step_name == name)
+  train = training.config.train
+  optimizer = make_optimizer(train)
+  step = steps.make_step(name, training.objective, Toy(), optimizer, train)
+  replicated = jax.vmap(step, IN_AXES, axis_name='batch')
+  teacher = toy_params(1) if training.objective.needs_teacher else None
   state = create_state(
-    toy_params(), optimizer, num_updates=10, ema_decay=config.train.ema_decay
+    toy_params(), optimizer, num_updates=10, ema_decay=train.ema_decay
   )
-  return lambda state, batch: replicated(state, *fixed, batch, KEY), state
+  return (
+    lambda state, batch: replicated(state, teacher, jnp.int32(4), batch, KEY),
+    state,
+  )
 
 
-def run(who, parts, devices):
+def run(parts, devices):
   """Returns parameters and metrics after one update of a batch of 16."""
-  step, state = make(who, Toy(), parts)
-  step = jax.jit(step, compiler_options=QUICK)
-  after, metrics = step(state, split(batch(), devices))
+  step, state = make('train_step', parts)
+  after, metrics = jax.jit(step)(state, split(batch(), devices))
   return jax.tree.map(lambda leaf: leaf[0], (after.params, metrics))
 
 
 @functools.cache
-def whole(who):
-  return run(who, 1, 1)
+def whole():
+  return run(1, 1)
 
 
-# The form depends on the backend: on CPU the loop is unrolled.
+# The loop is unrolled on CPU, see `mean_gradient`.
 @pytest.mark.parametrize(
   ('backend', 'parts', 'devices'), [('cpu', 2, 4), ('gpu', 4, 1)]
 )
-@pytest.mark.parametrize('who', ['teacher', 'student'])
-def test_parts_make_no_difference(monkeypatch, who, backend, parts, devices):
-  want, metrics = whole(who)
+def test_parts_and_replicas_make_no_difference(
+  monkeypatch, backend, parts, devices
+):
+  want, metrics = whole()
   assert metrics['grad_norm'] > 1.5  # the clip is active
   moved = jax.tree.map(lambda p, q: p - q, want, toy_params())
   np.testing.assert_allclose(optax.tree.norm(moved), 1, rtol=1e-5)
   monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-  params, got = run(who, parts, devices)
+  params, got = run(parts, devices)
   # Sums of 16 examples x 64 pixels in another order, of gradients of norm 1.
   tolerance = 1024**0.5 * 2.0**-24
   chex.assert_trees_all_close(params, want, rtol=0, atol=tolerance)
   chex.assert_trees_all_close(got, metrics, rtol=4 * tolerance)
 
 
-def test_the_clip_is_that_of_the_whole_batch():
+@pytest.mark.parametrize(('parts', 'devices'), [(1, 2), (2, 1)])
+def test_the_clip_is_that_of_the_whole_batch(parts, devices):
   # Gradients (10, 0) and (0, 1) of two parts: their mean is clipped, which is
   # (10, 1) / sqrt(101); clipped one by one they would give (1, 1) / 2.
   config = tiny_config()
-  config.train.update(accumulate=2, optimizer='momentum', learning_rate=1.0)
+  config.train.update(accumulate=parts, optimizer='momentum', learning_rate=1.0)
   optimizer = make_optimizer(config.train)
   state = create_state(
     {'w': jnp.zeros(2)}, optimizer, num_updates=9, ema_decay=0.0
   )
   examples = jnp.array([[10.0, 0.0], [10.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
 
-  def step(examples):
-    return step.gradient_update(
+  def update(examples):
+    return steps.gradient_update(
       state,
       lambda params, x: jnp.mean(x @ params['w']),
       examples,
@@ -122,16 +121,20 @@ def test_the_clip_is_that_of_the_whole_batch():
       train=config.train,
     )
 
-  after, _ = jax.vmap(step, axis_name='batch')(examples[None])
+  update = jax.jit(jax.vmap(update, axis_name='batch'))
+  after, metrics = update(split(examples, devices))
   want = np.array([10, 1]) / 101**0.5
-  np.testing.assert_allclose(-after.params['w'][0], want, rtol=1e-6)
+  for w in after.params['w']:
+    np.testing.assert_allclose(-w, want, rtol=1e-6)
+  # The norm before the clip is logged.
+  np.testing.assert_allclose(metrics['grad_norm'], 101**0.5 / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize('who', ['teacher', 'student'])
-def test_a_loop_is_there_only_where_it_is_to_be(monkeypatch, who):
+@pytest.mark.parametrize('name', ['train_step', 'distill_step'])
+def test_there_is_a_loop_only_where_it_saves_memory(monkeypatch, name):
   def unrolled(parts, backend):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    step, state = make(who, Toy(), parts)
+    step, state = make(name, parts)
     jaxpr = str(jax.make_jaxpr(step)(state, split(batch(), 1)))
     return [int(n) for n in re.findall(r'unroll=(\d+)', jaxpr)]
 
@@ -149,15 +152,16 @@ def test_the_memory_is_that_of_a_part(monkeypatch):
 
   def compiled(parts):
     function = jax.jit(
-      lambda params, x: step.mean_gradient(loss_fn, params, x, parts)
+      lambda params, x: steps.mean_gradient(loss_fn, params, x, parts)
     )
     return function.lower(params, x).compile()
 
-  def memory(parts):
-    return compiled(parts).memory_analysis().temp_size_in_bytes
+  def memory(program):
+    return program.memory_analysis().temp_size_in_bytes
 
   assert ' while(' not in compiled(8).as_text()
-  whole = memory(1)
+  whole = memory(compiled(1))
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert ' while(' in compiled(8).as_text()
-  assert memory(8) < whole / 4
+  parts = compiled(8)
+  assert ' while(' in parts.as_text()
+  assert memory(parts) < whole / 4

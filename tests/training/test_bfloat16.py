@@ -1,4 +1,4 @@
-"""A network that computes in bfloat16, and all else in float32."""
+"""A network that computes in bfloat16, and everything else in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -7,23 +7,45 @@ import pytest
 
 from diffusion_distillation.core import process, schedules, targets
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.objectives.denoising import make_train_step
-from diffusion_distillation.objectives.progressive import make_distill_step
-from diffusion_distillation.training.config import teacher_config
+from diffusion_distillation.training.config import trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
+from diffusion_distillation.training.step import make_step
 from tests.conftest import tiny_config
 from tests.core.test_schedules import cosine64
-from tests.networks.test_unet import QUICK
-from tests.training.test_steps import KEY, batch, split
+from tests.training.test_steps import IN_AXES, KEY, batch, split
 
 STEPS = 4096
 
 
 def build(dtype, **args):
+  """Returns the tiny config and denoiser, which compute in that type."""
   config = tiny_config()
-  config.model.args.update(dtype=dtype, **args)
+  for key, value in {'dtype': dtype, **args}.items():
+    config.model.args[key] = value
   return config, build_denoiser(config.model, (8, 8, 1), 10)
+
+
+@pytest.mark.parametrize('name', ['train_step', 'distill_step'])
+def test_the_state_and_the_metrics_are_float32(name):
+  config, denoiser = build('bfloat16', dropout=0.1)
+  (training,) = (t for t in trainings(config) if t.step_name == name)
+  train = training.config.train
+  optimizer = make_optimizer(train)
+  step = make_step(name, training.objective, denoiser, optimizer, train)
+  params = denoiser.param_shapes()
+  teacher = params if training.objective.needs_teacher else None
+
+  def after(params, teacher):
+    state = create_state(params, optimizer, num_updates=9, ema_decay=0.9)
+    replicated = jax.vmap(step, IN_AXES, axis_name='batch')
+    steps = jnp.int32(STEPS)
+    return replicated(state, teacher, steps, split(batch(), 1), KEY)
+
+  leaves = jax.tree.leaves(jax.eval_shape(after, params, teacher))
+  types = [leaf.dtype for leaf in leaves]
+  assert set(types) == {jnp.dtype('float32'), jnp.dtype('int32')}
+  assert types.count(jnp.dtype('int32')) == 3  # step, num_updates, Adam's
 
 
 def equations(jaxpr):
@@ -36,38 +58,17 @@ def equations(jaxpr):
         yield from equations(inner)
 
 
-@pytest.mark.parametrize('who', ['teacher', 'student'])
-def test_the_state_and_the_loss_are_float32(who):
-  config, denoiser = build('bfloat16', dropout=0.1)
-  if who == 'teacher':
-    config = teacher_config(config)
-  optimizer = make_optimizer(config.train)
-  make = make_train_step if who == 'teacher' else make_distill_step
-  step = make(denoiser, optimizer, config)
-  params = denoiser.param_shapes()
-  fixed = () if who == 'teacher' else (params, jnp.int32(STEPS))
-  axes = (None, *(None for _ in fixed), 0, None)
-
-  def after(params, *fixed):
-    state = create_state(params, optimizer, num_updates=9, ema_decay=0.9)
-    replicated = jax.vmap(step, axes, axis_name='batch')
-    return replicated(state, *fixed, split(batch(), 1), KEY)
-
-  leaves = jax.tree.leaves(jax.eval_shape(after, params, *fixed))
-  types = [leaf.dtype for leaf in leaves]
-  assert set(types) == {jnp.dtype('float32'), jnp.dtype('int32')}
-  counters = 2 + (config.train.optimizer == 'adam')  # step, num_updates, Adam's
-  assert types.count(jnp.dtype('int32')) == counters
-
-
 def test_what_needs_float32_has_it_inside_of_the_network():
-  _, denoiser = build(
-    'bfloat16', ch_mult=(1, 2), attn_resolutions=(4,), dropout=0.1
-  )
+  args = {'ch': 8, 'emb_ch': 16, 'ch_mult': (1, 2), 'num_res_blocks': 1}
+  args |= {'attn_resolutions': (4,), 'num_heads': 1}
+  args |= {'dropout': 0.1, 'dtype': 'bfloat16'}
+  model = {'name': 'unet_iddpm', 'mean_type': 'v', 'args': args}
+  denoiser = build_denoiser(model, (8, 8, 1), 10)
 
   def x_hat(params, z, logsnr):
+    condition = {'label': jnp.zeros(2, jnp.int32)}
     keys = jax.random.split(KEY, 2)
-    return denoiser.bind(params, jnp.zeros(2, jnp.int32), keys)(z, logsnr)
+    return denoiser.bind(params, condition, keys)(z, logsnr)
 
   jaxpr = jax.make_jaxpr(x_hat)(
     denoiser.param_shapes(), jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
@@ -76,8 +77,8 @@ def test_what_needs_float32_has_it_inside_of_the_network():
   for equation in equations(jaxpr.jaxpr):
     inputs = {str(atom.aval.dtype) for atom in equation.invars}
     types.setdefault(equation.primitive.name, []).append(inputs)
-  # What costs is bfloat16; the head, the embedding's angles, the softmax and
-  # the sums of norms are not.
+  # The expensive operations are in bfloat16; the head, the angles of the
+  # embedding, the softmax and the sums of norms are not.
   *convolutions, head = types['conv_general_dilated']
   assert head == {'float32'}
   for inputs in (*convolutions, *types['dot_general']):
@@ -95,19 +96,19 @@ def case():
   x, eps = rng.uniform(-1, 1, (64, 8, 8, 1)), rng.standard_normal((64, 8, 8, 1))
   schedule = schedules.get_logsnr_schedule('cosine')
   index = jnp.asarray(index, jnp.int32)
-  logsnr, _ = targets.step_logsnr(schedule, index, STEPS)
+  logsnr, _ = schedules.step_logsnr(schedule, index, STEPS)
   z_t = process.diffuse(*(jnp.asarray(a, 'float32') for a in (x, logsnr, eps)))
   return z_t, index, schedule
 
 
 @pytest.fixture(scope='module')
-def of_teacher(case, params):
+def predictions(case, params):
   """Returns (x1, x2, target) of a teacher in float32 and one in bfloat16."""
   z_t, index, schedule = case
 
-  def predictions(dtype):
+  def predict(dtype):
     _, denoiser = build(dtype)
-    denoise, seen = denoiser.bind(params, index % 10), []
+    denoise, seen = denoiser.bind(params, {'label': index % 10}), []
 
     def recording(z, logsnr):
       seen.append(denoise(z, logsnr))
@@ -120,27 +121,27 @@ def of_teacher(case, params):
         *seen,
       )
 
-    arrays = jax.jit(target, compiler_options=QUICK)(z_t)
+    arrays = jax.jit(target)(z_t)
     assert {array.dtype for array in arrays} == {jnp.dtype('float32')}
     target, x1, x2 = (np.asarray(array, np.float64) for array in arrays)
     return x1, x2, target
 
-  return predictions('float32'), predictions('bfloat16')
+  return predict('float32'), predict('bfloat16')
 
 
 def rms(array):
   return np.sqrt(np.mean(np.square(array, dtype=np.float64)))
 
 
-def test_the_target_s_error_is_that_of_the_predictions(of_teacher):
-  """A weighted mean of two numbers is as wrong as the worse, everywhere."""
-  (x1, x2, target), (y1, y2, rounded) = of_teacher
+def test_the_error_of_the_target_is_that_of_the_predictions(predictions):
+  # A weighted mean of two numbers is everywhere as wrong as the worse of them.
+  (x1, x2, target), (y1, y2, rounded) = predictions
   worse = np.maximum(np.abs(y1 - x1), np.abs(y2 - x2))
   error = np.abs(rounded - target)
   # Of the mean's own arithmetic, in float32: a few roundings of its terms.
   assert np.all(error <= worse + 4 * 2.0**-24 * np.abs(x1).max())
-  # And bfloat16, of 8 bits, does show: by more than one rounding of x_hat, and
-  # less than one for each of the layers on the way.
+  # And bfloat16, with its 8 bits, does show: by more than one rounding of x_hat
+  # and less than one for each of the layers on the way.
   assert 2.0**-9 < rms(worse) / rms(x1) < 16 * 2.0**-9
 
 
@@ -176,22 +177,20 @@ def through_bfloat16(array):
 
 
 def test_the_quotient_is_as_good_in_float32_and_lost_in_bfloat16(
-  case, of_teacher
+  case, predictions
 ):
-  """What the identity buys: not the teacher's bfloat16, but that of the z's.
-
-  With float32 z's the paper's quotient is the same mean of the predictions; its
-  own rounding, though hundreds of times the mean's, hides in the teacher's.
-  Where the z's pass through bfloat16, the error is of the size of the images.
-  """
-  (_, _, target), (y1, y2, rounded) = of_teacher
+  # Why the target is computed by the identity. With z in float32 the paper's
+  # quotient is the same mean of the predictions; its own rounding is hundreds
+  # of times the mean's, but small beside that of a bfloat16 teacher. Where z
+  # passes through bfloat16, the error is of the size of the images.
+  (_, _, target), (y1, y2, rounded) = predictions
   exact = quotient(case, y1, y2, np.float64)
   mean_error = rms(rounded - exact)
   of_bfloat16 = rms(rounded - target)
   in_float32 = rms(quotient(case, y1, y2, float32) - exact)
   assert mean_error < 1e-6  # float32's digits
   assert 100 * mean_error < in_float32 < of_bfloat16 / 10
-  # The mean has no z in it: the two predictions may be rounded as they like.
+  # The mean has no z in it: only the two predictions are rounded.
   y1, y2 = (through_bfloat16(y) for y in (y1, y2))
   assert rms(quotient(case, y1, y2, np.float64) - target) < 1.5 * of_bfloat16
   in_bfloat16 = rms(quotient(case, y1, y2, through_bfloat16) - target)

@@ -1,141 +1,224 @@
+"""What is checked before a run, and which trainings a config describes."""
+
 import jax
 import pytest
 
-from diffusion_distillation.objectives.rounds import number_of, rounds
+from diffusion_distillation.commands import config_file
+from diffusion_distillation.networks.mlp import MLP
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.training.config import check, teacher_config
-
-
-def test_rounds_halve_from_start_to_end(config):
-  config.distillation.update(
-    start_num_steps=8192, end_num_steps=1, steps_per_iter=50
-  )
-  got = rounds(config.distillation)
-  assert [r.num_steps for r in got] == [2**k for k in range(12, -1, -1)]
-  assert {r.num_updates for r in got} == {50}
-  config.distillation.update(start_num_steps=12, end_num_steps=3)
-  assert [r.num_steps for r in rounds(config.distillation)] == [6, 3]
-
-
-def test_updates_may_be_a_mapping_from_steps(config):
-  config.distillation.update(start_num_steps=8, end_num_steps=1)
-  config.distillation.steps_per_iter = {4: 50, 2: 100, '1': 100}
-  got = rounds(config.distillation)
-  assert [(r.num_steps, r.num_updates) for r in got] == [
-    (4, 50),
-    (2, 100),
-    (1, 100),
-  ]
-  config.distillation.steps_per_iter = {4: 50}
-  with pytest.raises(ValueError, match='round to 2 steps'):
-    rounds(config.distillation)
-
-
-@pytest.mark.parametrize(
-  ('start', 'end'), [(12, 1), (8, 3), (4, 4), (1, 2), (0, 1), (8, 0), (6, -3)]
+from diffusion_distillation.training.config import (
+  check,
+  rounds,
+  teacher_config,
+  teacher_num_steps,
+  trainings,
 )
-def test_step_counts_that_cannot_be_halved_are_refused(config, start, end):
-  config.distillation.update(start_num_steps=start, end_num_steps=end)
-  with pytest.raises(ValueError, match='power-of-two multiple'):
-    rounds(config.distillation)
+from tests.conftest import tiny_config
 
 
-@pytest.mark.parametrize('updates', [0, -1, 2.5, True, 'many', None])
-def test_updates_that_are_no_number_are_refused(config, updates):
-  config.distillation.steps_per_iter = updates
-  with pytest.raises(ValueError, match='positive number of updates'):
-    rounds(config.distillation)
+def set_key(config, key, value):
+  *sections, name = key.split('.')
+  for section in sections:
+    config = config[section]
+  with config.unlocked():
+    config[name] = value
+
+
+def refusal(config):
+  """Returns the line with which a config is refused."""
+  with pytest.raises(UserError) as caught:
+    check(config)
+  line = str(caught.value)
+  assert line.startswith('config: ') and '\n' not in line
+  return line
 
 
 def test_the_teacher_differs_where_its_section_says(config):
-  with config.unlocked():
-    config.teacher.model.args.dropout = 0.3
+  config.teacher.model.args.dropout = 0.3
   config.teacher.train.num_updates = 77
-  config.model.args.ch = 24
+  config.model.args.width = 24
   config.model.mean_loss_weight_type = 'v_mse'
   teacher = teacher_config(config)
   assert teacher.model.args.dropout == 0.3 and config.model.args.dropout == 0
-  assert teacher.train.num_updates == 77
+  assert teacher.train.num_updates == 77 and config.train.num_updates is None
   assert teacher.train.ema_decay == 0.999 and config.train.ema_decay == 0
-  # All else is shared.
-  assert teacher.model.args.ch == 24
+  assert teacher.model.train_num_steps == 0
+  # Everything else is shared.
+  assert teacher.model.args.width == 24
   assert teacher.model.mean_loss_weight_type == 'v_mse'
-  assert teacher.distillation is None and teacher.teacher is None
+  assert teacher.distillation.objective is None
+  # A teacher's own config is the same as its part of a config with students.
+  assert teacher_config(teacher).to_dict() == teacher.to_dict()
 
 
-@pytest.mark.parametrize(
-  ('key', 'value', 'message'),
-  [
-    ('model.mean_type', 'score', 'known: x, eps, v, both'),
-    ('model.mean_loss_weight_type', 'snr+1', 'known: constant'),
-    ('model.train_logsnr_schedule.name', 'linear', 'known: cosine'),
-    ('model.eval_logsnr_schedule.logsnr_min', 30.0, 'below'),
-    ('model.logvar_type', 'fixed_medium:7', 'known: fixed_small'),
-    ('model.args.logsnr_input_type', 'cos', 'known: inv_cos'),
-    ('model.args.dropout', 1.0, '0 to 0.999'),
-    ('model.args.ch', 7, 'even'),
-    ('model.args.dtype', 'float', 'known: float32'),
-    ('sampler', 'ddpm', 'known: ddim, ancestral'),
-    ('train.optimizer', 'lion', 'known: adam'),
-    ('train.learning_rate_anneal_type', 'cosine', 'known: constant'),
-    ('train.batch_size', 6, 'multiple of 4 devices x .*=1; use 4'),
-    ('train.accumulate', 3, 'multiple of 4 devices x .*accumulate=3; use 12'),
-    ('train.accumulate', 32, 'multiple of 4 devices x .*=32; use 128'),
-    ('teacher.train.accumulate', 8, '=16 must .* x train.accumulate=8; use 32'),
-    ('train.accumulate', 0, 'accumulate must be at least 1'),
-    ('train.learning_rate', float('nan'), '0 to 1000000.0'),
-    ('train.log_loss_every_steps', 0, 'at least 1'),
-    ('teacher.train.num_updates', 0, '1 to'),
-    ('teacher.train.optimizer', 'lion', 'known: adam'),
-    ('seed', -1, '0 to 4294967295'),
-    ('train.ema_decay', 1.0, 'ema_decay'),
-    ('train.learning_rate', float('inf'), 'learning_rate'),
-    ('model.eval_logsnr_schedule.logsnr_min', -float('inf'), 'finite'),
-    ('seed', 2**32, '0 to 4294967295'),
-    ('distillation.start_num_steps', 2**40, '2 to 1048576'),
-    ('model.args.ch_mult', (0,), 'ch_mult'),
-    ('model.args.ch_mult', (), 'ch_mult'),
-    ('model.args.num_heads', 0, 'at least 1'),
-    ('teacher.train.num_updates', None, 'num_updates, the length'),
-    ('dataset.name', 'mnist', 'known: digits'),
-    ('distillation.start_num_steps', 6, 'power-of-two'),
-    ('eval.num_samples', 2, '4 to'),
-    ('eval.samplers', ('ddpm',), 'known: ddim, ancestral'),
-    ('eval.student_samplers', ('ddim', 'ddpm'), 'known: ddim, ancestral'),
-    ('eval.num_steps', (4, 0), 'eval.num_steps must be ints of 1 to'),
-    ('eval.num_steps', (2.5,), 'eval.num_steps must be ints of 1 to'),
-  ],
-)
+def test_the_trainings_of_a_run(config):
+  def kinds():
+    return [
+      (t.step_name, t.is_teacher, t.objective.needs_teacher, t.config.train)
+      for t in trainings(config)
+    ]
+
+  students = ('distill_step', False, True, config.train)
+  teacher = ('train_step', True, False, teacher_config(config).train)
+  assert kinds() == [teacher, students]
+  config.distillation.teacher_checkpoint_path = 'somewhere'
+  assert kinds() == [students]
+  # The path belongs to the section `distillation`, which is not read then.
+  config.distillation.objective = None
+  assert kinds() == [teacher]
+
+
+def test_the_steps_of_the_teacher(config):
+  config.teacher.model.eval_sampling_num_steps = 32
+  assert teacher_num_steps(config) == config.distillation.start_num_steps == 4
+  assert teacher_num_steps(teacher_config(config)) == 32
+  assert rounds(config)[0].num_steps == 32
+
+
+WRONG = [
+  ('model.name', 'dit', 'known: unet_iddpm, mlp'),
+  ('model.args.width', 0, 'model.args.width must be 1 to 65536, got 0'),
+  ('model.args.dtype', 'float', 'known: float32'),
+  ('model.args.dropout', 1.0, 'at least 0 and below 1'),
+  ('model.mean_type', 'score', 'known: x, eps, v, both'),
+  ('model.mean_loss_weight_type', 'snr+1', 'known: constant'),
+  ('model.train_logsnr_schedule.name', 'linear', 'known: cosine'),
+  ('model.train_logsnr_schedule.shift', 1.0, 'train_logsnr_schedule.shift'),
+  ('model.eval_logsnr_schedule', {}, 'known: cosine'),
+  ('model.eval_logsnr_schedule.logsnr_min', 30.0, 'below'),
+  ('model.eval_logsnr_schedule.logsnr_min', -float('inf'), 'finite'),
+  ('dataset.name', 'mnist', 'known: digits'),
+  ('sampler', 'ddpm', 'known: ddim, ancestral'),
+  ('sampler', 'ancestral:gamma=2', 'gamma'),
+  ('seed', -1, 'seed must be 0 to 4294967295'),
+  ('seed', 2**32, 'seed must be 0 to 4294967295'),
+  ('train.optimizer', 'lion', 'known: adam'),
+  ('train.learning_rate_anneal_type', 'cosine', 'known: constant'),
+  ('train.batch_size', 6, 'multiple of 4 devices x train.accumulate=1; use 4'),
+  ('train.accumulate', 3, 'x train.accumulate=3; use 12'),
+  ('train.accumulate', 32, 'x train.accumulate=32; use 128'),
+  ('train.accumulate', 0, 'train.accumulate must be at least 1, got 0'),
+  ('train.learning_rate', float('nan'), 'train.learning_rate must be 0 to'),
+  ('train.learning_rate', float('inf'), 'train.learning_rate must be 0 to'),
+  ('train.ema_decay', 1.0, 'train.ema_decay must be 0 to'),
+  ('train.log_loss_every_steps', 0, 'train.log_loss_every_steps must be at'),
+  ('teacher.train.accumulate', 8, '=16 must be a multiple of 4 devices'),
+  ('teacher.train.num_updates', 0, 'num_updates must be 1 to'),
+  ('teacher.train.optimizer', 'lion', 'known: adam'),
+  (
+    'teacher.model.args.dropout',
+    1.0,
+    '1, got 1.0 in the section `teacher`',
+  ),
+  ('objective', 'progresive', 'known: denoising, progressive'),
+  ('objective', 'progressive', 'set distillation.objective to it'),
+  ('distillation.objective', 'denoising', 'set objective to it'),
+  ('distillation.start_num_steps', 6, 'power of two times'),
+  ('distillation.start_num_steps', 2**40, '2 to 1048576'),
+  ('distillation.steps_per_iter', 0, 'positive number of updates'),
+  ('eval.num_samples', 2, 'eval.num_samples must be 4 to'),
+  ('eval.samplers', ('ddpm',), 'known: ddim, ancestral'),
+  ('eval.student_samplers', ('ddim', 'ddpm'), 'known: ddim, ancestral'),
+  ('eval.num_steps', (4, 0), 'eval.num_steps must be ints of 1 to'),
+  ('eval.num_steps', (2.5,), 'eval.num_steps must be ints of 1 to'),
+]
+WRONG_UNET = [
+  ('model.args.ch', 7, 'even'),
+  ('model.args.ch', 2, 'ch must be even and at least 4'),
+  ('model.args.ch_mult', (0,), 'ch_mult'),
+  ('model.args.ch_mult', (), 'ch_mult'),
+  ('model.args.num_heads', 0, 'must be 1 to'),
+  ('model.args.logsnr_input_type', 'cos', 'known: inv_cos'),
+]
+
+
+@pytest.mark.parametrize(('key', 'value', 'message'), WRONG)
 def test_what_makes_no_sense_is_refused_in_one_line(
   config, key, value, message
 ):
-  *sections, name = key.split('.')
-  section = config
-  for part in sections:
-    section = section[part]
-  section[name] = value
-  with pytest.raises(UserError, match=message) as caught:
-    check(config)
-  assert '\n' not in str(caught.value)
+  set_key(config, key, value)
+  assert message in refusal(config)
+
+
+@pytest.mark.parametrize(('key', 'value', 'message'), WRONG_UNET)
+def test_what_makes_no_sense_for_a_unet(key, value, message):
+  config = config_file.load('digits_distill')
+  set_key(config, key, value)
+  assert message in refusal(config)
+
+
+def test_what_is_wrong_in_the_teacher_alone_is_said_to_be(config):
+  config.train.grad_clip = config.teacher.train.grad_clip = 0.0
+  assert 'teacher' not in refusal(config)
+  config.train.grad_clip = 1.0
+  assert refusal(config).endswith('got 0.0 in the section `teacher`')
+  # It is the config's own section where there are no students.
+  assert 'teacher' not in refusal(teacher_config(config))
+
+
+@pytest.mark.parametrize(
+  ('key', 'remedy'),
+  [
+    ('train.num_updates', 'teacher.train.num_updates, or distillation.steps_'),
+    ('model.train_num_steps', 'teacher.model.train_num_steps'),
+    (
+      'model.eval_sampling_num_steps',
+      'teacher.model.eval_sampling_num_steps',
+    ),
+  ],
+)
+def test_what_only_a_teacher_has(config, key, remedy):
+  set_key(config, key, 9)
+  assert f'{key} means nothing for students; set {remedy}' in refusal(config)
+  teacher = config_file.load('digits_base')
+  set_key(teacher, key, 9)
+  check(teacher)
+  set_key(teacher, key, None)
+  assert refusal(teacher) == f'config: {key} is not set'
+
+
+def test_a_config_without_a_teacher(config):
+  # As a config of the original, which does not say how to train one.
+  config.teacher.train.num_updates = None
+  for key in ('train_num_steps', 'eval_sampling_num_steps'):
+    config.teacher.model[key] = None
+  for key in (
+    'train.num_updates',
+    'model.train_num_steps',
+    'model.eval_sampling_num_steps',
+  ):
+    line = refusal(config)
+    assert f'teacher.{key} is not set' in line
+    assert 'set distillation.teacher_checkpoint_path' in line
+    set_key(config, f'teacher.{key}', 9)
+  check(config)
+  config.teacher.train.num_updates = None
+  config.distillation.teacher_checkpoint_path = 'somewhere'
+  check(config)
 
 
 def test_a_config_that_makes_sense_gives_its_data_and_denoiser(config):
-  dataset, denoiser = check(config)
+  dataset, denoiser = check(config, open_data=True)
   assert dataset.num_classes == 10
   assert denoiser.image_shape == (8, 8, 1)
+  assert isinstance(denoiser.network, MLP) and denoiser.network.width == 16
   assert jax.device_count() == 4
 
 
-def test_a_config_without_a_section_is_refused(config):
-  with config.unlocked():
-    del config.train
-  with pytest.raises(UserError, match='lacks the key'):
-    check(config)
+def test_data_are_opened_only_on_request(config):
+  set_key(config, 'dataset.name', 'folder')
+  set_key(config, 'dataset.args', {'path': '/nowhere', 'image_size': 8})
+  check(config)
+  with pytest.raises(UserError, match='/nowhere'):
+    check(config, open_data=True)
 
 
-def test_a_round_is_known_by_its_folder(config):
-  for this in rounds(config.distillation):
-    assert number_of(this.name) == this.num_steps
-  assert number_of('student_131072') == 131072
-  for name in ('teacher', 'student_', 'student_4b', 'samples', '00004'):
-    assert number_of(name) is None
+@pytest.mark.parametrize('kind', [KeyError, TypeError, AttributeError])
+def test_a_bug_in_a_check_is_no_error_of_the_config(monkeypatch, kind):
+  def check_shape(self, image_shape):
+    raise kind('bug')
+
+  monkeypatch.setattr(MLP, 'check', check_shape)
+  with pytest.raises(kind, match='bug'):
+    check(tiny_config())
+  assert not issubclass(UserError, ValueError)

@@ -1,13 +1,10 @@
 """The loop, with updates that cost nothing."""
 
+import contextlib
 import errno
-import functools
 import itertools
-import json
 import os
 import signal
-import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +12,23 @@ import numpy as np
 import optax
 import pytest
 
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints import step_folder
-from diffusion_distillation.checkpoints.checkpoint_folder import (
-  CheckpointFolder,
-)
-from diffusion_distillation.checkpoints.saver import Saver
-from diffusion_distillation.runtime import devices, files, metrics, signals
-from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.runtime.log import Progress, RunLog, duration
-from diffusion_distillation.training import loop
-from diffusion_distillation.training.stage import Stage
+from diffusion_distillation import checkpoints
+from diffusion_distillation.checkpoints import store
+from diffusion_distillation.checkpoints.store import CheckpointFolder, Saver
+from diffusion_distillation.runtime import devices, files, signals
+from diffusion_distillation.runtime.errors import DivergedError, UserError
+from diffusion_distillation.runtime.log import RunLog, without_times
+from diffusion_distillation.training import loop, metrics
+from diffusion_distillation.training.loop import Stage, train_stage
 from diffusion_distillation.training.state import create_state
-from tests.checkpoints.test_checkpoints import CARD
+from tests.checkpoints.toy import CARD
 from tests.conftest import tiny_config
 
 NUM_UPDATES = 7
 
 
 class KilledError(Exception):
-  pass
+  """Stands in for the end of the process."""
 
 
 def toy_step(state, batch, key):
@@ -62,167 +56,279 @@ def begin(ema_decay=0.0):
   )
 
 
-def make_stage(
+def no_evaluation(weights, card, name, step):
+  raise AssertionError('nothing is to be evaluated')
+
+
+def data(at=None, happens=None, bad_at=None, bad=666):
+  """Returns the `batches` of a Stage: batch i is full of i.
+
+  Args:
+    at: index of a batch before which something happens.
+    happens: what, a function.
+    bad_at: index of the batch that is full of `bad` instead.
+    bad: 666 makes the loss nan, 667 the weights infinite.
+  """
+
+  def batches(*, start):
+    for i in itertools.count(start):
+      if i == at:
+        happens()
+      yield {'x': np.full(4, bad if i == bad_at else i, np.float32)}
+
+  return batches
+
+
+def fails(error=KilledError):
+  def fail():
+    raise error
+
+  return fail
+
+
+def sigterm():
+  # Else this would end the tests.
+  assert callable(signal.getsignal(signal.SIGTERM))
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(
   compiled,
   workdir,
-  saver,
-  log,
   *,
-  stop_at=None,
-  error=KilledError,
-  bad_at=None,
-  bad=666,
+  batches=None,
+  kill_at=None,
   begin=begin,
-  evaluate=None,
+  evaluate=no_evaluation,
   eval_every=None,
   save_every=0,
   num_updates=NUM_UPDATES,
   followed_by=None,
 ):
+  """Returns the weights after training, and the lines of the log."""
   train = tiny_config().train
   train.update(log_loss_every_steps=2, checkpoint_every_secs=save_every)
   train.eval_every_steps = eval_every
-
-  def batches(*, start):
-    for i in itertools.count(start):
-      if i == stop_at:
-        saver.wait()
-        if error is None:  # it is asked to stop
-          os.kill(os.getpid(), signal.SIGTERM)
-        else:
-          raise error
-      x = np.full(4, bad if i == bad_at else i, np.float32)
-      yield {'x': x}
-
-  return Stage(
-    name='teacher',
-    step_name='toy_step',
-    start=lambda: devices.replicate(begin()),
-    template=jax.eval_shape(begin),
-    num_updates=num_updates,
-    followed_by=followed_by,
-    update=lambda state, batch: compiled(state, batch, jax.random.key(0)),
-    batches=batches,
-    train=train,
-    checkpoints=CheckpointFolder(workdir / 'checkpoints'),
-    saver=saver,
-    card=CARD,
-    log=log,
-    evaluate=evaluate,
-  )
-
-
-def run(compiled, workdir, **kwargs):
   log = RunLog(workdir)
   try:
-    with signals.handled(), Saver() as saver:
-      stage = make_stage(compiled, workdir, saver, log, **kwargs)
-      weights = loop.run(stage)
+    with signals.StopFlag() as stop, Saver() as saver:
+
+      def kill():
+        saver.wait()  # so that there is something to resume from
+        raise KilledError
+
+      stage = Stage(
+        name='teacher',
+        step_name='toy_step',
+        start=lambda: devices.replicate(begin()),
+        template=jax.eval_shape(begin),
+        num_updates=num_updates,
+        followed_by=followed_by,
+        update=lambda state, batch: compiled(state, batch, jax.random.key(0)),
+        batches=batches or data(kill_at, kill),
+        train=train,
+        checkpoints=CheckpointFolder(workdir / 'checkpoints'),
+        card=CARD,
+        saver=saver,
+        log=log,
+        evaluate=evaluate,
+        stop=stop,
+      )
+      weights = devices.unreplicate(train_stage(stage))
   finally:
     log.close()
-  return devices.unreplicate(weights), (workdir / 'metrics.jsonl').read_text()
+  return weights, read_log(workdir)
+
+
+def read_log(workdir):
+  return without_times(files.read_jsonl(workdir / 'metrics.jsonl'))
+
+
+def logged(lines, name='loss'):
+  return [line['step'] for line in lines if name in line]
+
+
+def last_saved(workdir):
+  return int(checkpoints.find(workdir).name)
+
+
+@pytest.fixture(scope='module')
+def whole(compiled, tmp_path_factory):
+  """The result of a run that nothing interrupts."""
+  return run(compiled, tmp_path_factory.mktemp('whole'))
 
 
 @pytest.mark.parametrize('stops', [[1], [3], [4, 5], [6, 6]])
 def test_resuming_gives_the_same_bits_and_the_same_log(
-  compiled, tmp_path, stops
+  compiled, whole, tmp_path, stops
 ):
-  want = run(compiled, tmp_path / 'whole')
   for stop in stops:
     with pytest.raises(KilledError):
-      run(compiled, tmp_path / 'parts', stop_at=stop)
-  got = run(compiled, tmp_path / 'parts')
-  assert got[0]['w'] == want[0]['w'] and got[1] == want[1]
-  steps = [json.loads(line)['step'] for line in want[1].splitlines()]
-  assert steps == [2, 4, 6, 7]
+      run(compiled, tmp_path, kill_at=stop)
+  assert run(compiled, tmp_path) == whole
+  assert logged(whole[1]) == [2, 4, 6, 7]
 
 
 @pytest.mark.parametrize('stops', [[2], [5], [1, 4]])
 def test_a_signal_saves_between_log_lines_and_nothing_is_lost(
-  compiled, tmp_path, stops
+  compiled, whole, tmp_path, stops
 ):
-  """Not even the metrics since the last line of the log."""
-  want = run(compiled, tmp_path / 'whole')
+  # Not even the metrics since the last line of the log.
+  before = signal.getsignal(signal.SIGTERM)
   for stop in stops:
-    with pytest.raises(KeyboardInterrupt, match=f'at update {stop + 1}'):
-      run(
-        compiled, tmp_path / 'parts', stop_at=stop, error=None, save_every=999
-      )
-    newest = checkpoints.find(tmp_path / 'parts')
-    assert newest.name == str(stop + 1)
-  got = run(compiled, tmp_path / 'parts')
-  assert got[0]['w'] == want[0]['w'] and got[1] == want[1]
+    with pytest.raises(signals.Stopped, match=f'teacher at update {stop + 1};'):
+      run(compiled, tmp_path, batches=data(stop, sigterm), save_every=999)
+    assert last_saved(tmp_path) == stop + 1
+    assert signal.getsignal(signal.SIGTERM) is before
+  assert run(compiled, tmp_path) == whole
 
 
-def test_a_signal_ends_an_evaluation_which_is_made_again(compiled, tmp_path):
-  def evaluate(weights, card, name, stop=False):
-    if stop:
-      os.kill(os.getpid(), signal.SIGTERM)
+def test_a_signal_at_the_last_update_stops_too(compiled, whole, tmp_path):
+  with pytest.raises(signals.Stopped, match='teacher at update 7;'):
+    run(compiled, tmp_path, batches=data(6, sigterm))
+  assert run(compiled, tmp_path, kill_at=0) == whole
+
+
+def test_a_signal_before_the_first_update_ends_the_process(compiled, tmp_path):
+  # As long as compilation takes, and nothing is lost.
+  before, seen = signal.getsignal(signal.SIGTERM), []
+
+  def look():
+    seen.append(signal.getsignal(signal.SIGTERM))
+
+  run(compiled, tmp_path / '0', batches=data(0, look))
+  run(compiled, tmp_path / '1', batches=data(1, look))
+  assert seen[0] is before and seen[1] is not before
+
+
+def test_an_evaluation_can_be_killed_and_is_made_again(compiled, tmp_path):
+  def evaluate(weights, card, name, step):
+    # A signal ends the process at once: what took long has been saved.
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert last_saved(folder) == step
+    calls.append(step)
+    if calls in ([3], [3, 3]):
+      raise KilledError
     return {'frechet_distance': float(weights['w'])}
 
-  settings = {'eval_every': 3, 'save_every': 999}
-  want = run(compiled, tmp_path / 'whole', evaluate=evaluate, **settings)
-  stopped = functools.partial(evaluate, stop=True)
-  for at, calls in ((3, [stopped]), (3, [stopped]), (6, [evaluate, stopped])):
-    with pytest.raises(KeyboardInterrupt, match=f'at update {at}'):
-      run(
-        compiled,
-        tmp_path / 'parts',
-        evaluate=lambda *args, calls=calls: calls.pop(0)(*args),
-        **settings,
-      )
-  got = run(compiled, tmp_path / 'parts', evaluate=evaluate, **settings)
-  assert got == want and got[1].count('frechet_distance') == 2
+  settings = {'evaluate': evaluate, 'eval_every': 3, 'save_every': 999}
+  calls, folder = [], tmp_path / 'parts'
+  for _ in range(2):
+    with pytest.raises(KilledError):
+      run(compiled, folder, **settings)
+  # Within the loop the first signal only asks to stop, also afterwards.
+  with pytest.raises(signals.Stopped, match='at update 5'):
+    run(compiled, folder, batches=data(4, sigterm), **settings)
+  got = run(compiled, folder, **settings)
+  assert calls == [3, 3, 3, 6]
+  folder = tmp_path / 'whole'
+  assert got == run(compiled, folder, **settings)
+  assert logged(got[1], 'frechet_distance') == [3, 6]
 
 
-def test_data_that_vanish_cost_nothing_that_is_done(compiled, tmp_path):
-  want = run(compiled, tmp_path / 'whole')
-  error = FileNotFoundError(2, 'No such file or directory', 'cat.png')
-  with pytest.raises(UserError, match=r'^data: .*cat\.png'):
-    run(compiled, tmp_path / 'parts', stop_at=3, error=error, save_every=999)
-  assert checkpoints.find(tmp_path / 'parts').name == '3'
-  assert run(compiled, tmp_path / 'parts') == want
+def test_a_signal_just_before_an_evaluation_is_obeyed(
+  compiled, whole, tmp_path, monkeypatch
+):
+  write = loop._write
+
+  def write_late(*args):
+    sigterm()
+    write(*args)
+
+  monkeypatch.setattr(loop, '_write', write_late)
+  with pytest.raises(signals.Stopped, match='at update 3'):
+    run(compiled, tmp_path, eval_every=3, save_every=999)
+  monkeypatch.undo()
+  assert last_saved(tmp_path) == 3
+  assert run(compiled, tmp_path) == whole
+
+
+def test_evaluations_are_of_the_average_and_are_logged(compiled, tmp_path):
+  seen = []
+
+  def evaluate(weights, card, name, step):
+    seen.append((name, step, card))
+    return {'frechet_distance': float(weights['w'])}
+
+  _, log = run(
+    compiled,
+    tmp_path,
+    begin=lambda: begin(ema_decay=0.5),
+    evaluate=evaluate,
+    eval_every=3,
+  )
+  assert seen == [('teacher', 3, CARD), ('teacher', 6, CARD)]
+  # The toy step leaves the average at 1, and the weights go elsewhere.
+  figures = [line.get('frechet_distance') for line in log]
+  assert figures == [None, 1.0, None, None, 1.0, None]
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    UserError('cat.png cannot be read'),
+    FileNotFoundError(2, 'No such file or directory', 'cat.png'),
+  ],
+)
+def test_data_that_vanish_cost_nothing_that_is_done(
+  compiled, whole, tmp_path, error
+):
+  with pytest.raises(type(error), match=r'cat\.png'):
+    run(compiled, tmp_path, batches=data(3, fails(error)), save_every=999)
+  assert last_saved(tmp_path) == 3
+  assert run(compiled, tmp_path) == whole
+
+
+@pytest.mark.parametrize('kind', [ValueError, KeyError])
+def test_a_bug_is_not_reported_as_an_error_of_the_user(
+  compiled, tmp_path, kind
+):
+  with pytest.raises(kind, match='a bug'):
+    run(compiled, tmp_path, batches=data(3, fails(kind('a bug'))))
+
+  def update(*args):
+    raise kind('a bug')
+
+  with pytest.raises(kind, match='a bug'):
+    run(update, tmp_path / 'new')
 
 
 def test_a_training_can_be_made_longer_until_another_began_from_it(
   compiled, tmp_path
 ):
   want = run(compiled, tmp_path / 'whole', num_updates=9)
-  run(compiled, tmp_path / 'parts')
-  with pytest.raises(UserError, match='student_00004 began from the 7 updates'):
-    run(
-      compiled,
-      tmp_path / 'parts',
-      num_updates=9,
-      followed_by='student_00004',
-    )
+  folder = tmp_path / 'parts'
+  run(compiled, folder)
+  longer = {'num_updates': 9, 'followed_by': 'student_00004'}
+  with pytest.raises(UserError, match='student_00004 began from teacher after'):
+    run(compiled, folder, **longer)
   with pytest.raises(UserError, match='has had 7 updates, more than the 5'):
-    run(compiled, tmp_path / 'parts', num_updates=5)
-  got = run(compiled, tmp_path / 'parts', num_updates=9)
-  assert got[0]['w'] == want[0]['w']
-  # Where it ended before, a line of the log ends too.
-  steps = [json.loads(line)['step'] for line in got[1].splitlines()]
-  assert steps == [2, 4, 6, 7, 8, 9]
+    run(compiled, folder, num_updates=5)
+  got = run(compiled, folder, num_updates=9)
+  assert got[0] == want[0]
+  # Where the training ended before, the log has a line.
+  assert logged(got[1]) == [2, 4, 6, 7, 8, 9]
+  assert run(compiled, folder, kill_at=0, **longer) == got
 
 
 def test_what_cannot_be_saved_ends_the_training(
-  compiled, tmp_path, monkeypatch
+  compiled, whole, tmp_path, monkeypatch
 ):
-  def full(path, *args):
+  def full(path, *args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-  run(compiled, tmp_path / 'parts', num_updates=4)
-  monkeypatch.setattr(step_folder.ocp.Checkpointer, 'save', full)
-  with pytest.raises(UserError, match=r'7 cannot be written: .*No space') as e:
-    run(compiled, tmp_path / 'parts', save_every=999)
-  assert '\n' not in str(e.value)
+  run(compiled, tmp_path, num_updates=4)
+  monkeypatch.setattr(store.ocp.Checkpointer, 'save', full)
+  with pytest.raises(UserError, match=r'cannot write .*7.*No space') as caught:
+    run(compiled, tmp_path, save_every=999)
+  assert '\n' not in str(caught.value)
   monkeypatch.undo()
-  # What is there is good, and the run goes on.
-  assert run(compiled, tmp_path / 'parts') == run(compiled, tmp_path / 'whole')
+  # What was saved before is intact, and the run can be resumed.
+  assert run(compiled, tmp_path) == whole
 
 
 def test_the_log_of_a_full_disk_ends_the_training(
-  compiled, tmp_path, monkeypatch
+  compiled, whole, tmp_path, monkeypatch
 ):
   write, lines = files.append_jsonl, []
 
@@ -234,10 +340,10 @@ def test_the_log_of_a_full_disk_ends_the_training(
     write(path, entry)
 
   monkeypatch.setattr(files, 'append_jsonl', full)
-  with pytest.raises(UserError, match=r'metrics\.jsonl cannot be written'):
-    run(compiled, tmp_path / 'parts')
+  with pytest.raises(UserError, match=r'cannot write .*metrics\.jsonl'):
+    run(compiled, tmp_path)
   monkeypatch.undo()
-  assert run(compiled, tmp_path / 'parts') == run(compiled, tmp_path / 'whole')
+  assert run(compiled, tmp_path) == whole
 
 
 def test_a_snapshot_is_of_its_moment(compiled):
@@ -254,85 +360,82 @@ def test_a_snapshot_is_of_its_moment(compiled):
 
 def test_a_finished_training_is_not_done_again(compiled, tmp_path):
   want = run(compiled, tmp_path)
-  assert run(compiled, tmp_path, stop_at=0)[0]['w'] == want[0]['w']
+  assert run(compiled, tmp_path, kill_at=0) == want
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_update(compiled, tmp_path):
-  with pytest.raises(UserError, match=r'teacher: loss nan .* at update 6') as e:
-    run(compiled, tmp_path, bad_at=5)
-  # The last good one is there, and the log ends before.
+  with pytest.raises(
+    DivergedError, match=r'teacher: loss nan .* at update 6;'
+  ) as caught:
+    run(compiled, tmp_path, batches=data(bad_at=5))
+  # The last good checkpoint is there, and the log ends before.
   good = checkpoints.find(tmp_path)
-  assert f'last good checkpoint is {good};' in str(e.value)
-  assert (
-    '"step": 4' in (tmp_path / 'metrics.jsonl').read_text().splitlines()[-1]
-  )
-
-
-def test_evaluations_come_at_their_interval_and_are_logged(compiled, tmp_path):
-  seen = []
-
-  def evaluate(weights, card, name):
-    seen.append(name)
-    return {'frechet_distance': float(weights['w'])}
-
-  _, log = run(
-    compiled,
-    tmp_path,
-    begin=lambda: begin(ema_decay=0.5),
-    evaluate=evaluate,
-    eval_every=3,
-  )
-  assert seen == ['teacher_0000003', 'teacher_0000006']
-  # Of the average, which the toy step leaves at 1, not of the parameters.
-  assert log.count('"frechet_distance": 1.0') == 2
-
-
-def test_progress_tells_rate_and_time_left(capsys, monkeypatch):
-  clock = iter([0.0, 10.0, 20.0])
-  monkeypatch.setattr('time.monotonic', lambda: next(clock))
-  progress = Progress('teacher', 100)
-  progress.show(10)
-  progress.show(30, 'loss 0.1')
-  line = capsys.readouterr().err.splitlines()[-1]
-  # 20 updates in 10 s after the first line, which has the compilation in it.
-  assert line == 'teacher  30/100  loss 0.1  2 updates/s  0:00:35 left'
-
-
-def test_duration():
-  assert [duration(s) for s in (0.4, 61, 7325)] == [
-    '0:00:00',
-    '0:01:01',
-    '2:02:05',
-  ]
-
-
-def test_a_damaged_image_ends_the_training_in_one_line(compiled, tmp_path):
-  error = ValueError('cat.png cannot be read')
-  with pytest.raises(UserError, match=r'^data: cat\.png cannot be read$'):
-    run(compiled, tmp_path, stop_at=3, error=error)
+  assert int(good.name) <= 5
+  assert f'last good checkpoint is {good};' in str(caught.value)
+  assert logged(read_log(tmp_path)) == [2, 4]
 
 
 def test_a_loss_that_is_never_finite_names_no_checkpoint(compiled, tmp_path):
-  with pytest.raises(UserError, match='last good checkpoint is none'):
-    run(compiled, tmp_path, bad_at=0)
+  with pytest.raises(DivergedError, match='last good checkpoint is none;'):
+    run(compiled, tmp_path, batches=data(bad_at=0))
+
+
+def test_weights_that_are_not_finite_are_not_saved(compiled, tmp_path):
+  # The loss of the last update is still finite.
+  with pytest.raises(DivergedError, match='not finite after update 7;'):
+    run(compiled, tmp_path, batches=data(bad_at=6, bad=667))
+  assert last_saved(tmp_path) <= 6
+
+
+def test_a_gradient_that_is_not_finite_is_found():
+  ones = np.ones(3, np.float32)
+  found = {'loss': ones, 'grad_norm': np.array([1, np.inf, 1], np.float32)}
+  assert metrics.not_finite(found, 7) == (
+    'loss 1.0 and gradient norm inf at update 6'
+  )
+  assert metrics.not_finite({'loss': ones, 'grad_norm': ones}, 7) is None
+  assert metrics.not_finite({}, 7) is None
+
+
+def test_metrics_pass_through_json_to_the_last_bit():
+  calls = [{'loss': np.full((4, n), np.float32(1 / 3 + n))} for n in (1, 2)]
+  found = metrics.fetch(calls)
+  assert found['loss'].shape == (3,)
+  again = metrics.fetch(metrics.from_json(metrics.to_json(found)))
+  np.testing.assert_array_equal(again['loss'], found['loss'])
+  assert again['loss'].dtype == np.float32
+  assert metrics.fetch([]) == metrics.to_json({}) == {}
+  assert metrics.from_json(None) == metrics.from_json({}) == []
+
+
+def test_the_progress_is_of_all_processes_together(compiled, tmp_path):
+  seconds = []
+  for stop in (3, 5, None):
+    batches = data() if stop is None else data(stop, sigterm)
+    with contextlib.suppress(signals.Stopped):
+      run(compiled, tmp_path, batches=batches, save_every=999)
+    progress = checkpoints.read_progress(tmp_path)
+    seconds.append(progress['seconds'])
+  assert 0 < seconds[0] < seconds[1] < seconds[2]
+  assert progress['final_loss'] == read_log(tmp_path)[-1]['loss']
+  assert progress['compilations'] == devices.compilations['toy_step']
 
 
 def test_tensorboard_shows_what_the_log_has_after_a_kill(compiled, tmp_path):
   with pytest.raises(KilledError):
-    run(compiled, tmp_path, stop_at=5)
+    run(compiled, tmp_path, kill_at=5)
   for _ in range(2):  # the second finds the training finished
     _, log = run(compiled, tmp_path)
     (events,) = (tmp_path / 'tensorboard' / 'teacher').iterdir()
-    assert events.read_bytes().count(b'loss') == log.count('"loss"') == 4
+    assert events.read_bytes().count(b'loss') == len(logged(log)) == 4
 
 
-def test_a_torn_line_of_the_log_is_dropped(compiled, tmp_path):
-  want = run(compiled, tmp_path / 'whole')
+def test_a_torn_line_of_the_log_is_dropped(compiled, whole, tmp_path):
   with pytest.raises(KilledError):
-    run(compiled, tmp_path / 'torn', stop_at=5)
-  with (tmp_path / 'torn' / 'metrics.jsonl').open('a') as file:
+    run(compiled, tmp_path, kill_at=5)
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"stage": "teach')
-  assert run(compiled, tmp_path / 'torn') == want
+  assert run(compiled, tmp_path) == whole
 
 
 def test_updates_per_call_divide_all_updates(monkeypatch):
@@ -344,78 +447,39 @@ def test_updates_per_call_divide_all_updates(monkeypatch):
   assert devices.updates_per_call(train, 604) == 2
 
 
-def test_weights_that_are_not_finite_are_not_saved(compiled, tmp_path):
-  # The last update's loss is still fine.
-  with pytest.raises(UserError, match='weights are not finite after update 7'):
-    run(compiled, tmp_path, bad_at=6, bad=667)
-  assert int(checkpoints.find(tmp_path).name) <= 6
+def test_several_updates_per_call_cross_the_intervals(
+  compiled, whole, tmp_path, monkeypatch
+):
+  def evaluate(weights, card, name, step):
+    return {'frechet_distance': float(weights['w'])}
+
+  monkeypatch.setattr(devices, 'updates_per_call', lambda train, total: 3)
+  settings = {'evaluate': evaluate, 'eval_every': 5, 'save_every': 999}
+  with pytest.raises(signals.Stopped, match='at update 6'):
+    run(compiled, tmp_path, batches=data(4, sigterm), **settings)
+  weights, log = run(compiled, tmp_path, **settings)
+  np.testing.assert_allclose(weights['w'], whole[0]['w'], rtol=1e-6)
+  # 2 was crossed at 3, 4 and 6 at 6, and 5 at 6; then the last update.
+  assert logged(log) == [3, 6, 7]
+  assert logged(log, 'frechet_distance') == [6]
 
 
-def test_a_gradient_that_is_not_finite_stops_it_too(tmp_path):
-  found = {
-    'loss': np.ones(3, np.float32),
-    'grad_norm': np.array([1, np.inf, 1], np.float32),
-  }
-  assert metrics.not_finite(found, 7) == (
-    'loss 1.0 and gradient norm inf at update 6'
-  )
-  del found['grad_norm']
-  assert metrics.not_finite({**found, 'grad_norm': found['loss']}, 7) is None
-  assert metrics.not_finite({}, 7) is None
+@pytest.mark.parametrize('where', ['update', 'snapshot'])
+def test_full_devices_are_told_in_one_line(
+  compiled, tmp_path, monkeypatch, where
+):
+  def fail(*args):
+    raise jax.errors.JaxRuntimeError(message)
 
+  def start():
+    run(fail if where == 'update' else compiled, tmp_path)
 
-def test_what_an_evaluation_may_cost_is_saved_before(compiled, tmp_path):
-  def killed(weights, card, name):
-    raise KilledError
-
-  with pytest.raises(KilledError):
-    run(compiled, tmp_path, evaluate=killed, eval_every=3, save_every=999)
-  assert checkpoints.find(tmp_path).name == '3'
-
-
-def test_full_devices_are_told_in_one_line(compiled, tmp_path, monkeypatch):
-  def full(state):
-    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
-
-  monkeypatch.setattr(devices, 'snapshot', full)
-  with pytest.raises(UserError, match='too little memory; set model'):
-    run(compiled, tmp_path)
-
-
-def test_a_saver_tells_what_went_wrong_and_does_one_thing_at_a_time():
-  def fail():
-    raise UserError('full')
-
-  done, go = [], threading.Event()
-  with Saver() as saver:
-    saver.start(lambda: (go.wait(10), done.append(1)))
-    saver.check()  # which does not wait
-    assert saver.busy and not done
-    threading.Timer(0.2, go.set).start()
-    saver.start(lambda: done.append(len(done)))
-    saver.wait()
-    assert done == [1, 1]
-    saver.start(fail)
-    while saver.busy:
-      time.sleep(0.01)
-    with pytest.raises(UserError, match='full'):
-      saver.check()
-    saver.start(fail)
-    with pytest.raises(UserError, match='full'):
-      saver.start(done.clear)
-    assert done
-
-
-def test_the_log_forgets_an_evaluation_at_the_step_it_goes_on_from(tmp_path):
-  log = RunLog(tmp_path)
-  log.rewind('teacher', 0)
-  log.write('teacher', 2, {'loss': 1.0})
-  log.write('teacher', 2, {'frechet_distance': 2.0})
-  log.write('student', 4, {'loss': 3.0})
-  log.rewind('teacher', 2)
-  log.close()
-  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
-  assert [json.loads(line) for line in lines] == [
-    {'stage': 'teacher', 'step': 2, 'loss': 1.0},
-    {'stage': 'student', 'step': 4, 'loss': 3.0},
-  ]
+  if where == 'snapshot':
+    monkeypatch.setattr(devices, 'snapshot', fail)
+  message = 'RESOURCE_EXHAUSTED: Out of memory'
+  with pytest.raises(UserError, match=r'teacher: out of memory .*remat=True'):
+    start()
+  # Other errors of the devices are bugs.
+  message = 'INTERNAL: something else'
+  with pytest.raises(jax.errors.JaxRuntimeError, match='something else'):
+    start()

@@ -1,3 +1,6 @@
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,10 @@ import pytest
 from diffusion_distillation.training.optimizer import (
   learning_rate,
   make_optimizer,
-  update_average,
+  update_ema,
 )
+from diffusion_distillation.training.state import create_state
+from diffusion_distillation.training.step import gradient_update
 
 PARAMS = {'a': jnp.array([1.0, -2.0]), 'b': jnp.array(0.5)}
 
@@ -33,7 +38,9 @@ def rates(train, steps, num_updates=10):
     ('nesterov', 0.0, optax.sgd(0.1, momentum=0.9, nesterov=True)),
   ],
 )
-def test_optimizers_are_optax_s(config, optimizer, weight_decay, reference):
+def test_optimizers_are_those_of_optax(
+  config, optimizer, weight_decay, reference
+):
   config.train.update(
     optimizer=optimizer, weight_decay=weight_decay, grad_clip=float('inf')
   )
@@ -62,7 +69,7 @@ def test_gradients_are_clipped_by_global_norm(config):
   np.testing.assert_allclose(direction['b'], 0.4, rtol=1e-6)
 
 
-def test_warm_up_is_linear_and_reaches_the_rate(config):
+def test_the_warm_up_is_linear_and_reaches_the_rate(config):
   config.train.update(
     learning_rate=0.8,
     learning_rate_warmup_steps=4,
@@ -89,12 +96,80 @@ def test_annealing_may_have_its_own_length(config):
   np.testing.assert_allclose(rates(config.train, [1, 4, 9]), [0.6, 0, 0])
 
 
-def test_the_average_copies_first():
+@functools.cache
+def averages(decay, num_updates):
+  """Returns the EMA after each update of 1 at first, and then of zeros."""
+
+  def update(average, step):
+    average = update_ema(average, jnp.float32(0), step, decay)
+    return average, average
+
+  steps = jnp.arange(num_updates, dtype=jnp.int32)
+  return jax.jit(lambda: jax.lax.scan(update, jnp.float32(1), steps))()[1]
+
+
+def test_the_weight_of_the_initial_parameters_in_a_short_training():
+  # prod (1 + k) / (10 + k) over n updates is 9! n! / (n + 9)!
+  got = averages(0.999, 300)
+  for n in (1, 2, 10, 300):
+    want = 1 / math.comb(n + 9, 9)
+    np.testing.assert_allclose(got[n - 1], want, rtol=1e-4)
+  # Without a warm-up it would be 0.74.
+  assert got[299] < 1e-15
+
+
+def test_the_decay_after_the_warm_up():
+  # (1 + n) / (10 + n) passes 0.9 at n = 80.
+  got = np.asarray(averages(0.9, 100), np.float64)
+  ratio = got[1:] / got[:-1]
+  n = np.arange(1, 100)
+  np.testing.assert_allclose(
+    ratio[:80], (1 + n[:80]) / (10 + n[:80]), rtol=1e-5
+  )
+  np.testing.assert_allclose(ratio[80:], 0.9, rtol=1e-5)
+
+
+def test_the_average_is_of_all_leaves():
   new = {'a': jnp.array([5.0, 5.0]), 'b': jnp.array(1.0)}
-  first = update_average(PARAMS, new, jnp.int32(0), 0.9)
-  np.testing.assert_array_equal(first['a'], new['a'])
-  later = update_average(PARAMS, new, jnp.int32(1), 0.9)
-  np.testing.assert_allclose(later['a'], [1.4, -1.3], rtol=1e-6)
+  got = update_ema(PARAMS, new, jnp.int32(0), 0.9)
+  np.testing.assert_allclose(got['a'], [4.6, 4.3], rtol=1e-6)
+  np.testing.assert_allclose(got['b'], 0.95, rtol=1e-6)
+
+
+def test_the_average_of_a_short_training_is_better_than_its_weights(config):
+  # A noisy descent from 10 to 0. Without the warm-up, three quarters of the
+  # average would be the weights after the first update.
+  config.train.update(
+    optimizer='momentum',
+    learning_rate=0.01,
+    learning_rate_anneal_type='constant',
+    grad_clip=1e9,
+    ema_decay=0.999,
+  )
+  optimizer = make_optimizer(config.train)
+
+  def loss_fn(params, targets):
+    return jnp.sum((params['w'] - jnp.mean(targets, axis=0)) ** 2)
+
+  def update(state, targets):
+    return gradient_update(
+      state, loss_fn, targets, optimizer=optimizer, train=config.train
+    )
+
+  def train(targets):
+    params = {'w': jnp.full(16, 10.0)}
+    state = create_state(params, optimizer, num_updates=300, ema_decay=0.999)
+    return jax.lax.scan(update, state, targets)[0]
+
+  targets = np.random.RandomState(0).standard_normal((1, 300, 1, 16))
+  train = jax.jit(jax.vmap(train, axis_name='batch'))
+  state = train(jnp.asarray(targets, jnp.float32))
+  distance = {
+    name: float(jnp.linalg.norm(params['w']))
+    for name, params in (('raw', state.params), ('ema', state.ema_params))
+  }
+  assert 0.5 < distance['raw'] < 4  # it has arrived; what is left is noise
+  assert distance['ema'] < distance['raw']
 
 
 @pytest.mark.parametrize(

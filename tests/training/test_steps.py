@@ -1,4 +1,6 @@
-"""The compiled steps, on one, two and four replicas."""
+"""The compiled steps, on one replica and on four."""
+
+import functools
 
 import chex
 import jax
@@ -54,8 +56,14 @@ def make(kind, denoiser, config=None):
 def linear_config():
   """Momentum, since Adam magnifies the rounding of small gradients."""
   config = tiny_config()
-  config.train.optimizer = config.teacher.train.optimizer = 'momentum'
+  for train in (config.train, config.teacher.train):
+    train.update(optimizer='momentum', grad_clip=0.1)
   return config
+
+
+def on_one_device(step):
+  """Returns a step compiled for replicas on one device, as pmap would."""
+  return jax.jit(jax.vmap(step, IN_AXES, axis_name='batch'))
 
 
 @pytest.fixture(scope='module')
@@ -73,26 +81,7 @@ def other(params):
   return jax.tree.map(lambda p: p + np.float32(0.05) * np.sin(p), params)
 
 
-def test_teacher_on_one_replica_equals_two_and_four(denoiser, params):
-  step, config = make('train_step', denoiser, linear_config())
-  results = []
-  for parts in (1, 2, 4):
-    # vmap over a named axis is what pmap does, on one device.
-    replicated = jax.jit(jax.vmap(step, IN_AXES, axis_name='batch'))
-    state = start(params, config)
-    for i in range(2):
-      state, metrics = replicated(
-        state, None, jnp.int32(1), split(batch(seed=i), parts), KEY
-      )
-      state, metrics = jax.tree.map(lambda a: a[0], (state, metrics))
-    # The clip is active: that is where per-replica clipping would show.
-    assert metrics['grad_norm'] > config.train.grad_clip
-    results.append((state.params, metrics))
-  for several in results[1:]:
-    chex.assert_trees_all_close(results[0], several, rtol=1e-4, atol=1e-6)
-
-
-def test_student_on_one_replica_equals_four_devices(
+def test_one_replica_equals_four_devices(
   distill_step, compiled_distill, params
 ):
   step, config = distill_step
@@ -102,10 +91,11 @@ def test_student_on_one_replica_equals_four_devices(
   state, metrics = compiled_distill(
     state, teacher, jnp.int32(4), devices.shard([batch()]), KEY
   )
-  one = jax.jit(jax.vmap(step, IN_AXES, axis_name='batch'))
-  want, want_metrics = one(
+  want, want_metrics = on_one_device(step)(
     start(params, config), other(params), jnp.int32(4), split(batch(), 1), KEY
   )
+  # The clip is active: clipping on each replica would show there.
+  assert metrics['grad_norm'][0, 0] > config.train.grad_clip
   np.testing.assert_allclose(
     metrics['loss'][:, 0], np.repeat(want_metrics['loss'], 4), rtol=1e-4
   )
@@ -145,14 +135,10 @@ def test_the_average_follows_the_parameters():
   # the warm-up, and never above the decay.
   config = tiny_config()
   config.train.update(ema_decay=0.2, learning_rate=0.1, grad_clip=1.0)
-  step, config = make('distill_step', Spy(), config)
   state = start({'w': jnp.float32(0.9)}, config)
-  replicated = jax.vmap(step, IN_AXES, axis_name='batch')
-  teacher, average = {'teacher': jnp.float32(0.1)}, 0.9
+  compiled, average = on_one_device(make_simple(config)), 0.9
   for i, decay in enumerate((1 / 10, 2 / 11, 0.2)):
-    state, _ = replicated(
-      state, teacher, jnp.int32(4), split(batch(seed=i), 1), KEY
-    )
+    state, _ = compiled(state, None, jnp.int32(4), split(batch(seed=i), 1), KEY)
     state = jax.tree.map(lambda a: a[0], state)
     w = float(state.params['w'])
     average = decay * average + (1 - decay) * w
@@ -187,6 +173,22 @@ class Spy:
     return denoise
 
 
+def make_simple(config):
+  """Returns the step of a loss without noise, which compiles fast."""
+
+  def loss(inputs):
+    x_hat = inputs.student(inputs.x, jnp.zeros(len(inputs.x)))
+    return jnp.mean((x_hat - inputs.x) ** 2, (1, 2, 3))
+
+  return steps.make_step(
+    'step',
+    Objective(loss, (), needs_teacher=False),
+    Spy(),
+    make_optimizer(config.train),
+    config.train,
+  )
+
+
 def test_the_teacher_gets_no_gradient():
   # With a teacher that always says 0 the target is 0, so the loss is
   # w^2 mean(z^2) and its gradient 2 w mean(z^2).
@@ -195,7 +197,7 @@ def test_the_teacher_gets_no_gradient():
   config.train.update(learning_rate=1.0, optimizer='momentum', grad_clip=1e9)
   step, config = make('distill_step', spy, config)
   state = start({'w': jnp.float32(0.5)}, config)
-  new, metrics = jax.vmap(step, IN_AXES, axis_name='batch')(
+  new, metrics = on_one_device(step)(
     state, {'teacher': jnp.float32(0)}, jnp.int32(4), split(batch(), 1), KEY
   )
   assert spy.teacher_calls == 2
@@ -206,72 +208,103 @@ def test_the_teacher_gets_no_gradient():
 
 
 def test_what_a_loss_is_given():
-  # The average is the EMA, without gradient; progress is a part of the length.
-  seen = {}
+  # The average is the EMA, without gradient; progress is a part of the length;
+  # what the batch has beside images is the condition; no teacher is None.
+  class Labelled:
+    def bind(self, params, condition, dropout_keys=None):
+      assert condition.keys() == {'label'}
+      return lambda z, logsnr: params['w'] * z + condition['label']
 
   def loss(inputs):
-    seen['x'], seen['progress'] = inputs.x, inputs.progress
-    z, logsnr = inputs.x, jnp.zeros(len(inputs.x))
-    seen['average'] = inputs.average(z, logsnr) / z
-    return jnp.mean(inputs.average(z, logsnr) * inputs.student(z, logsnr), 1)
+    assert inputs.teacher is None
+    x, logsnr = inputs.x, jnp.zeros(len(inputs.x))
+    product = inputs.average(x, logsnr) * inputs.student(x, logsnr)
+    return (product + x + inputs.progress)[:, 0, 0, 0]
 
   config = tiny_config()
   config.train.update(ema_decay=0.5, learning_rate=1.0)
   objective = Objective(loss, (), needs_teacher=False)
   step = steps.make_step(
-    'step', objective, Spy(), optax.identity(), config.train
+    'step', objective, Labelled(), optax.identity(), config.train
   )
   state = create_state(
     {'w': jnp.float32(2)}, optax.identity(), num_updates=8, ema_decay=0.5
   )
   state = state.replace(step=jnp.int32(2), ema_params={'w': jnp.float32(3)})
-  images = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
-  _, metrics = jax.vmap(step, IN_AXES, axis_name='batch')(
-    state, None, jnp.int32(1), {'image': images[None]}, KEY
+  images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1, 1)
+  labels = np.array([1, 2, 4], np.int32).reshape(1, 3, 1, 1, 1)
+  _, metrics = on_one_device(step)(
+    state, None, jnp.int32(1), {'image': images, 'label': labels}, KEY
   )
-  x = np.array([-1, -0.6, 1])
-  np.testing.assert_allclose(np.ravel(seen['x']), x, atol=1e-6)
-  np.testing.assert_allclose(seen['average'], 3, rtol=1e-6)
-  assert seen['progress'] == 2 / 8
-  # The loss is 3 w mean(x^2), and so is its gradient but for w.
-  np.testing.assert_allclose(
-    metrics['grad_norm'][0], 3 * np.mean(x**2), rtol=1e-6
+  x, label = np.array([-1, -0.6, 1]), np.ravel(labels)
+  average, student = 3 * x + label, 2 * x + label
+  want = np.mean(average * student + x) + 2 / 8
+  np.testing.assert_allclose(metrics['loss'][0], want, rtol=1e-6)
+  gradient = np.mean(average * x)
+  np.testing.assert_allclose(metrics['grad_norm'][0], gradient, rtol=1e-6)
+
+
+def test_dropout_is_active_in_the_student_alone():
+  # The average is the student itself, with the same masks.
+  bound = {'w': [], 'teacher': []}
+
+  class Recorder:
+    def bind(self, params, condition, dropout_keys=None):
+      (name,) = params
+      bound[name].append(dropout_keys)
+      return lambda z, logsnr: params[name] * z
+
+  step, config = make('distill_step', Recorder())
+  state = start({'w': jnp.float32(1)}, config)
+  replicated = jax.vmap(step, IN_AXES, axis_name='batch')
+  jax.eval_shape(
+    lambda teacher: replicated(
+      state, teacher, jnp.int32(4), split(batch(), 1), KEY
+    ),
+    {'teacher': jnp.float32(1)},
   )
+  assert bound['teacher'] == [None]
+  student, average = bound['w']
+  assert student is average and student.shape == (16,)
 
 
 def test_several_updates_in_one_call_equal_the_same_one_by_one():
-  step, config = make('distill_step', Spy())
+  config = tiny_config()
+  step = make_simple(config)
   compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
-  teacher = devices.replicate({'teacher': jnp.float32(0.3)})
   taken = [batch(seed=i) for i in range(3)]
 
   def run(calls):
     state = devices.replicate(start({'w': jnp.float32(0.9)}, config))
-    metrics = []
+    losses = []
     for some in calls:
-      state, m = compiled(
-        state, teacher, jnp.int32(4), devices.shard(some), KEY
+      state, metrics = compiled(
+        state, None, jnp.int32(4), devices.shard(some), KEY
       )
-      metrics += np.asarray(m['loss'])[0].tolist()
-    return devices.unreplicate(state), metrics
+      losses += np.asarray(metrics['loss'])[0].tolist()
+    return devices.unreplicate(state), losses
 
   together, losses = run([taken])
   alone, want = run([[b] for b in taken])
   assert together.step == alone.step == 3
   np.testing.assert_allclose(losses, want, rtol=1e-5)
+  assert len(set(losses)) == 3
   chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5)
 
 
 def test_a_replica_s_keys_are_its_place_in_the_global_batch():
-  def keys(parts, step=3, purpose=0):
-    data = jax.vmap(
+  @functools.partial(jax.jit, static_argnums=0)
+  def keys(parts, step):
+    """Returns the data of the keys, (purposes, examples, 2)."""
+    found = jax.vmap(
       lambda _: jax.random.key_data(
-        steps.example_keys(KEY, jnp.int32(step), 8 // parts)[purpose]
+        jnp.stack(steps.example_keys(KEY, step, 8 // parts))
       ),
       axis_name='batch',
+      out_axes=1,
     )(jnp.arange(parts))
-    return np.asarray(data).reshape(8, -1)
+    return found.reshape(3, 8, -1)
 
-  np.testing.assert_array_equal(keys(1), keys(4))
-  every = [keys(1, step, purpose) for step in (3, 4) for purpose in range(3)]
-  assert len(np.unique(np.concatenate(every), axis=0)) == 8 * 6
+  np.testing.assert_array_equal(keys(1, 3), keys(4, 3))
+  every = np.concatenate([keys(1, 3), keys(1, 4)]).reshape(-1, 2)
+  assert len(np.unique(every, axis=0)) == 2 * 3 * 8

@@ -1,187 +1,339 @@
-"""Algorithm 2 itself, with steps that only say what they were given."""
+"""The rounds of a run, with steps that only record what they are given."""
 
-import dataclasses
+import contextlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from diffusion_distillation.checkpoints import checkpoint as checkpoints
-from diffusion_distillation.checkpoints import compatibility, weight_files
+from diffusion_distillation import checkpoints
+from diffusion_distillation.networks.mlp import MLP
+from diffusion_distillation.runtime import signals
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import RunLog
 from diffusion_distillation.training import trainer
 from diffusion_distillation.training.config import check
+from tests.conftest import tiny_config
+from tests.training.test_loop import sigterm
+
+LENGTHS = {4: 2, 2: 3, 1: 1}  # of the students; the teacher's is 4
 
 
 class Recorder:
-  """Stands in for `replicas.compile_step`; an update adds 1 to the weights."""
+  """Stands in for the compiled steps; an update adds 1 to the weights.
 
-  def __init__(self):
-    self.calls = []
+  The EMA becomes the weights + 100, so that the two can be told apart.
+
+  Attributes:
+    made: for each compiled step, its name, denoiser and config.train.
+    begun: lengths of the trainings that were begun.
+    calls: for each update, the name of its step, its state, and (teacher,
+      num_steps, batch, data of the key).
+  """
+
+  def __init__(self, patch, stop_at=None):
+    """Takes a MonkeyPatch, and the name of a step that gets a signal."""
+    self.made, self.begun, self.calls = [], [], []
+    self._stop_at = stop_at
+    self._make, self._compile = trainer.make_step, trainer.devices.compile_start
+    patch.setattr(trainer, 'make_step', self.make_step)
+    patch.setattr(trainer.devices, 'compile_step', self.compile_step)
+    patch.setattr(trainer.devices, 'compile_start', self.compile_start)
+
+  def make_step(self, name, objective, denoiser, optimizer, train):
+    self.made.append((name, denoiser, train))
+    return self._make(name, objective, denoiser, optimizer, train)
+
+  def compile_start(self, start):
+    compiled = self._compile(start)
+
+    def begin(weights, num_updates):
+      self.begun.append(int(num_updates))
+      return compiled(weights, num_updates)
+
+    return begin
 
   def compile_step(self, step, in_axes):
     del in_axes
 
-    def updates(state, *args):
-      self.calls.append((step.__name__, state, args))
+    def updates(state, teacher, num_steps, batch, key):
+      names = [name for name, _, _ in self.calls]
+      given = teacher, num_steps, batch, jax.random.key_data(key)
+      self.calls.append((step.__name__, state, given))
+      if step.__name__ == self._stop_at and self._stop_at in names:
+        sigterm()
       ones = np.ones((jax.device_count(), 1), np.float32)
       metrics = {'loss': ones, 'grad_norm': ones, 'learning_rate': ones}
       params = jax.tree.map(lambda p: p + 1, state.params)
       average = state.ema_params
       if average is not None:
         average = jax.tree.map(lambda p: p + 100, params)
-      return state.replace(
+      state = state.replace(
         step=state.step + 1, params=params, ema_params=average
-      ), metrics
+      )
+      return state, metrics
 
     return updates
 
 
-def train(config, workdir, monkeypatch, teacher=None):
-  recorder = Recorder()
-  monkeypatch.setattr(trainer.devices, 'compile_step', recorder.compile_step)
+def ladder(lengths, **changes):
+  """Returns the tiny config with these rounds."""
+  config = tiny_config()
+  with config.unlocked():
+    config.distillation.steps_per_iter = lengths
+    config.distillation.start_num_steps = 2 * max(lengths)
+    config.distillation.end_num_steps = min(lengths)
+    config.distillation.update(changes)
+  return config
+
+
+def train(config, workdir, teacher=None, stop_at=None):
+  """Returns the Recorder of all trainings of a run."""
   dataset, _ = check(config)
   workdir.mkdir(exist_ok=True)
   log = RunLog(workdir)
-  everything = trainer.Trainer(config, dataset, workdir, teacher, log, None)
-  everything.run()
-  log.close()
-  return recorder.calls
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    signals.StopFlag() as stop,
+    contextlib.closing(log),
+  ):
+    recorder = Recorder(patch, stop_at)
+    evaluate = None  # nothing is evaluated
+    trainer.Trainer(
+      config, dataset, workdir, teacher, log, evaluate, stop
+    ).run()
+  return recorder
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """The folder and the Recorder of a whole run."""
+  config = ladder(LENGTHS)
+  config.teacher.model.args.dropout = 0.4
+  config.model.args.dropout = 0.1
+  workdir = tmp_path_factory.mktemp('run')
+  return workdir, train(config, workdir)
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+  """A copy of the folder of that run."""
+  return shutil.copytree(run[0], tmp_path / 'copy')
 
 
 def leaf(weights):
   return np.asarray(jax.tree.leaves(weights)[0]).reshape(-1)[0]
 
 
-def test_each_round_distills_the_one_before(config, tmp_path, monkeypatch):
-  config.distillation.update(
-    start_num_steps=8, steps_per_iter={4: 2, 2: 3, 1: 1}
+def same(tree, other):
+  """Returns whether two trees have the same bits."""
+  pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+  return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def folders(workdir):
+  return sorted(
+    str(path.relative_to(workdir)) for path in workdir.glob('*/checkpoints/*')
   )
-  calls = train(config, tmp_path / 'run', monkeypatch)
+
+
+def test_each_round_distills_the_one_before(run):
+  workdir, recorder = run
+  calls = recorder.calls
   names = [name for name, _, _ in calls]
   assert names == ['train_step'] * 4 + ['distill_step'] * 6
+  assert recorder.begun == [4, 2, 3, 1]
 
-  # The teacher's average is what is distilled, then each student's weights.
+  # The teacher has no teacher. Its EMA is what is distilled, and then each
+  # student's weights.
+  assert all(teacher is None for _, _, (teacher, *_) in calls[:4])
+  before = leaf(checkpoints.load(workdir / 'teacher').weights)
+  np.testing.assert_allclose(before, leaf(calls[3][1].params) + 101)
   rounds = [calls[4:6], calls[6:9], calls[9:10]]
-  before = leaf(checkpoints.load(tmp_path / 'run' / 'teacher').weights)
-  last_teacher_state = calls[3][1]
-  np.testing.assert_allclose(before, leaf(last_teacher_state.params) + 101)
-  for updates, num_steps in zip(rounds, (4, 2, 1), strict=True):
+  for updates, num_steps in zip(rounds, LENGTHS, strict=True):
     for i, (_, state, (teacher, steps, _, _)) in enumerate(updates):
       np.testing.assert_allclose(leaf(teacher), before)
       np.testing.assert_allclose(leaf(state.params), before + i)
       assert int(steps) == num_steps
+      assert int(np.asarray(state.step).reshape(-1)[0]) == i
       assert int(np.asarray(state.num_updates).reshape(-1)[0]) == len(updates)
     before += len(updates)
-    saved = checkpoints.load(tmp_path / 'run' / f'student_{num_steps:05}')
+    saved = checkpoints.load(workdir / f'student_{num_steps:05}')
     np.testing.assert_allclose(leaf(saved.weights), before)
 
 
-def test_no_two_trainings_share_their_noise_or_their_order(
-  config, tmp_path, monkeypatch
+def test_each_round_has_its_own_noise_and_order_of_images(run):
+  calls = run[1].calls
+  firsts = [calls[i][2] for i in (0, 4, 6, 9)]
+  assert len({key.tobytes() for _, _, _, key in firsts}) == 4
+  assert len({given[2]['image'].tobytes() for given in firsts}) == 4
+  # Within a round the key stays, and the step and the images change.
+  assert len({given[3].tobytes() for _, _, given in calls[:4]}) == 1
+  assert len({given[2]['image'].tobytes() for _, _, given in calls[:4]}) == 4
+
+
+def test_another_seed_changes_parameters_noise_and_order(run, tmp_path):
+  config = ladder({2: 1})
+  config.seed = 1
+  _, state, given = train(config, tmp_path).calls[0]
+  _, state_0, given_0 = run[1].calls[0]
+  assert not same(state.params, state_0.params)
+  assert not same(given[2]['image'], given_0[2]['image'])
+  assert not same(given[3], given_0[3])
+
+
+def test_teacher_and_students_have_their_own_settings(run):
+  assert [
+    (name, denoiser.network.dropout, train.learning_rate, train.ema_decay)
+    for name, denoiser, train in run[1].made
+  ] == [('train_step', 0.4, 1e-3, 0.999), ('distill_step', 0.1, 1e-3, 0.0)]
+
+
+def test_the_cards_say_where_weights_come_from(run):
+  workdir, _ = run
+  rounds = [
+    ('teacher', None, 'denoising', 64, 4),
+    ('student_00004', 'teacher', 'progressive', 4, 2),
+    ('student_00002', 'student_00004', 'progressive', 2, 3),
+    ('student_00001', 'student_00002', 'progressive', 1, 1),
+  ]
+  for name, parent, objective, num_steps, num_updates in rounds:
+    card = checkpoints.read_card(workdir / name)
+    assert card.parent == (parent and str(workdir / parent))
+    assert card.objective == objective and card.sampler == 'ddim'
+    assert card.num_steps == num_steps
+    assert card.updates == card.num_updates == num_updates and card.is_finished
+    dropout = 0.1 if parent else 0.4
+    assert card.model['args']['dropout'] == dropout
+    assert card.config['model']['args']['dropout'] == dropout
+
+
+def test_a_finished_run_begins_nothing(run, copy):
+  recorder = train(ladder(LENGTHS), copy)
+  assert recorder.calls == recorder.begun == []
+  assert folders(copy) == folders(run[0])
+
+
+@pytest.mark.parametrize(
+  ('missing', 'later'),
+  [('teacher', 'student_00004'), ('student_00002', 'student_00001')],
+)
+def test_a_round_is_not_trained_anew_beside_its_students(
+  copy, missing, later, monkeypatch
 ):
-  calls = train(config, tmp_path / 'run', monkeypatch)
-  firsts = [calls[0], calls[4], calls[7]]  # of the teacher and two rounds
-  keys = {tuple(jax.random.key_data(c[2][-1]).tolist()) for c in firsts}
-  images = {np.asarray(c[2][-2]['image']).tobytes() for c in firsts}
-  assert len(keys) == len(images) == 3
-  # Within a training the key stays, and the step makes the noise new.
-  assert jax.random.key_data(calls[0][2][-1]).tolist() == (
-    jax.random.key_data(calls[1][2][-1]).tolist()
+  shutil.rmtree(copy / missing)
+  before = folders(copy)
+  monkeypatch.setattr(trainer, 'train_stage', None)
+  # Another length would make it another teacher.
+  for length in (4, 5):
+    config = ladder(LENGTHS)
+    config.teacher.train.num_updates = length
+    with pytest.raises(UserError, match=f'{later} was distilled') as caught:
+      train(config, copy)
+    assert f'{copy / missing} has no checkpoint' in str(caught.value)
+    assert '\n' not in str(caught.value)
+  assert folders(copy) == before
+  # It can be trained once the later rounds are gone.
+  monkeypatch.undo()
+  for path in copy.glob('student_*'):
+    shutil.rmtree(path)
+  assert len(train(config, copy).begun) == (4 if missing == 'teacher' else 3)
+
+
+def test_a_data_set_with_other_classes_is_refused_by_their_number(copy):
+  config = ladder(LENGTHS)
+  classes = not config.dataset.args.class_conditional
+  config.dataset.args.class_conditional = classes
+  with pytest.raises(
+    UserError, match=r'classes, and the data set has'
+  ) as error:
+    train(config, copy)
+  assert 'dataset.args.num_classes' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_a_round_keeps_its_length_once_another_began_from_it(copy):
+  for number in (4, 2):
+    config = ladder({**LENGTHS, number: LENGTHS[number] + 1})
+    with pytest.raises(UserError, match=f'began from student_{number:05} afte'):
+      train(config, copy)
+  # The last round may become longer.
+  recorder = train(ladder({**LENGTHS, 1: 3}), copy)
+  assert len(recorder.calls) == 2 and recorder.begun == []
+  assert checkpoints.read_card(copy / 'student_00001').updates == 3
+
+
+def test_a_round_that_the_config_leaves_out_has_begun_all_the_same(copy):
+  with pytest.raises(UserError, match='student_00001 began from student_00002'):
+    train(ladder({4: 2, 2: 4}), copy)
+  shutil.rmtree(copy / 'student_00002')
+  with pytest.raises(UserError, match='student_00001 was distilled from it'):
+    train(ladder({4: 2, 2: 3}), copy)
+
+
+def test_a_run_folder_may_be_moved(run, copy):
+  # The cards then name parents that are elsewhere.
+  recorder = train(ladder({**LENGTHS, 1: 2}), copy)
+  assert len(recorder.calls) == 1
+  teacher = checkpoints.load(run[0] / 'student_00002').weights
+  np.testing.assert_allclose(leaf(recorder.calls[0][2][0]), leaf(teacher))
+
+
+def test_a_teacher_from_elsewhere(run, tmp_path):
+  teacher = checkpoints.load(run[0] / 'student_00004')
+  config = ladder({2: 1, 1: 1}, teacher_checkpoint_path='elsewhere')
+  recorder = train(config, tmp_path, teacher)
+  assert [name for name, _, _ in recorder.calls] == ['distill_step'] * 2
+  _, state, (given, num_steps, _, _) = recorder.calls[0]
+  for weights in (state.params, given):
+    assert same(trainer.devices.unreplicate(weights), teacher.weights)
+  assert int(num_steps) == 2
+  first, second = (
+    checkpoints.read_card(tmp_path / f'student_{n:05}') for n in (2, 1)
+  )
+  assert first.parent == str(teacher.path)
+  assert first.parent_checksum == teacher.checksum
+  assert second.parent == str(tmp_path / 'student_00002')
+  assert second.parent_checksum is None
+  # A finished run does not need it.
+  assert train(config, tmp_path).calls == []
+
+
+@pytest.mark.parametrize('step', ['train_step', 'distill_step'])
+def test_a_stopped_run_goes_on_with_the_same_updates(run, tmp_path, step):
+  with pytest.raises(signals.Stopped):
+    train(ladder(LENGTHS), tmp_path, stop_at=step)
+  recorder = train(ladder(LENGTHS), tmp_path)
+  made = {'train_step': 2, 'distill_step': 6}[step]
+  want = run[1].calls[made:]
+  assert [call[0] for call in recorder.calls] == [call[0] for call in want]
+  assert same(
+    [call[1:] for call in recorder.calls], [call[1:] for call in want]
   )
 
 
-@pytest.mark.parametrize('who', ['teacher', 'student'])
-def test_dropout_is_that_of_whoever_is_trained(
-  config, tmp_path, monkeypatch, who
-):
-  section = config.teacher.model if who == 'teacher' else config.model
-  section.args.dropout = 0.4
-  seen = []
-  for name in ('make_train_step', 'make_distill_step'):
-    original = getattr(trainer, name)
-
-    def spy(denoiser, optimizer, config, original=original):
-      seen.append((denoiser.network.dropout, config.model.args.dropout))
-      return original(denoiser, optimizer, config)
-
-    monkeypatch.setattr(trainer, name, spy)
-  train(config, tmp_path / 'run', monkeypatch)
-  rates = (0.4, 0.0) if who == 'teacher' else (0.0, 0.4)
-  assert seen == [(rate, rate) for rate in rates]
+def test_a_training_shorter_than_its_average_is_warned_of(tmp_path, capsys):
+  config = ladder({2: 1})
+  train(config, tmp_path / 'a')
+  err = capsys.readouterr().err
+  assert err.count('warning') == 1
+  assert 'teacher has 4 updates, fewer than the 1,000 that' in err
+  assert 'train.ema_decay=0.999' in err and 'about the last 2 ' in err
+  train(config, tmp_path / 'a')  # which is finished
+  assert 'warning' not in capsys.readouterr().err
+  config.teacher.train.ema_decay = 0.75  # 4 updates
+  train(config, tmp_path / 'b')
+  assert 'warning' not in capsys.readouterr().err
 
 
-def test_the_optimizer_is_that_of_whoever_is_trained(
-  config, tmp_path, monkeypatch
-):
-  seen, original = [], trainer.make_optimizer
+@pytest.mark.parametrize('kind', [ValueError, KeyError])
+def test_a_bug_in_a_network_shows_as_it_is(tmp_path, monkeypatch, kind):
+  def call(self, *args, **kwargs):
+    raise kind('a bug')
 
-  def spy(section):
-    seen.append((section.learning_rate, section.ema_decay))
-    return original(section)
-
-  monkeypatch.setattr(trainer, 'make_optimizer', spy)
-  train(config, tmp_path / 'run', monkeypatch)
-  assert seen == [(1e-3, 0.999), (config.train.learning_rate, 0.0)]
-
-
-def test_a_teacher_of_an_unknown_schedule_is_refused(
-  config, tmp_path, monkeypatch
-):
-  config.distillation.steps_per_iter = 1
-  train(config, tmp_path / 'run', monkeypatch)
-  _, denoiser = check(config)
-  teacher = checkpoints.load(tmp_path / 'run' / 'teacher')
-  path = tmp_path / 'odd.safetensors'
-  for said in (None, {}, {'model': {}}):
-    odd = dataclasses.replace(teacher, card={**teacher.card, 'config': said})
-    weight_files.write(odd, path)
-    with pytest.raises(UserError, match='train_logsnr_schedule None'):
-      compatibility.find_teacher(path, config, denoiser)
-
-
-def test_a_teacher_of_another_kind_is_refused(config, tmp_path, monkeypatch):
-  config.distillation.steps_per_iter = 1
-  train(config, tmp_path / 'run', monkeypatch)
-  path = tmp_path / 'run' / 'teacher'
-  _, denoiser = check(config)
-  found = compatibility.find_teacher(path, config, denoiser)
-  assert found == str(path / 'checkpoints' / '4')
-  assert compatibility.find_teacher(None, config, denoiser) is None
-  # Sampled in another way it is the same teacher.
-  config.model.eval_logsnr_schedule.logsnr_max = 10.0
-  assert compatibility.find_teacher(path, config, denoiser) == found
-  # So it is in another precision, or with less memory: be it that the card is
-  # older than the key.
-  config.model.args.update(dtype='bfloat16', remat=True, dropout=0.5)
-  assert compatibility.find_teacher(path, config, denoiser) == found
-  teacher = checkpoints.load(path)
-  args = {k: v for k, v in teacher.card['args'].items() if k != 'remat'}
-  old = dataclasses.replace(teacher, card={**teacher.card, 'args': args})
-  weight_files.write(old, tmp_path / 'old.safetensors')
-  found = compatibility.find_teacher(
-    tmp_path / 'old.safetensors', config, denoiser
-  )
-  assert found == str(tmp_path / 'old.safetensors')
-  for section, key, value in (
-    (config.model, 'mean_type', 'x'),
-    (config.model.args, 'logsnr_input_type', 'linear'),
-    (config.model.train_logsnr_schedule, 'name', 'uniform'),
-  ):
-    before, section[key] = section[key], value
-    _, denoiser = check(config)
-    with pytest.raises(UserError, match='they must agree'):
-      compatibility.find_teacher(path, config, denoiser)
-    section[key] = before
-
-
-def test_a_round_that_the_config_leaves_out_has_begun_all_the_same(
-  config, tmp_path, monkeypatch
-):
-  config.distillation.steps_per_iter = {2: 1, 1: 1}
-  train(config, tmp_path / 'run', monkeypatch)
-  config.distillation.update(end_num_steps=2)
-  config.distillation.steps_per_iter = {2: 2}
-  with pytest.raises(UserError, match='student_00001 began from the 1 updates'):
-    train(config, tmp_path / 'run', monkeypatch)
+  monkeypatch.setattr(MLP, '__call__', call)
+  config = ladder({2: 1})
+  check(config)
+  with pytest.raises(kind, match='a bug'):
+    train(config, tmp_path)

@@ -1,0 +1,329 @@
+"""Writes the figures and pictures of README.md and docs/ from their sources.
+
+python -m benchmarks.readme [--digits=runs/digits]
+  [--integrators=runs/integrators]
+
+A generated text stands between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
+Results come from docs/results/NAME/report.json, costs from the configs as
+--mode=plan counts them, and properties of samplers from their table. A flag
+first replaces that report.json by that of a finished run, and draws the
+pictures of it. tests/test_docs.py checks that nothing is out of date.
+"""
+
+import argparse
+import functools
+import importlib
+import inspect
+import json
+import pathlib
+import re
+import shutil
+import textwrap
+
+from matplotlib.figure import Figure
+
+from diffusion_distillation.generation.grids import grid, read_grid, to_image
+from diffusion_distillation.report import labels, paper, plots, result
+from diffusion_distillation.samplers import GRIDS, SAMPLERS, make_sampler
+from diffusion_distillation.training import plan
+from diffusion_distillation.training.config import check
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / 'docs' / 'results'
+# The configs of the paper's models, and which of them docs/scaling.md has.
+PAPER = (
+  'cifar10_distill',
+  'imagenet64_distill',
+  'lsun_bedroom128_distill',
+  'lsun_church128_distill',
+)
+SCALING = ('digits_distill', 'folder_distill', *PAPER[:3])
+# Rows of the picture of samples: title, and the file in samples/.
+_PICTURE = {
+  'teacher, 64 steps': 'teacher_ddim_00064',
+  'teacher, 1 step': 'teacher_ddim_00001',
+  'student, 1 step': 'student_00001_ddim_00001',
+}
+_DIGITS_SHAPE = (8, 8, 1)
+
+
+def blocks():
+  """Returns the generated texts, (file, name) -> function that returns one."""
+  return {
+    ('README.md', 'digits'): digits,
+    ('README.md', 'paper'): paper_models,
+    ('docs/samplers.md', 'samplers'): samplers,
+    ('docs/samplers.md', 'grids'): grids,
+    ('docs/samplers.md', 'digits'): digits_by_sampler,
+    ('docs/samplers.md', 'integrators'): integrators,
+    ('docs/scaling.md', 'cost'): cost,
+  }
+
+
+def split(text, name):
+  """Returns a file's text before a block, the block, and the text after it.
+
+  Raises:
+    ValueError: the file does not have exactly one such block.
+  """
+  begin, end = rf'<!-- {name}:[^>]*-->\n', rf'<!-- end of {name} -->'
+  parts = re.split(f'({begin})(.*?)({end})', text, flags=re.DOTALL)
+  if len(parts) != 5:
+    raise ValueError(f'the file must have one block {name!r}')
+  return parts[0] + parts[1], parts[2], parts[3] + parts[4]
+
+
+def update():
+  """Writes all generated texts into their files."""
+  for (file, name), make in blocks().items():
+    path = ROOT / file
+    before, _, after = split(path.read_text(), name)
+    path.write_text(f'{before}{make()}{after}')
+
+
+def digits():
+  """Returns the result of the digits run: a sentence, a table, its terms."""
+  report = _read_report('digits')
+  rows = {
+    (row['network'], row['num_steps']): row
+    for row in report['rows']
+    if row['sampler'] == 'ddim'
+  }
+  counts = sorted({num_steps for _, num_steps in rows})
+  students = [rows.get(('student', n), {}) for n in counts]
+  teachers = [rows.get(('teacher', n), {}) for n in counts]
+  start = max(counts)
+  text = _table(
+    ['steps', 'student', 'teacher', f'student / teacher at {start} steps'],
+    map(str, counts),
+    _figures(students, 'frechet_distance', 'error'),
+    _figures(teachers, 'frechet_distance', 'error'),
+    _figures(students, 'ratio', 'ratio_error'),
+  )
+  metric, hardware = report['metric'], report['hardware']
+  sentence = textwrap.fill(result.sentences(report)[0], 80)
+  heldout = metric['heldout'].rpartition(', ')[2]
+  terms = textwrap.fill(
+    f'Frechet distance (lower is better) of {metric["num_samples"]:,} samples, '
+    f'± its standard error. The held-out digits are at {report["floor"]:.2f}, '
+    f'since they are only {heldout}: few images raise the distance. Made on '
+    f'{hardware["cores"]} cores of {hardware["cpu"]}, '
+    f'JAX {report["versions"]["jax"]}, {report["date"][:10]}.',
+    80,
+  )
+  return f'{sentence}\n\n{text}\n{terms}\n'
+
+
+def digits_by_sampler():
+  """Returns the Frechet distances of the digits run for every sampler."""
+  return _by_sampler(_read_report('digits'))
+
+
+def integrators():
+  """Returns those of configs/digits_integrators.py, beside their NFE."""
+  return _by_sampler(_read_report('integrators'))
+
+
+def _by_sampler(report):
+  """Returns a table of Frechet distances: steps by rows, samplers by columns.
+
+  Where a sampler has another NFE than steps, it stands in brackets.
+  """
+  groups = labels.group(report['rows'])
+  counts = sorted({row['num_steps'] for row in report['rows']})
+  columns = []
+  for members in groups.values():
+    by_steps = {row['num_steps']: row for row in members}
+    rows = [by_steps.get(n, {}) for n in counts]
+    texts = _figures(rows, 'frechet_distance')
+    columns.append(
+      [
+        text if not text or row['nfe'] == n else f'{text} ({row["nfe"]})'
+        for text, row, n in zip(texts, rows, counts, strict=True)
+      ]
+    )
+  return _table(['steps', *groups], map(str, counts), *columns)
+
+
+def paper_models():
+  """Returns the table of the paper's models: what they cost, and its FID."""
+  lines = []
+  for name in PAPER:
+    config, denoiser, costs = costs_of(name)
+    fid = paper.curves({'label': 'FID', 'dataset': config.dataset.name})
+    fid = fid.get(('student', 'ddim'), {})
+    updates = sum(each.num_updates for each in costs[1:])
+    lines.append(
+      (
+        f'`{name}`',
+        f'{plan.num_parameters(denoiser) / 1e6:.1f}M',
+        f'{len(costs) - 1}, {updates // 1000}k',
+        f'{flop(costs[:1])}, {flop(costs[1:])}',
+        ', '.join(f'{fid[n]:#.3g}' for n in (8, 4, 2, 1))
+        if fid
+        else 'no figures',
+      )
+    )
+  heading = [
+    'config',
+    'parameters',
+    'rounds, updates',
+    'FLOP: teacher, students',
+    "the paper's FID at 8, 4, 2, 1 steps",
+  ]
+  return _table(heading, *zip(*lines, strict=True))
+
+
+def cost():
+  """Returns the table of FLOPs of docs/scaling.md."""
+  lines = []
+  for name in SCALING:
+    config, denoiser, costs = costs_of(name)
+    lines.append(
+      (
+        f'`{name.removesuffix("_distill")}`',
+        f'{plan.forward_flops(denoiser) / 1e9:.3g}',
+        f'{config.train.batch_size:,}',
+        flop(costs[:1], 3),
+        str(len(costs) - 1),
+        flop(costs[1:], 3),
+      )
+    )
+  heading = [
+    'config',
+    'F, GFLOP',
+    'B',
+    'teacher, FLOP',
+    'rounds',
+    'students, FLOP',
+  ]
+  return _table(heading, *zip(*lines, strict=True))
+
+
+@functools.cache
+def costs_of(name):
+  """Returns the config of a name, its Denoiser and its RoundCosts."""
+  config = importlib.import_module(f'configs.{name}').get_config()
+  _, denoiser = check(config)
+  return config, denoiser, plan.round_costs(config, denoiser)
+
+
+def flop(costs, digits=2):
+  """Returns the sum of some RoundCosts as text, such as '1.6e19'."""
+  return f'{sum(each.flops for each in costs):.{digits - 1}e}'.replace(
+    'e+', 'e'
+  )
+
+
+def samplers():
+  """Returns the table of samplers."""
+  lines = []
+  for name, factory in SAMPLERS.items():
+    sampler = make_sampler(name)
+    options = inspect.signature(factory).parameters.values()
+    lines.append(
+      (
+        f'`{name}`',
+        ', '.join(f'`{o.name}={o.default}`' for o in options),
+        str(sampler.order),
+        str(sampler.nfe_per_step),
+        'yes' if sampler.draws_noise else 'no',
+        _summary(factory),
+      )
+    )
+  heading = [
+    'name',
+    'options',
+    'order',
+    'NFE per step',
+    'draws noise',
+    'what it is',
+  ]
+  return _table(heading, *zip(*lines, strict=True), align='llrrll')
+
+
+def grids():
+  """Returns the table of time grids."""
+  lines = [(f'`{name}`', _summary(make)) for name, make in GRIDS.items()]
+  return _table(['name', 'what it is'], *zip(*lines, strict=True), align='ll')
+
+
+def _summary(function):
+  """Returns the first sentence of a docstring, without 'Returns' and stop."""
+  line = inspect.getdoc(function).split('\n\n')[0].replace('\n', ' ')
+  return line.removeprefix('Returns ').removesuffix('.')
+
+
+def _table(heading, *columns, align=None):
+  """Returns a Markdown table, figures to the right."""
+  align = align or 'l' + 'r' * (len(heading) - 1)
+  rule = [{'l': '---', 'r': '---:'}[side] for side in align]
+  lines = [heading, rule, *zip(*columns, strict=True)]
+  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def _figures(rows, key, error=None):
+  """Returns a figure of rows as texts, '' where a row does not have it."""
+  errors = [row.get(error) for row in rows]
+  values = [row.get(key) for row in rows]
+  return labels.numbers(values, 2, errors)
+
+
+def _read_report(name):
+  return json.loads((RESULTS / name / 'report.json').read_text())
+
+
+def draw_samples(workdir):
+  """Returns a PNG of the same noise, drawn by teacher and student.
+
+  Args:
+    workdir: the run folder of digits_distill.
+  """
+  figure = Figure((6.2, 3.7), dpi=150, layout='constrained')
+  for axes, (title, name) in zip(
+    figure.subplots(len(_PICTURE)), _PICTURE.items(), strict=True
+  ):
+    images = read_grid(workdir / 'samples' / f'{name}.png', _DIGITS_SHAPE)
+    axes.imshow(to_image(grid(images, columns=12, rows=2)), cmap='gray')
+    axes.set_title(title, loc='left', fontsize=9)
+    axes.axis('off')
+  return plots.to_png(figure)
+
+
+def publish(name, workdir, x, picture):
+  """Copies the report of a finished run to docs/, and draws its curve.
+
+  Args:
+    name: of the folder in docs/results.
+    workdir: the run folder.
+    x: what the curve is drawn against, 'num_steps' or 'nfe'.
+    picture: path of the curve.
+  """
+  (RESULTS / name).mkdir(parents=True, exist_ok=True)
+  shutil.copy(workdir / 'report' / 'report.json', RESULTS / name)
+  figure = plots.plot_quality(_read_report(name), x)
+  picture.write_bytes(plots.to_png(figure))
+
+
+def main():
+  parser = argparse.ArgumentParser(prog='python -m benchmarks.readme')
+  parser.add_argument(
+    '--digits', type=pathlib.Path, help='run folder of digits_distill'
+  )
+  parser.add_argument(
+    '--integrators', type=pathlib.Path, help='run folder of digits_integrators'
+  )
+  options, docs = parser.parse_args(), ROOT / 'docs'
+  if options.digits:
+    curve = docs / 'fid_vs_steps.png'
+    publish('digits', options.digits, 'num_steps', curve)
+    samples = docs / 'digits_samples.png'
+    samples.write_bytes(draw_samples(options.digits))
+  if options.integrators:
+    curve = docs / 'fid_vs_nfe.png'
+    publish('integrators', options.integrators, 'nfe', curve)
+  update()
+
+
+if __name__ == '__main__':
+  main()
