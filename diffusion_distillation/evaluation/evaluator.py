@@ -12,6 +12,7 @@ from diffusion_distillation.evaluation.classifier import (
 )
 from diffusion_distillation.evaluation.inception import RESIZES, Inception
 from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
 NO_WEIGHTS = (
@@ -92,7 +93,7 @@ class Evaluator:
         have statistics of these features.
     """
     self._network, self._dataset = network, dataset
-    self._cache = statistics.cache_folder(
+    self._cache = files.cache_folder(
       settings.get('cache_dir'), 'eval.cache_dir'
     )
     self._path, self._file = settings.get('reference_path'), None

@@ -6,7 +6,6 @@ import hashlib
 import os
 import pathlib
 import sys
-import tempfile
 import zipfile
 from typing import NamedTuple
 
@@ -153,7 +152,7 @@ def of_split(network, dataset, split, cache=None):
     network: as in `compute`.
     dataset: a Dataset.
     split: 'train' or 'heldout'.
-    cache: folder, as `cache_folder` returns it; None computes them anew.
+    cache: folder, as `files.cache_folder` returns it; None computes them anew.
   """
   path = None
   if cache is not None:
@@ -179,35 +178,6 @@ def of_split(network, dataset, split, cache=None):
     except UserError as error:  # the statistics are good all the same
       print(f'notice: statistics are not kept: {error}', file=sys.stderr)
   return found
-
-
-def cache_folder(path, key):
-  """Returns a folder to keep files in, or None if there is none.
-
-  A folder that cannot be written to is not an error, but a notice on stderr.
-
-  Args:
-    path: folder, which may begin with '~'; None or '' asks for none.
-    key: name of the config key that gave the path.
-  """
-  if not path:
-    return None
-  try:
-    folder = pathlib.Path(path).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except (OSError, RuntimeError) as error:
-    # RuntimeError: there is no home folder.
-    reason = getattr(error, 'strerror', None) or error
-    print(
-      f'notice: {key}={path} cannot be used ({reason}); nothing is kept there. '
-      f'Set --config.{key} to a folder that can be written to, or to an empty '
-      'string',
-      file=sys.stderr,
-    )
-    return None
-  return folder
 
 
 def _cache_name(network, dataset, split):

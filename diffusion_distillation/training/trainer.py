@@ -34,7 +34,7 @@ from diffusion_distillation.training.step import make_step
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """What all trainings of a run share.
+  """All trainings of a run, and what they share.
 
   Attributes:
     config: of the run, checked.
@@ -64,7 +64,8 @@ class Trainer:
 
     Raises:
       Stopped: the process was asked to stop; everything is saved.
-      UserError: as `loop.train_stage`, or a finished round is missing.
+      UserError: as `loop.train_stage`; or a round is missing, though another
+        was distilled from it.
     """
     followers = self._followers()
     weights = self._outside_teacher()  # on all devices
@@ -79,7 +80,8 @@ class Trainer:
     """Returns a dict from a round to the name of one that began from its end.
 
     Raises:
-      UserError: such a round itself is missing.
+      UserError: such a round itself is missing, or the data set has other
+        classes than the run had.
     """
     found = {}
     if not processes.is_main():
@@ -88,6 +90,7 @@ class Trainer:
     # `distillation.end_num_steps`.
     for folder in sorted(self.workdir.glob('*/checkpoints')):
       card = CheckpointFolder(folder).newest_card()
+      self._check_classes(card, folder.parent)
       if card is not None and card.parent is not None:
         # The name alone, since a run folder may be moved.
         found[pathlib.PurePath(card.parent).name] = folder.parent.name
@@ -100,6 +103,16 @@ class Trainer:
           'what follows it to train them again'
         )
     return found
+
+  def _check_classes(self, card, folder):
+    """Raises UserError where the data set has other classes than a card."""
+    classes = self.dataset.num_classes
+    if card is not None and card.num_classes != classes:
+      raise UserError(
+        f'{folder} was trained with {card.num_classes} classes, and the data '
+        f'set has {classes} now; set dataset.args.num_classes='
+        f'{card.num_classes}, or choose another --workdir'
+      )
 
   def _outside_teacher(self):
     """Returns a given teacher's weights on all devices, or None."""

@@ -108,14 +108,40 @@ def test_the_teacher_s_prediction_is_not_clipped():
   np.testing.assert_allclose(loss, 1e6, rtol=1e-5)
 
 
-def test_a_schedule_of_training_is_used():
+@pytest.mark.parametrize('name', ['denoising', 'progressive'])
+def test_the_schedule_of_training_is_used(name):
   student = Recorder()
   narrow = {'name': 'cosine', 'logsnr_min': -3.0, 'logsnr_max': 2.0}
-  objective('denoising', train_logsnr_schedule=narrow).loss(
-    inputs(student=student)
-  )
+  objective(name, train_logsnr_schedule=narrow).loss(inputs(student=student))
   seen = student.calls[0][1]
-  assert -3 <= seen.min() < -2.5 and 1.5 < seen.max() <= 2
+  # Times are continuous for the teacher, and 1/4 to 1 for students of 4 steps.
+  at_most = {'denoising': 2.0, 'progressive': 0.9}[name]
+  assert -3 <= seen.min() < -2.5 and at_most - 0.5 < seen.max() <= at_most
+
+
+def test_noise_does_not_depend_on_times():
+  logsnr = jnp.zeros(B)
+  given = inputs()
+  other_times = given._replace(time_keys=jax.random.split(jax.random.key(1), B))
+  other_noise = given._replace(noise_keys=other_times.time_keys)
+  z, same, other = (
+    each.diffuse(logsnr) for each in (given, other_times, other_noise)
+  )
+  np.testing.assert_array_equal(z, same)
+  assert (z != other).all()
+
+
+@pytest.mark.parametrize(
+  ('name', 'sampler'), [('denoising', None), ('progressive', 'ddim')]
+)
+def test_what_is_known_about_an_objective(name, sampler):
+  made, student, teacher = objective(name), Recorder(), Recorder()
+  made.loss(inputs(student=student, teacher=teacher))
+  assert len(student.calls) == 1
+  assert len(teacher.calls) == made.extra_passes
+  assert bool(teacher.calls) == made.needs_teacher
+  assert made.sampler == sampler
+  assert {each.objective for each in made.rounds} == {name}
 
 
 def test_a_teacher_s_times_are_continuous_or_discrete():
@@ -165,7 +191,12 @@ def test_a_teacher_from_elsewhere_is_no_round():
     ({'start_num_steps': 12}, 'power of two times'),
     ({'end_num_steps': 4}, 'power of two times'),
     ({'end_num_steps': 0}, 'power of two times'),
+    ({'start_num_steps': 4, 'end_num_steps': 8}, 'power of two times'),
+    ({'end_num_steps': -1}, 'power of two times'),
     ({'steps_per_iter': 0}, 'positive number of updates'),
+    ({'steps_per_iter': 2.5}, 'positive number of updates'),
+    ({'steps_per_iter': True}, 'positive number of updates'),
+    ({'steps_per_iter': None}, 'positive number of updates'),
     ({'steps_per_iter': {'2': 5}}, 'round to 1 steps'),
     ({'objective': 'tract'}, 'unknown objective .*denoising, progressive'),
   ],

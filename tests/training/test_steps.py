@@ -209,36 +209,63 @@ def test_the_teacher_gets_no_gradient():
 
 def test_what_a_loss_is_given():
   # The average is the EMA, without gradient; progress is a part of the length;
-  # without a teacher there is none.
+  # what the batch has beside images is the condition; no teacher is None.
+  class Labelled:
+    def bind(self, params, condition, dropout_keys=None):
+      assert condition.keys() == {'label'}
+      return lambda z, logsnr: params['w'] * z + condition['label']
+
   def loss(inputs):
     assert inputs.teacher is None
-    logsnr = jnp.zeros(len(inputs.x))
-    product = inputs.average(inputs.x, logsnr) * inputs.student(
-      inputs.x, logsnr
-    )
-    return product[:, 0, 0, 0] + inputs.x[:, 0, 0, 0] + inputs.progress
+    x, logsnr = inputs.x, jnp.zeros(len(inputs.x))
+    product = inputs.average(x, logsnr) * inputs.student(x, logsnr)
+    return (product + x + inputs.progress)[:, 0, 0, 0]
 
   config = tiny_config()
   config.train.update(ema_decay=0.5, learning_rate=1.0)
   objective = Objective(loss, (), needs_teacher=False)
   step = steps.make_step(
-    'step', objective, Spy(), optax.identity(), config.train
+    'step', objective, Labelled(), optax.identity(), config.train
   )
   state = create_state(
     {'w': jnp.float32(2)}, optax.identity(), num_updates=8, ema_decay=0.5
   )
   state = state.replace(step=jnp.int32(2), ema_params={'w': jnp.float32(3)})
-  images = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
+  images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1, 1)
+  labels = np.array([1, 2, 4], np.int32).reshape(1, 3, 1, 1, 1)
   _, metrics = on_one_device(step)(
-    state, None, jnp.int32(1), {'image': images[None]}, KEY
+    state, None, jnp.int32(1), {'image': images, 'label': labels}, KEY
   )
-  # The loss is 3 w x^2 + x + progress, at w = 2.
-  x = np.array([-1, -0.6, 1])
-  want = np.mean(3 * 2 * x**2 + x) + 2 / 8
+  x, label = np.array([-1, -0.6, 1]), np.ravel(labels)
+  average, student = 3 * x + label, 2 * x + label
+  want = np.mean(average * student + x) + 2 / 8
   np.testing.assert_allclose(metrics['loss'][0], want, rtol=1e-6)
-  np.testing.assert_allclose(
-    metrics['grad_norm'][0], 3 * np.mean(x**2), rtol=1e-6
+  gradient = np.mean(average * x)
+  np.testing.assert_allclose(metrics['grad_norm'][0], gradient, rtol=1e-6)
+
+
+def test_dropout_is_active_in_the_student_alone():
+  # The average is the student itself, with the same masks.
+  bound = {'w': [], 'teacher': []}
+
+  class Recorder:
+    def bind(self, params, condition, dropout_keys=None):
+      (name,) = params
+      bound[name].append(dropout_keys)
+      return lambda z, logsnr: params[name] * z
+
+  step, config = make('distill_step', Recorder())
+  state = start({'w': jnp.float32(1)}, config)
+  replicated = jax.vmap(step, IN_AXES, axis_name='batch')
+  jax.eval_shape(
+    lambda teacher: replicated(
+      state, teacher, jnp.int32(4), split(batch(), 1), KEY
+    ),
+    {'teacher': jnp.float32(1)},
   )
+  assert bound['teacher'] == [None]
+  student, average = bound['w']
+  assert student is average and student.shape == (16,)
 
 
 def test_several_updates_in_one_call_equal_the_same_one_by_one():

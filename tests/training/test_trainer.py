@@ -1,9 +1,7 @@
 """The rounds of a run, with steps that only record what they are given."""
 
 import contextlib
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -17,6 +15,7 @@ from diffusion_distillation.runtime.log import RunLog
 from diffusion_distillation.training import trainer
 from diffusion_distillation.training.config import check
 from tests.conftest import tiny_config
+from tests.training.test_loop import sigterm
 
 LENGTHS = {4: 2, 2: 3, 1: 1}  # of the students; the teacher's is 4
 
@@ -63,7 +62,7 @@ class Recorder:
       given = teacher, num_steps, batch, jax.random.key_data(key)
       self.calls.append((step.__name__, state, given))
       if step.__name__ == self._stop_at and self._stop_at in names:
-        os.kill(os.getpid(), signal.SIGTERM)
+        sigterm()
       ones = np.ones((jax.device_count(), 1), np.float32)
       metrics = {'loss': ones, 'grad_norm': ones, 'learning_rate': ones}
       params = jax.tree.map(lambda p: p + 1, state.params)
@@ -240,6 +239,18 @@ def test_a_round_is_not_trained_anew_beside_its_students(
   for path in copy.glob('student_*'):
     shutil.rmtree(path)
   assert len(train(config, copy).begun) == (4 if missing == 'teacher' else 3)
+
+
+def test_a_data_set_with_other_classes_is_refused_by_their_number(copy):
+  config = ladder(LENGTHS)
+  classes = not config.dataset.args.class_conditional
+  config.dataset.args.class_conditional = classes
+  with pytest.raises(
+    UserError, match=r'classes, and the data set has'
+  ) as error:
+    train(config, copy)
+  assert 'dataset.args.num_classes' in str(error.value)
+  assert '\n' not in str(error.value)
 
 
 def test_a_round_keeps_its_length_once_another_began_from_it(copy):
