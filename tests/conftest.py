@@ -19,6 +19,7 @@ import pytest
 
 from diffusion_distillation.commands import config_file
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.runtime import allocator
 
 TOY = pathlib.Path(__file__).with_name('toy_distill.py')
 
@@ -33,6 +34,23 @@ def pytest_collection_finish():
   """Tracing makes objects by the million: looks at them, and back, less."""
   gc.freeze()
   gc.set_threshold(100_000)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_programs():
+  """Frees what JAX compiled for a file of tests; the cache on disk keeps it."""
+  yield
+  jax.clear_caches()
+  gc.collect()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _return_freed_memory():
+  """Keeps main.py from telling malloc to hold on to freed memory."""
+  keep = allocator.keep_freed_memory
+  allocator.keep_freed_memory = lambda: None
+  yield
+  allocator.keep_freed_memory = keep
 
 
 def pytest_unconfigure():
