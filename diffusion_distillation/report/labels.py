@@ -5,7 +5,8 @@ import math
 
 _SAMPLERS = {
   'ddim': 'DDIM',
-  'euler': 'Euler',
+  'euler': 'Euler in log-SNR',
+  'euler_t': 'Euler in t',
   'heun': 'Heun',
   'rk4': 'Runge-Kutta 4',
 }

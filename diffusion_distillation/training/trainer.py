@@ -235,11 +235,11 @@ class _Compiled:
 
 def _warn_of_short_training(each, train):
   """Prints a warning where an EMA has no time to reach its decay."""
-  horizon = 1 / (1 - train.ema_decay)
+  horizon = round(1 / (1 - train.ema_decay))
   if each.num_updates < horizon and processes.is_main():
     print(
       f'warning: {each.name} has {each.num_updates} updates, fewer than the '
-      f'{math.ceil(horizon):,} that train.ema_decay={train.ema_decay} averages '
+      f'{horizon:,} that train.ema_decay={train.ema_decay} averages '
       'over; its EMA, which is sampled and distilled, averages over about the '
       f'last {math.ceil((each.num_updates + 9) / 9)} instead',
       file=sys.stderr,
