@@ -51,7 +51,7 @@ _FLAGS = {
     'PATH',
     'such as runs/digits/student_00004, or a weights file',
   ),
-  'out': ('PATH', 'FILE.npz, FILE.png or a folder of PNGs; with export, a file'),
+  'out': ('PATH', 'FILE.npz, FILE.png or a folder; export: a file'),
   'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
   'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),
   'num_steps': ('N', 'sampling steps'),

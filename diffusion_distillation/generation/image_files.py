@@ -126,7 +126,7 @@ def parse_seeds(text):
   """
   seeds = []
   for part in text.split(','):
-    match = re.fullmatch(r'(\d+)(?:-(\d+))?', part.strip(), re.ASCII)
+    match = re.fullmatch(r'(\d{1,10})(?:-(\d{1,10}))?', part.strip(), re.ASCII)
     first, last = (match[1], match[2] or match[1]) if match else (1, 0)
     first, last = int(first), int(last)
     if last < first or last >= 2**32 or last - first >= _MAX_SEEDS:

@@ -82,7 +82,7 @@ def _num_updates(steps_per_iter, num_steps):
         f'{num_steps} steps; add a key {num_steps}, or give one number for all'
       )
     updates = by_steps[str(num_steps)]
-  if isinstance(updates, bool) or not isinstance(updates, int) or updates < 1:
+  if type(updates) is not int or not 1 <= updates < 2**31:
     raise ValueError(
       'distillation.steps_per_iter must be a positive number of updates, or a '
       f'mapping from step counts to such numbers, got {updates!r}'

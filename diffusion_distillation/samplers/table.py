@@ -54,6 +54,8 @@ def parse(spelling):
     raise ValueError(f'unknown sampler {spelling!r}; known: {known}')
   pairs = [pair.partition('=') for pair in rest.split(',') if pair.strip()]
   texts = {key.strip(): text.strip() for key, _, text in pairs}
+  if len(texts) < len(pairs):
+    raise ValueError(f'sampler {spelling!r} has an option twice')
   _check_options(name, texts)
   defaults = _defaults(name)
   return name, {

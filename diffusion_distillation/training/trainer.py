@@ -68,13 +68,18 @@ class Trainer:
         was distilled from it.
     """
     followers = self._followers()
-    weights = self._outside_teacher()  # on all devices
+    parents = [each.parent for each in rounds(self.config)]  # still to come
+    done = {'teacher': self._outside_teacher()}  # round -> weights on devices
     with self.saver:
       for training in trainings(self.config):
         compiled = self._compile(training)
         for each in training.objective.rounds:
+          weights = done.get(parents.pop(0))
           stage = self._stage(training, compiled, each, weights, followers)
-          weights = train_stage(stage)
+          done[each.name] = train_stage(stage)
+          done = {name: w for name, w in done.items() if name in parents}
+    if self.stop.requested:  # while the last checkpoint was being written
+      raise signals.Stopped('after the last update')
 
   def _followers(self):
     """Returns a dict from a round to the name of one that began from its end.

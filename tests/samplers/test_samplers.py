@@ -189,6 +189,7 @@ def test_old_style_keys_are_taken():
     ({'sampler': 'ancestral', 'eta': 0.5}, 'known: gamma'),
     ({'sampler': 'ancestral:gamma=2', 'key': KEY}, r'in \[0, 1\], got 2'),
     ({'sampler': 'ancestral:gamma=x', 'key': KEY}, "must be float, got 'x'"),
+    ({'sampler': 'ancestral:gamma=0,gamma=1', 'key': KEY}, 'an option twice'),
   ],
 )
 def test_what_makes_no_sense_is_refused(kwargs, message):
