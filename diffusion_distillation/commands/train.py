@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 
-from diffusion_distillation.checkpoints import read_card
 from diffusion_distillation.checkpoints.compatibility import load_teacher
+from diffusion_distillation.checkpoints.store import CheckpointFolder
 from diffusion_distillation.commands.evaluate import measure_and_report
 from diffusion_distillation.evaluation.evaluator import (
   NO_WEIGHTS,
@@ -17,7 +17,6 @@ from diffusion_distillation.evaluation.evaluator import (
 )
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import dismiss
-from diffusion_distillation.report.rows import is_finished
 from diffusion_distillation.report.run import make_generator, report_run
 from diffusion_distillation.runtime import processes, run_folder, signals
 from diffusion_distillation.runtime.errors import DivergedError, UserError
@@ -61,21 +60,33 @@ def _lead(config, workdir):
   if evaluator is None:
     print(f'notice: FID will not be measured. {NO_WEIGHTS}', file=sys.stderr)
   teacher = _teacher(config, dataset, workdir)
+  checksum = teacher and teacher.checksum
+  data = {
+    'images': len(dataset.train),
+    'fingerprint': dataset.fingerprint('train'),
+  }
   with run_folder.open_run_folder(
-    workdir,
-    config,
-    create=True,
-    rounds=[dataclasses.asdict(each) for each in rounds(config)],
-    teacher=teacher and str(teacher.path),
-    teacher_checksum=teacher and teacher.checksum,
+    workdir, config, create=True, teacher_checksum=checksum, data=data
   ) as workdir:
     processes.broadcast(json.dumps(config.to_dict()))
     log = RunLog(workdir, config.to_dict())
     evaluate = _evaluation(config, dataset, workdir, evaluator, log)
-    run_folder.forget_failure(workdir)
     try:
       with signals.StopFlag() as stop:
-        Trainer(config, dataset, workdir, teacher, log, evaluate, stop).run()
+        trainer = Trainer(
+          config, dataset, workdir, teacher, log, evaluate, stop
+        )
+        trainer.check()
+        run_folder.write_config(
+          workdir,
+          config,
+          rounds=[dataclasses.asdict(each) for each in rounds(config)],
+          data=data,
+          teacher=teacher and str(teacher.path),
+          teacher_checksum=checksum,
+        )
+        run_folder.forget_failure(workdir)
+        trainer.run()
     except DivergedError as error:
       _report_failure(config, dataset, workdir, error)
       raise
@@ -109,11 +120,15 @@ def _teacher(config, dataset, workdir):
 
 def _is_trained(config, workdir):
   """Returns whether all rounds of a config have all their updates."""
-  for each in rounds(config):
-    path = pathlib.Path(workdir).absolute() / each.name
-    if not is_finished(path) or read_card(path).updates < each.num_updates:
-      return False
-  return True
+  folder = pathlib.Path(workdir).absolute()
+  cards = [
+    CheckpointFolder(folder / each.name / 'checkpoints').newest_card()
+    for each in rounds(config)
+  ]
+  return all(
+    card is not None and card.updates >= each.num_updates
+    for card, each in zip(cards, rounds(config), strict=True)
+  )
 
 
 def _follow(config, workdir):

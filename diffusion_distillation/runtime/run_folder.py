@@ -6,6 +6,7 @@ config.json says what the run is:
   rounds            its trainings in order, the teacher's first
   teacher           path of an outside teacher's checkpoint, or null
   teacher_checksum  checksum of that checkpoint, or null
+  data              number of training images, and their fingerprint
   versions          of Python and the libraries
   command           the newest command line
   commit            commit of the source code, or null
@@ -37,6 +38,7 @@ _PLACES = {
 # Keys that a resumed run may change: lengths, intervals, places, and how the
 # same numbers are computed. A section stands for all its keys.
 _CHANGEABLE = _PLACES | {
+  'dataset.args.num_classes',  # the cards say how many a network has
   'distillation.end_num_steps',
   'distillation.steps_per_iter',
   'eval',
@@ -79,8 +81,9 @@ def read_run(workdir):
   with files.reading(path):
     if not path.exists():
       return None
-    unknown = {'config': None, 'teacher': None, 'teacher_checksum': None}
-    run = {**unknown, 'rounds': [], **json.loads(path.read_text())}
+    names = ('config', 'teacher', 'teacher_checksum', 'data')
+    unknown = {**dict.fromkeys(names), 'rounds': []}
+    run = {**unknown, **json.loads(path.read_text())}
     if not isinstance(run['config'], dict):
       raise TypeError('it has no config')
     if not isinstance(run['teacher'], str | None):
@@ -107,9 +110,8 @@ def open_run_folder(
   config,
   *,
   create=False,
-  rounds=(),
-  teacher=None,
   teacher_checksum=None,
+  data=None,
   lock=True,
 ):
   """Gives the absolute path of a run folder after checking that it fits.
@@ -117,50 +119,42 @@ def open_run_folder(
   Args:
     workdir: path of the folder.
     config: the resolved config.
-    create: whether to make a new folder where there is none, and to write
-      config.json. False only opens an existing run.
-    rounds: JSON values of the trainings, for config.json.
-    teacher: path of the outside teacher's checkpoint. None keeps the one in
-      config.json, if any.
-    teacher_checksum: checksum of that checkpoint.
+    create: whether to make a new folder where there is none; `write_config`
+      then makes it a run. False only opens an existing run.
+    teacher_checksum: checksum of the outside teacher's checkpoint, if any.
+    data: what `write_config` will be given; None does not compare.
     lock: whether to keep other processes out while the context lasts. The
       system frees the lock when the process ends, however it does.
 
   Raises:
-    UserError: the folder holds the run of another config or teacher, or other
-      files; it holds no run, and `create` is False; it cannot be written; or
-      another process uses it.
+    UserError: the folder holds the run of another config or teacher, or on
+      other data, or other files; it holds no run, and `create` is False; it
+      cannot be written; or another process uses it.
   """
   workdir = pathlib.Path(workdir).absolute()
-  config = json.loads(json.dumps(config.to_dict()))
+  config = _json(config)
   with contextlib.ExitStack() as stack:
     try:
-      run = _check(workdir, config, create, teacher_checksum)
+      _check(workdir, config, create, teacher_checksum, data)
       if create:
         workdir.mkdir(parents=True, exist_ok=True)
       if lock:
         stack.enter_context(_locked(workdir))
         # Another process may have begun a run before this one had the lock.
-        run = _check(workdir, config, create, teacher_checksum)
+        _check(workdir, config, create, teacher_checksum, data)
     except OSError as error:
       raise UserError(
         f'--workdir={workdir} cannot be used: {files.reason(error)}'
       ) from error
-    if create:
-      _write(workdir, run or {}, config, rounds, teacher, teacher_checksum)
     yield workdir
 
 
-def _check(workdir, config, create, teacher_checksum):
-  """Returns the contents of config.json, or None where a run may begin.
-
-  Raises:
-    UserError: the folder is not for this config and teacher.
-  """
+def _check(workdir, config, create, teacher_checksum, data):
+  """Checks that a folder is new, or holds this run; see `open_run_folder`."""
   run = read_run(workdir)
   if run is not None:
-    _check_same_run(workdir, run, config, teacher_checksum)
-    return run
+    _check_same_run(workdir, run, config, teacher_checksum, data)
+    return
   if not create:
     raise UserError(f'{workdir} holds no run; --mode=train makes one')
   # A process killed at the very beginning leaves these behind.
@@ -169,11 +163,10 @@ def _check(workdir, config, create, teacher_checksum):
     raise UserError(
       f'{workdir} is not empty and holds no run; choose another --workdir'
     )
-  return None
 
 
-def _check_same_run(workdir, run, config, teacher_checksum):
-  """Raises UserError where a run is another config's or another teacher's."""
+def _check_same_run(workdir, run, config, teacher_checksum, data):
+  """Raises UserError where a run is another config's, teacher's or data's."""
   different = _differences(run['config'], config, _CHANGEABLE)
   ours, theirs = _teacher_path(config), _teacher_path(run['config'])
   if (ours is None) != (theirs is None):
@@ -191,20 +184,51 @@ def _check_same_run(workdir, run, config, teacher_checksum):
       'checksums differ; give the teacher of this run, or choose another '
       '--workdir'
     )
+  before = run['data']
+  if None not in (before, data) and before['images'] != data['images']:
+    raise UserError(
+      f'{workdir} began with {before["images"]:,} training images, and the '
+      f'data set has {data["images"]:,} now; give the same data, or choose '
+      'another --workdir'
+    )
 
 
 def _teacher_path(config):
   return (config.get('distillation') or {}).get('teacher_checkpoint_path')
 
 
-def _write(workdir, run, config, rounds, teacher, teacher_checksum):
-  """Writes config.json where it changes."""
+def write_config(
+  workdir, config, *, rounds, data, teacher=None, teacher_checksum=None
+):
+  """Writes config.json where it changes.
+
+  Args:
+    workdir: what `open_run_folder` gave.
+    config: the resolved config.
+    rounds: JSON values of the trainings, in order.
+    data: {'images': number of training images, 'fingerprint': their checksum}.
+    teacher: path of the outside teacher's checkpoint. None keeps the one in
+      config.json, if any.
+    teacher_checksum: checksum of that checkpoint; likewise.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  run = read_run(workdir) or {}
+  before = run.get('data')
+  if before is not None and before != data:
+    print(
+      'warning: the training images are not the files that this run began '
+      'with: names, sizes, times or contents differ',
+      file=sys.stderr,
+    )
   now = datetime.datetime.now(datetime.UTC)
   new = {
-    'config': config,
+    'config': _json(config),
     'rounds': json.loads(json.dumps(list(rounds))),
     'teacher': teacher or run.get('teacher'),
     'teacher_checksum': teacher_checksum or run.get('teacher_checksum'),
+    'data': data,
     'versions': versions(),
     'command': shlex.join(sys.orig_argv),
     'commit': _commit(),
@@ -272,13 +296,16 @@ def check_same(theirs, config):
   Raises:
     UserError: they differ in more than paths on their machines.
   """
-  ours = json.loads(json.dumps(config.to_dict()))
-  different = _differences(theirs, ours, _PLACES | {'eval.cache_dir'})
+  different = _differences(theirs, _json(config), _PLACES | {'eval.cache_dir'})
   if different:
     raise UserError(
       f'process 0 has another config ({"; ".join(different)}); give all '
       'processes the same'
     )
+
+
+def _json(config):
+  return json.loads(json.dumps(config.to_dict()))
 
 
 def _differences(theirs, ours, ignored, prefix=''):

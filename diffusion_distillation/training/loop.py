@@ -25,7 +25,6 @@ class Stage:
     start: () -> the TrainState before the first update, on all devices.
     template: the TrainState of one device as ShapeDtypeStructs.
     num_updates: length of the training.
-    followed_by: name of a later round that began from its end, or None.
     update: (state, batches) -> (state, metrics), compiled for all devices.
     batches: (start=number of a batch) -> iterator of batches from there on.
     train: its config.train.
@@ -43,7 +42,6 @@ class Stage:
   start: Callable
   template: object
   num_updates: int
-  followed_by: str | None
   update: Callable
   batches: Callable
   train: object
@@ -68,8 +66,7 @@ def train_stage(stage):
 
   Raises:
     DivergedError: the loss, the gradient or the weights are not finite.
-    UserError: an image cannot be read, a checkpoint cannot be written, or the
-      length of a finished training was changed.
+    UserError: an image cannot be read, or a checkpoint cannot be written.
     Stopped: the process was asked to stop, and the state is saved.
   """
   restored = _restore(stage)
@@ -77,7 +74,6 @@ def train_stage(stage):
     loop = _Loop(stage, stage.start(), {})
   else:
     state, card, progress = restored
-    _check_length(stage, card)
     if state.opt_state is None:
       stage.log.rewind(stage.name, stage.num_updates)
       return devices.replicate(state.weights)
@@ -114,27 +110,6 @@ def _restore(stage):
     template = template.replace(params=params, opt_state=None)
   state = jax.tree.unflatten(jax.tree.structure(template), found['leaves'])
   return state, card, found['progress']
-
-
-def _check_length(stage, card):
-  """Checks that the updates made are the beginning of this training.
-
-  Raises:
-    UserError: there are too many; or the training is to be longer than it was
-      when a later one began from its end.
-  """
-  if card.updates > stage.num_updates:
-    raise UserError(
-      f'{stage.name} has had {card.updates} updates, more than the '
-      f'{stage.num_updates} of the config; ask for at least as many, or choose '
-      'another --workdir'
-    )
-  if stage.followed_by and card.num_updates != stage.num_updates:
-    raise UserError(
-      f'{stage.followed_by} began from {stage.name} after '
-      f'{card.num_updates} updates, which can no longer become '
-      f'{stage.num_updates}; choose another --workdir'
-    )
 
 
 class _Loop:

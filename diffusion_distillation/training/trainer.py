@@ -59,38 +59,17 @@ class Trainer:
   stop: signals.StopFlag
   saver: Saver = dataclasses.field(default_factory=Saver)
 
-  def run(self):
-    """Trains what is not trained yet, round after round.
+  def check(self):
+    """Checks that the checkpoints in the run folder are this config's.
 
     Raises:
-      Stopped: the process was asked to stop; everything is saved.
-      UserError: as `loop.train_stage`; or a round is missing, though another
-        was distilled from it.
+      UserError: a round is missing, though another was distilled from it; it
+        has another length than when that one began, or more updates than the
+        config asks for; or the data set has other classes than the run had.
     """
-    followers = self._followers()
-    parents = [each.parent for each in rounds(self.config)]  # still to come
-    done = {'teacher': self._outside_teacher()}  # round -> weights on devices
-    with self.saver:
-      for training in trainings(self.config):
-        compiled = self._compile(training)
-        for each in training.objective.rounds:
-          weights = done.get(parents.pop(0))
-          stage = self._stage(training, compiled, each, weights, followers)
-          done[each.name] = train_stage(stage)
-          done = {name: w for name, w in done.items() if name in parents}
-    if self.stop.requested:  # while the last checkpoint was being written
-      raise signals.Stopped('after the last update')
-
-  def _followers(self):
-    """Returns a dict from a round to the name of one that began from its end.
-
-    Raises:
-      UserError: such a round itself is missing, or the data set has other
-        classes than the run had.
-    """
-    found = {}
     if not processes.is_main():
-      return found
+      return
+    followers = {}  # name of a round -> of one that was distilled from it
     # This finds also rounds that the config leaves out, after a change of
     # `distillation.end_num_steps`.
     for folder in sorted(self.workdir.glob('*/checkpoints')):
@@ -98,16 +77,41 @@ class Trainer:
       self._check_classes(card, folder.parent)
       if card is not None and card.parent is not None:
         # The name alone, since a run folder may be moved.
-        found[pathlib.PurePath(card.parent).name] = folder.parent.name
+        followers[pathlib.PurePath(card.parent).name] = folder.parent.name
     for each in rounds(self.config):
-      later = found.get(each.name)
+      later = followers.get(each.name)
       if later is not None and self._checkpoints(each).newest() is None:
         raise UserError(
           f'{self.workdir / each.name} has no checkpoint, but {later} was '
           f'distilled from it; put {each.name} back, or remove {later} and '
           'what follows it to train them again'
         )
-    return found
+    for each in rounds(self.config):
+      card = self._checkpoints(each).newest_card()
+      _check_length(each, card, followers.get(each.name))
+
+  def run(self):
+    """Trains what is not trained yet, round after round; see `check`.
+
+    Raises:
+      Stopped: the process was asked to stop; everything is saved.
+      UserError: as `loop.train_stage`; or the teacher was trained elsewhere,
+        is gone, and needed.
+    """
+    every = rounds(self.config)
+    parents = [each.parent for each in every]  # of those still to come
+    done = {'teacher': self._outside_teacher()}  # round -> weights on devices
+    with self.saver:
+      for training in trainings(self.config):
+        compiled = self._compile(training)
+        for each in training.objective.rounds:
+          weights = done.get(parents.pop(0))
+          numbers = _numbers(each, every)
+          stage = self._stage(training, compiled, each, numbers, weights)
+          done[each.name] = train_stage(stage)
+          done = {name: w for name, w in done.items() if name in parents}
+    if self.stop.requested:  # while the last checkpoint was being written
+      raise signals.Stopped('after the last update')
 
   def _check_classes(self, card, folder):
     """Raises UserError where the data set has other classes than a card."""
@@ -154,18 +158,20 @@ class Trainer:
       template=jax.eval_shape(begin, denoiser.param_shapes(), jnp.int32(1)),
     )
 
-  def _stage(self, training, compiled, each, weights, followers):
+  def _stage(self, training, compiled, each, numbers, weights):
     """Returns the Stage of one Round, which starts from its parent's weights.
 
     Args:
       training: the Training that the round is of.
       compiled: what `_compile` returns for it.
       each: the Round.
+      numbers: what `_numbers` returns for it.
       weights: of its parent, on all devices; None without a parent.
-      followers: what `_followers` returns.
     """
     config, train = training.config, training.config.train
-    key, init_key = _round_key(config.seed, each), None
+    key = functools.reduce(
+      jax.random.fold_in, numbers, jax.random.key(config.seed)
+    )
     if each.parent is None:
       init_key, key = jax.random.split(key)
     teacher = weights if training.objective.needs_teacher else None
@@ -182,19 +188,27 @@ class Trainer:
     def update(state, batch):
       return compiled.step(state, teacher, num_steps, batch, key)
 
+    def no_teacher(*_):
+      raise UserError(
+        f'{each.name} is not finished, and needs its teacher, which is gone; '
+        'set distillation.teacher_checkpoint_path to where it is'
+      )
+
+    if each.parent is not None and weights is None:
+      start = update = no_teacher
+
     return Stage(
       name=each.name,
       step_name=training.step_name,
       start=start,
       template=compiled.template,
       num_updates=each.num_updates,
-      followed_by=followers.get(each.name),
       update=update,
       batches=functools.partial(
         batches,
         self.dataset,
         batch_size=train.batch_size,
-        seed=_data_seed(config.seed, each),
+        seed=_data_seed(config.seed, numbers),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
       ),
@@ -251,13 +265,45 @@ def _warn_of_short_training(each, train):
     )
 
 
-def _round_key(seed, each):
-  """Returns the random key of a round; the teacher's number is 0."""
-  number = 0 if each.parent is None else each.num_steps
-  return jax.random.fold_in(jax.random.key(seed), number)
+def _check_length(each, card, later):
+  """Checks that the updates made are the beginning of a round's training.
+
+  Args:
+    each: the Round.
+    card: of its newest checkpoint, or None.
+    later: name of a round that was distilled from it, or None.
+
+  Raises:
+    UserError: there are too many; or the training is to be longer than it was
+      when `later` began.
+  """
+  if card is None:
+    return
+  if card.updates > each.num_updates:
+    raise UserError(
+      f'{each.name} has had {card.updates} updates, more than the '
+      f'{each.num_updates} of the config; ask for at least as many, or choose '
+      'another --workdir'
+    )
+  if later and card.num_updates != each.num_updates:
+    raise UserError(
+      f'{later} began from {each.name} after {card.num_updates} updates, which '
+      f'can no longer become {each.num_updates}; choose another --workdir'
+    )
 
 
-def _data_seed(seed, each):
+def _numbers(each, every):
+  """Returns what tells the randomness of a Round from that of all others.
+
+  These are its step count, 0 for a teacher, and the number of rounds before
+  with the same count, if there are any.
+  """
+  counts = [0 if r.parent is None else r.num_steps for r in every]
+  index = every.index(each)
+  repeats = counts[:index].count(counts[index])
+  return (counts[index], repeats) if repeats else (counts[index],)
+
+
+def _data_seed(seed, numbers):
   """Returns the seed of a round's data order, 32 bits as Grain requires."""
-  number = 0 if each.parent is None else each.num_steps
-  return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+  return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0])

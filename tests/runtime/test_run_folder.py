@@ -15,10 +15,14 @@ from diffusion_distillation.runtime.run_folder import (
   check_same,
   open_run_folder,
   read_run,
+  write_config,
 )
 from tests.conftest import tiny_config
 
 TEACHER = 'distillation.teacher_checkpoint_path'
+
+
+DATA = {'images': 80, 'fingerprint': 'ab12'}
 
 
 def opened(workdir, config=None, **kwargs):
@@ -26,6 +30,16 @@ def opened(workdir, config=None, **kwargs):
   kwargs = {'create': True, **kwargs}
   with open_run_folder(workdir, config, **kwargs) as path:
     return path
+
+
+def begun(workdir, config=None, data=DATA, checksum=None, **kwargs):
+  """Opens a run folder as training does, and writes its config.json."""
+  config = config or tiny_config()
+  with open_run_folder(
+    workdir, config, create=True, data=data, teacher_checksum=checksum
+  ) as path:
+    kwargs = {'rounds': [], 'teacher_checksum': checksum, **kwargs}
+    write_config(path, config, data=data, **kwargs)
 
 
 def changed(values):
@@ -44,7 +58,7 @@ def changed(values):
 def test_a_run_folder_says_what_the_run_is(tmp_path):
   assert read_run(tmp_path) is None
   rounds = [{'name': 'teacher', 'num_steps': (8, 4)}]
-  opened(tmp_path, rounds=rounds, teacher='/t', teacher_checksum='abc')
+  begun(tmp_path, rounds=rounds, teacher='/t', checksum='abc')
   run = read_run(tmp_path)
   assert run['config']['seed'] == 0
   assert run['rounds'] == [{'name': 'teacher', 'num_steps': [8, 4]}]
@@ -53,7 +67,8 @@ def test_a_run_folder_says_what_the_run_is(tmp_path):
   assert run['command'] == shlex.join(sys.orig_argv)
   assert run['commit'] is None or run['commit'].removesuffix('-dirty').isalnum()
   assert run['started'].endswith('+00:00')
-  opened(tmp_path, changed({'eval.num_samples': 40}), rounds=rounds[:0])
+  assert run['data'] == DATA
+  begun(tmp_path, changed({'eval.num_samples': 40}))
   later = read_run(tmp_path)
   assert later['started'] == run['started'] and later['rounds'] == []
   # Nothing else is known of the teacher than before.
@@ -84,7 +99,7 @@ with open_run_folder({str(tmp_path)!r}, tiny_config(), create=True):
     with pytest.raises(UserError, match=rf'use by process {other.pid} on '):
       opened(tmp_path)
     # Reading does no harm.
-    assert opened(tmp_path, create=False, lock=False) == tmp_path
+    assert opened(tmp_path, lock=False) == tmp_path
     other.kill()
   assert opened(tmp_path) == tmp_path
 
@@ -112,7 +127,7 @@ def test_the_lock_ends_with_the_context(tmp_path):
   ],
 )
 def test_another_config_is_refused_by_name(tmp_path, key, value):
-  opened(tmp_path)
+  begun(tmp_path)
   before = (tmp_path / 'config.json').read_text()
   with pytest.raises(UserError, match=rf'another config \({key}: .* there, '):
     opened(tmp_path, changed({key: value}))
@@ -139,8 +154,8 @@ def test_another_config_is_refused_by_name(tmp_path, key, value):
   ],
 )
 def test_lengths_intervals_and_places_may_change(tmp_path, key, value):
-  opened(tmp_path)
-  opened(tmp_path, changed({key: value}))
+  begun(tmp_path)
+  begun(tmp_path, changed({key: value}))
   got = read_run(tmp_path)['config']
   for part in key.split('.'):
     got = got[part]
@@ -148,24 +163,46 @@ def test_lengths_intervals_and_places_may_change(tmp_path, key, value):
 
 
 def test_a_name_is_free_in_its_own_section_alone(tmp_path):
-  opened(tmp_path, changed({'dataset.args.remat': False}))
+  begun(tmp_path, changed({'dataset.args.remat': False}))
   with pytest.raises(UserError, match=r'dataset\.args\.remat: False there'):
     opened(tmp_path, changed({'dataset.args.remat': True}))
 
 
-def test_images_may_move(tmp_path):
+def test_images_may_move(tmp_path, capsys):
   for path in ('/here/images', '/here/images/', '/there/images'):
-    opened(tmp_path, changed({'dataset.args.path': path}))
+    begun(tmp_path, changed({'dataset.args.path': path}))
+  assert not capsys.readouterr().err
+
+
+def test_other_images_are_refused_or_warned_of(tmp_path, capsys):
+  begun(tmp_path)
+  before = (tmp_path / 'config.json').read_text()
+  with pytest.raises(UserError, match=r'80 training images, and .* 81 now'):
+    begun(tmp_path, data={**DATA, 'images': 81})
+  assert (tmp_path / 'config.json').read_text() == before
+  for warnings in (1, 0):  # the second time they are known
+    begun(tmp_path, data={**DATA, 'fingerprint': 'cd34'})
+    said = capsys.readouterr().err
+    assert said.count('warning: the training images are not') == warnings
+  # Measuring and reporting need no training images.
+  assert opened(tmp_path, create=False) == tmp_path
+
+
+def test_the_number_of_classes_may_be_given_later(tmp_path):
+  # A folder with a new class needs it, to resume with those it had.
+  key = 'dataset.args.num_classes'
+  begun(tmp_path, changed({key: None}))
+  begun(tmp_path, changed({key: 3}))
 
 
 def test_a_teacher_may_move_but_not_become_another(tmp_path):
   config = changed({TEACHER: '/here'})
-  opened(tmp_path, config, teacher='/here/8', teacher_checksum='abc')
+  begun(tmp_path, config, teacher='/here/8', checksum='abc')
   moved = changed({TEACHER: '/there'})
-  opened(tmp_path, moved, teacher='/there/8', teacher_checksum='abc')
+  begun(tmp_path, moved, teacher='/there/8', checksum='abc')
   assert read_run(tmp_path)['teacher'] == '/there/8'
   with pytest.raises(UserError, match='students of another teacher') as caught:
-    opened(tmp_path, config, teacher='/here/9', teacher_checksum='def')
+    begun(tmp_path, config, teacher='/here/9', checksum='def')
   assert '\n' not in str(caught.value)
   # A finished run is read without its teacher.
   opened(tmp_path, config, create=False)
@@ -174,12 +211,12 @@ def test_a_teacher_may_move_but_not_become_another(tmp_path):
 
 
 def test_a_run_of_a_version_with_fewer_keys_resumes(tmp_path):
-  opened(tmp_path)
+  begun(tmp_path)
   path = tmp_path / 'config.json'
   run = json.loads(path.read_text())
   del run['config']['compilation_cache_dir']
   path.write_text(json.dumps({'config': run['config']}))
-  assert opened(tmp_path) == tmp_path
+  begun(tmp_path)
   assert read_run(tmp_path)['started']
 
 
@@ -214,7 +251,7 @@ def test_a_run_that_begins_meanwhile_is_seen(tmp_path, monkeypatch):
 
   def late(workdir):
     monkeypatch.setattr(run_folder, '_locked', locked)
-    opened(workdir, changed({'seed': 1}))
+    begun(workdir, changed({'seed': 1}))
     return locked(workdir)
 
   monkeypatch.setattr(run_folder, '_locked', late)
@@ -235,7 +272,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
 def test_a_check_makes_no_run(tmp_path):
   check_run_folder(tmp_path / 'new', tiny_config())
   assert not (tmp_path / 'new').exists()
-  opened(tmp_path)
+  begun(tmp_path)
   check_run_folder(tmp_path, tiny_config())
   with pytest.raises(UserError, match='another config'):
     check_run_folder(tmp_path, changed({'seed': 1}))

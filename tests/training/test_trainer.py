@@ -1,6 +1,7 @@
 """The rounds of a run, with steps that only record what they are given."""
 
 import contextlib
+import dataclasses
 import shutil
 
 import jax
@@ -100,9 +101,11 @@ def train(config, workdir, teacher=None, stop_at=None):
   ):
     recorder = Recorder(patch, stop_at)
     evaluate = None  # nothing is evaluated
-    trainer.Trainer(
+    every = trainer.Trainer(
       config, dataset, workdir, teacher, log, evaluate, stop
-    ).run()
+    )
+    every.check()
+    every.run()
   return recorder
 
 
@@ -171,6 +174,28 @@ def test_each_round_has_its_own_noise_and_order_of_images(run):
   # Within a round the key stays, and the step and the images change.
   assert len({given[3].tobytes() for _, _, given in calls[:4]}) == 1
   assert len({given[2]['image'].tobytes() for _, _, given in calls[:4]}) == 4
+
+
+def test_rounds_of_the_same_step_count_differ_too(run, tmp_path, monkeypatch):
+  def twice(config):
+    found = trainings(config)
+    first = found[1].objective.rounds[0]
+    again = dataclasses.replace(first, name='again', parent=first.name)
+    objective = dataclasses.replace(found[1].objective, rounds=(first, again))
+    return [found[0], dataclasses.replace(found[1], objective=objective)]
+
+  trainings = trainer.trainings
+  monkeypatch.setattr(trainer, 'trainings', twice)
+  monkeypatch.setattr(
+    trainer,
+    'rounds',
+    lambda config: [r for t in twice(config) for r in t.objective.rounds],
+  )
+  calls = train(ladder({4: 2}), tmp_path).calls
+  first, again = (calls[i][2] for i in (4, 6))
+  assert same(first[2:], run[1].calls[4][2][2:])  # as in a run without `again`
+  assert not same(first[3], again[3])
+  assert not same(first[2]['image'], again[2]['image'])
 
 
 def test_another_seed_changes_parameters_noise_and_order(run, tmp_path):
@@ -258,6 +283,8 @@ def test_a_round_keeps_its_length_once_another_began_from_it(copy):
     config = ladder({**LENGTHS, number: LENGTHS[number] + 1})
     with pytest.raises(UserError, match=f'began from student_{number:05} afte'):
       train(config, copy)
+  with pytest.raises(UserError, match='had 2 updates, more than the 1 of'):
+    train(ladder({**LENGTHS, 4: 1}), copy)
   # The last round may become longer.
   recorder = train(ladder({**LENGTHS, 1: 3}), copy)
   assert len(recorder.calls) == 2 and recorder.begun == []
@@ -298,6 +325,10 @@ def test_a_teacher_from_elsewhere(run, tmp_path):
   assert second.parent_checksum is None
   # A finished run does not need it.
   assert train(config, tmp_path).calls == []
+  shutil.rmtree(tmp_path / 'student_00001')
+  shutil.rmtree(tmp_path / 'student_00002' / 'checkpoints' / '1')
+  with pytest.raises(UserError, match=r'student_00002 .* needs its teacher'):
+    train(config, tmp_path)
 
 
 @pytest.mark.parametrize('step', ['train_step', 'distill_step'])
