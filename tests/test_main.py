@@ -192,6 +192,7 @@ def reached(path, text):
   return path.exists() and text in path.read_text()
 
 
+@pytest.mark.slow
 def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
   """`benchmarks/kill_resume.py` in short: real processes, real signals."""
   path, metrics = tmp_path / 'digits', tmp_path / 'digits' / 'metrics.jsonl'

@@ -18,6 +18,7 @@ def code_cells():
       yield ''.join(cell['source'])
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_top_to_bottom(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('SMALLEST_NOTEBOOK', '1')
   monkeypatch.setenv('NOTEBOOK_WORKDIR', str(tmp_path / 'run'))

@@ -169,9 +169,7 @@ class Trainer:
       weights: of its parent, on all devices; None without a parent.
     """
     config, train = training.config, training.config.train
-    key = functools.reduce(
-      jax.random.fold_in, numbers, jax.random.key(config.seed)
-    )
+    key = _round_key(config.seed, numbers)
     if each.parent is None:
       init_key, key = jax.random.split(key)
     teacher = weights if training.objective.needs_teacher else None
@@ -302,6 +300,11 @@ def _numbers(each, every):
   index = every.index(each)
   repeats = counts[:index].count(counts[index])
   return (counts[index], repeats) if repeats else (counts[index],)
+
+
+def _round_key(seed, numbers):
+  """Returns the random key of a round."""
+  return functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))
 
 
 def _data_seed(seed, numbers):

@@ -188,7 +188,6 @@ def start_main(workdir):
         '--num_processes=2',
         f'--process_id={i}',
       ),
-      XLA_FLAGS='--xla_backend_optimization_level=0',
       JAX_COMPILATION_CACHE_DIR=cache,
       JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
     )
