@@ -96,8 +96,8 @@ def digits():
   text = _table(
     ['steps', 'student', 'teacher', f'student / teacher at {start} steps'],
     map(str, counts),
-    _figures(students, 'frechet_distance', 'error'),
-    _figures(teachers, 'frechet_distance', 'error'),
+    _figures(students, 'frechet_distance', 'frechet_distance_error'),
+    _figures(teachers, 'frechet_distance', 'frechet_distance_error'),
     _figures(students, 'ratio', 'ratio_error'),
   )
   metric, hardware = report['metric'], report['hardware']

@@ -27,6 +27,7 @@ from diffusion_distillation.runtime import run_folder, signals
 from diffusion_distillation.samplers import GRIDS, SAMPLERS
 from diffusion_distillation.training import plan
 from tests.checkpoints import toy
+from tests.test_main import run
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ['README.md', *sorted(f'docs/{p.name}' for p in ROOT.glob('docs/*.md'))]
@@ -50,6 +51,27 @@ def first_column(page, heading):
   table = text_of(page).split(f'\n| {heading} |')[1].split('\n\n')[0]
   cells = [line.split('|')[1] for line in table.splitlines()[2:]]
   return [name for cell in cells for name in re.findall(r'`([^`]+)`', cell)]
+
+
+@pytest.mark.parametrize(
+  ('name', 'millions', 'rounds'),
+  [
+    ('cifar10', '60.0M', 13),
+    ('imagenet64', '295.9M', 10),
+    ('lsun_bedroom128', '139.6M', 10),
+  ],
+)
+def test_plan_needs_no_data(name, millions, rounds, capsys):
+  assert run(f'--config=configs/{name}_distill.py', '--mode=plan') is None
+  out = capsys.readouterr().out
+  assert f'({millions})' in out
+  students = [line for line in out.splitlines() if line.startswith('student')]
+  assert len(students) == rounds
+  assert [line.split()[1] for line in students[-3:]] == [
+    '50,000',
+    '100,000',
+    '100,000',
+  ]
 
 
 @pytest.mark.parametrize(('page', 'name'), readme.blocks())
@@ -157,9 +179,8 @@ def test_tables_of_names_are_complete():
     'paper',
     *first_column('docs/evaluation.md', 'key in `report.json`'),
   }
-  assert keys - {'error', 'ratio_error', 'inception_score_std'} == set(
-    labels.COLUMNS
-  )
+  errors = {column.error for column in labels.COLUMNS.values()}
+  assert keys - errors == set(labels.COLUMNS)
   keys = text_of('docs/running.md').split('\n| what | keys |')[1]
   keys = set(re.findall(r'`([^`]+)`', keys.split('\n\n')[0]))
   changeable = run_folder._CHANGEABLE

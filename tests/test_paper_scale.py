@@ -88,9 +88,10 @@ def test_a_distill_config_runs_from_training_to_report(
 
 @pytest.mark.parametrize('name', ['imagenet64', 'lsun_bedroom128'])
 def test_both_steps_of_larger_configs_have_shapes(name):
-  """With all levels, but fewer blocks, and without computing anything."""
+  """With two levels, and without computing anything."""
   config = config_file.load(f'configs/{name}_distill.py')
   config.model.args.update(ch=16, emb_ch=16, num_res_blocks=1, head_dim=16)
+  config.model.args.update(ch_mult=(1, 2), attn_resolutions=())
   dataset = load_dataset(config.dataset.name, config.dataset.args)
   denoiser = build_denoiser(
     config.model, dataset.image_shape, dataset.num_classes
@@ -208,24 +209,3 @@ def test_data_that_are_not_prepared_are_one_line_and_nothing_is_made(tmp_path):
   )
   assert 'diffusion_distillation.data.prepare --dataset=cifar10' in code
   assert '\n' not in code and not workdir.exists()
-
-
-@pytest.mark.parametrize(
-  ('name', 'millions', 'rounds'),
-  [
-    ('cifar10', '60.0M', 13),
-    ('imagenet64', '295.9M', 10),
-    ('lsun_bedroom128', '139.6M', 10),
-  ],
-)
-def test_plan_needs_no_data(name, millions, rounds, capsys):
-  assert run(f'--config=configs/{name}_distill.py', '--mode=plan') is None
-  out = capsys.readouterr().out
-  assert f'({millions})' in out
-  students = [line for line in out.splitlines() if line.startswith('student')]
-  assert len(students) == rounds
-  assert [line.split()[1] for line in students[-3:]] == [
-    '50,000',
-    '100,000',
-    '100,000',
-  ]

@@ -6,6 +6,7 @@ from diffusion_distillation.checkpoints.checkpoint import (
   find,
   load,
   read_card,
+  read_checksum,
   read_progress,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
   'find',
   'load',
   'read_card',
+  'read_checksum',
   'read_progress',
 ]

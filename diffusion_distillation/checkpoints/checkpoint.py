@@ -116,6 +116,18 @@ def read_progress(path):
   return store.read_progress(find(path))
 
 
+def read_checksum(path):
+  """Returns what tells the weights of a training from all others.
+
+  Args:
+    path: of the folder of a training, or of a checkpoint in it.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  return store.read_checksum(find(path))
+
+
 def find(path):
   """Returns the absolute path of the file or step folder that `load` reads.
 

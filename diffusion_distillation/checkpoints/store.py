@@ -230,6 +230,24 @@ def read_progress(path):
   return _read_json(path, 'progress.json')
 
 
+def read_checksum(path):
+  """Returns a checksum that tells the weights of a checkpoint from all others.
+
+  Weights that are saved twice have two, since the files of orbax differ. No
+  array is read.
+
+  Args:
+    path: of its folder.
+
+  Raises:
+    DamagedError: there are no checksums of its weights.
+    UserError: they cannot be read.
+  """
+  with files.reading(path):
+    text = json.dumps(_checksums(path, 'weights'))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _folders(folder):
   """Returns the names of the folders in a folder, none if it does not exist."""
   try:
@@ -333,18 +351,21 @@ def _verify(path, item):
     UserError: one cannot be read.
   """
   with files.reading(path):
-    manifest = path / _CHECKSUMS
-    text = manifest.read_text(errors='replace') if manifest.is_file() else ''
-    lines = [line.partition('  ') for line in text.splitlines()]
-    wanted = {
-      name: digest for digest, _, name in lines if name.split('/')[0] == item
-    }
-    for name, digest in wanted.items():
+    for name, checksum in _checksums(path, item).items():
       file = path / name
-      if not file.is_file() or _digest(file) != digest:
+      if not file.is_file() or _digest(file) != checksum:
         raise DamagedError(f'{path} is damaged: {name} is missing or differs')
-  if not wanted:
+
+
+def _checksums(path, item):
+  """Returns the checksums of a file, or of the files of a folder, by name."""
+  manifest = path / _CHECKSUMS
+  text = manifest.read_text(errors='replace') if manifest.is_file() else ''
+  lines = [line.partition('  ') for line in text.splitlines()]
+  found = {name: sum_ for sum_, _, name in lines if name.split('/')[0] == item}
+  if not found:
     raise DamagedError(f'{path} is damaged: it has no checksums of {item}')
+  return found
 
 
 def _digest(path):

@@ -1,8 +1,13 @@
 """--mode=report: writes the report of a finished run again."""
 
+import contextlib
+import copy
+
+from diffusion_distillation.checkpoints import read_card
 from diffusion_distillation.report.report import summary
 from diffusion_distillation.report.run import report_run
-from diffusion_distillation.runtime.run_folder import open_run_folder
+from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.run_folder import open_run_folder, read_run
 from diffusion_distillation.training.config import check
 
 
@@ -16,9 +21,27 @@ def report(config, workdir):
   Raises:
     UserError: the folder holds no such run, or it is not finished.
   """
-  dataset, _ = check(config)
   with open_run_folder(workdir, config, lock=False) as workdir:
+    dataset, _ = check(_with_classes(config, workdir))
     show(report_run(config, dataset, workdir), workdir)
+
+
+def _with_classes(config, workdir):
+  """Returns a config whose data set need not be there to know its classes.
+
+  Where the config leaves their number to the labels, the cards of the run say
+  it.
+  """
+  args = config.dataset.args
+  counted = 'num_classes' in args and args.num_classes is None
+  if not counted or not args.get('class_conditional'):
+    return config
+  config = copy.deepcopy(config)
+  for each in read_run(workdir)['rounds']:
+    with contextlib.suppress(UserError):  # a run that failed has not all rounds
+      card = read_card(workdir / each['name'])
+      config.dataset.args.num_classes = card.num_classes
+  return config
 
 
 def show(content, workdir):

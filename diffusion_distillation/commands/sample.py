@@ -30,8 +30,8 @@ def sample(
     checkpoint: path of a checkpoint.
     out: path of a .npz, of a .png, or of a folder of PNGs.
     seeds: text such as '0-63' or '1,5,9'.
-    class_: text such as '3' or '1,5', the classes to draw in turn; None draws
-      all classes in turn.
+    class_: text such as '3' or '1,5', the classes to draw in turn, which goes
+      by the number of the seed; None draws all classes in turn.
     sampler: its spelling; the checkpoint's by default.
     num_steps: sampling steps; the checkpoint's by default.
     config: describes the network of a file that has no card.
@@ -77,6 +77,6 @@ def parse_classes(text, num_classes):
   if None in classes:
     raise UserError(
       f'--class={text} must be one or more of 0 to {num_classes - 1}, such as '
-      '3 or 1,5'
+      f'0 or 0,{num_classes - 1}'
     )
   return np.array(classes)

@@ -10,6 +10,7 @@ rounding:
   pixel when shrinking: `tf.image.resize(method='bilinear', antialias=True)`.
 """
 
+import contextlib
 import functools
 import io
 
@@ -36,10 +37,28 @@ def decode(data, name, *, upright=False, channels=3):
   Raises:
     UserError: the file is damaged, not an image, or has 32 bits per channel.
   """
+  with opened(data, name) as image:
+    rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+  if channels == 1:
+    return np.asarray(rgb.convert('L'))[..., None]
+  return np.asarray(rgb)
+
+
+@contextlib.contextmanager
+def opened(data, name):
+  """Gives the Pillow image in the bytes of a file.
+
+  Args:
+    data: bytes of the file.
+    name: name of the file, for error messages.
+
+  Raises:
+    UserError: the file is damaged or not an image, or the block failed.
+  """
   try:
     with Image.open(io.BytesIO(data)) as image:
       image.load()
-      rgb = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+      yield image
   except Exception as error:  # Pillow's decoders raise any type on damage
     reason = ' '.join(str(error).split())
     if isinstance(error, PIL.UnidentifiedImageError):
@@ -47,9 +66,6 @@ def decode(data, name, *, upright=False, channels=3):
     raise UserError(
       f'{name} cannot be read as an image ({reason}); replace or remove it'
     ) from error
-  if channels == 1:
-    return np.asarray(rgb.convert('L'))[..., None]
-  return np.asarray(rgb)
 
 
 def _to_rgb(image):

@@ -1,6 +1,7 @@
 """Metrics that compare two sets of features, computed in float64."""
 
 import numpy as np
+from scipy import linalg
 from scipy.linalg import lapack
 
 NUM_NEIGHBOURS = 3  # k of precision and recall
@@ -56,18 +57,21 @@ def frechet_distance(mean_1, cov_1, mean_2, cov_2):
     mean_2: (D,).
     cov_2: (D, D).
   """
-  product = _cholesky_factor(cov_1).T @ _cholesky_factor(cov_2)
+  product = _cholesky_factor(cov_1)[0].T @ _cholesky_factor(cov_2)[0]
   trace = np.trace(cov_1) + np.trace(cov_2)
   trace -= 2 * np.sum(np.linalg.svd(product, compute_uv=False))
   return float(np.sum((mean_1 - mean_2) ** 2) + trace)
 
 
 def _cholesky_factor(cov):
-  """Returns A (D, rank) with A A^T = cov, by a pivoted Cholesky factor."""
+  """Returns A (D, rank) with A A^T = cov, and rows (rank,) of its triangle.
+
+  A[rows] is lower triangular and not singular.
+  """
   lower, pivots, rank, _ = lapack.dpstrf(cov, lower=1)
   factor = np.empty((len(cov), rank))
   factor[pivots - 1] = np.tril(lower)[:, :rank]
-  return factor
+  return factor, pivots[:rank] - 1
 
 
 def frechet_distance_error(mean, cov, features):
@@ -81,8 +85,9 @@ def frechet_distance_error(mean, cov, features):
 
   where T = C1^(1/2) (C1^(1/2) C2 C1^(1/2))^(-1/2) C1^(1/2) is the derivative of
   2 tr (C1 C2)^(1/2) with respect to C2. The error is the standard deviation of
-  the influences, divided by the root of N (Hampel 1974). That takes two
-  eigenvalue problems: 4 seconds for 10,000 images and 2048 features on 2 cores.
+  the influences, divided by the root of N (Hampel 1974). With C2 = A A^T and
+  d = A y, the last term is d^T T d = y^T (A^T C1 A)^(1/2) y. That takes one
+  eigenvalue problem: SECONDS for 10,000 images and 2048 features on 2 cores.
 
   The estimate errs on the safe side: where the distance is mostly the bias of
   few images, it is up to 1.6 times too large (measured on Gaussian data). The
@@ -97,21 +102,17 @@ def frechet_distance_error(mean, cov, features):
   moments = Moments()
   moments.add(features)
   generated_mean, generated_cov = moments.result()
-  # Everything is expressed in the range of C2 = Q L Q^T: T is not defined
-  # beyond it, and no image lies there.
-  values, vectors = np.linalg.eigh(generated_cov)
-  kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
-  scale, vectors = np.sqrt(values[kept]), vectors[:, kept]
-  half = vectors * scale
-  squares, rotation = np.linalg.eigh(half.T @ cov @ half)
+  # T is not defined beyond the range of C2, and no image lies there.
+  factor, kept = _cholesky_factor(generated_cov)
+  squares, rotation = np.linalg.eigh(factor.T @ cov @ factor)
   roots = np.sqrt(np.maximum(squares, 0))
-  whiten = (vectors / scale) @ rotation  # d^T T d = sum roots (d^T whiten)^2
   shift = 2 * (generated_mean - mean)
   influences = np.empty(len(features))
   for rows in _blocks(len(features)):
     d = features[rows].astype(np.float64) - generated_mean
     influences[rows] = d @ shift + np.sum(d**2, axis=1)
-    influences[rows] -= (d @ whiten) ** 2 @ roots
+    y = linalg.solve_triangular(factor[kept], d[:, kept].T, lower=True)
+    influences[rows] -= (y.T @ rotation) ** 2 @ roots
   return float(np.std(influences, ddof=1) / np.sqrt(len(features)))
 
 

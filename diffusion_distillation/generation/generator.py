@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_distillation.runtime import devices, processes
-from diffusion_distillation.samplers import canonical, make_sampler, sample
+from diffusion_distillation.samplers import canonical, sample
 
 # Folded into the keys of images, so that no training of the same seed has them.
 _DOMAIN = int.from_bytes(b'imag')
@@ -20,6 +20,8 @@ def condition_of(seeds, num_classes, label=None):
     seeds: (N,) ints.
     num_classes: 1 is unconditional: all labels are 0.
     label: class or classes to draw, in turn; None draws all classes in turn.
+      The turn goes by the seed's number: seed s has class s mod K of K, so that
+      an image does not depend on the other seeds.
 
   Returns:
     {'label': (N,) int32}.
@@ -119,9 +121,7 @@ class Generator:
     shape = self._denoiser.image_shape
     return devices.gather(np.asarray(x).reshape(mine.size, *shape))
 
-  def _compile(self, spelling):
-    sampler = make_sampler(spelling)
-
+  def _compile(self, sampler):
     def draw(params, seeds, condition, num_steps):
       """Returns the images of one replica, uint8."""
       key = jax.random.key(_DOMAIN)

@@ -1,6 +1,5 @@
 """Files of images: reading images to measure, and writing samples."""
 
-import io
 import math
 import os
 import pathlib
@@ -9,9 +8,9 @@ import tempfile
 import zipfile
 
 import numpy as np
-from PIL import Image
 
 from diffusion_distillation.data import image_folder
+from diffusion_distillation.data.resize import opened
 from diffusion_distillation.generation import grids
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
@@ -72,7 +71,7 @@ class ImageFiles:
 
   def _decode(self, name):
     data, where = self._files.read(name), f'{self._path}: {name}'
-    with files.reading(where), Image.open(io.BytesIO(data)) as image:
+    with opened(data, where) as image:
       # A palette and two levels are other ways to store RGB and grey.
       mode = {'P': 'RGB', '1': 'L'}.get(image.mode, image.mode)
       pixels = np.asarray(image.convert(mode))

@@ -34,7 +34,9 @@ class Column:
 COLUMNS = {
   'num_steps': Column('steps', 0),
   'nfe': Column('NFE', 0),
-  'frechet_distance': Column('{label}', better=-1, error='error'),
+  'frechet_distance': Column(
+    '{label}', better=-1, error='frechet_distance_error'
+  ),
   'ratio': Column('ratio to reference', error='ratio_error'),
   'paper': Column("paper's FID"),
   'images_per_second': Column('images per second', 0),

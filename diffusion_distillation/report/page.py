@@ -74,7 +74,7 @@ def _header(report):
       f'{metric["label"]} of {metric["num_samples"]:,} samples against '
       f'{metric["reference"]}, in the features {metric["features"]}.'
     )
-  if any('error' in row for row in report['rows']):
+  if any('frechet_distance_error' in row for row in report['rows']):
     others.append(_ERRORS)
   # Flags would otherwise break after their dashes.
   first = re.sub(r'--[\w.=]+', r'<code>\g<0></code>', _text(first))

@@ -211,7 +211,9 @@ def _axes(size):
 def _draw(axes, curve, x):
   """Draws a Curve with its error bars."""
   values = np.array([row['frechet_distance'] for row in curve.rows])
-  errors = np.array([row.get('error') or 0 for row in curve.rows])
+  errors = np.array(
+    [row.get('frechet_distance_error') or 0 for row in curve.rows]
+  )
   costs = [row[x] for row in curve.rows]
   # A bar that reached zero would have no end on a logarithmic axis.
   bars = np.minimum(errors, 0.9 * values), errors

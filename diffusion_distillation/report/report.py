@@ -76,8 +76,8 @@ def compare(rows, metric):
   Args:
     rows: mappings with `network` ('teacher' or 'student'), `round`, `sampler`,
       `num_steps`, `nfe`, `is_reference` (true for the teacher as it is
-      distilled) and, once measured, `frechet_distance`, its standard `error`
-      and other figures.
+      distilled) and, once measured, `frechet_distance`, its standard error
+      `frechet_distance_error` and other figures.
     metric: the protocol of the figures, or None.
   """
   reference = next((row for row in rows if row['is_reference']), {})
@@ -91,7 +91,7 @@ def _ratio(row, reference):
   if 'frechet_distance' not in row or not reference.get('frechet_distance'):
     return {}
   ratio = row['frechet_distance'] / reference['frechet_distance']
-  errors = row.get('error'), reference.get('error')
+  errors = [each.get('frechet_distance_error') for each in (row, reference)]
   if row is reference or None in errors:
     return {'ratio': ratio}
   error = math.hypot(errors[0], ratio * errors[1])

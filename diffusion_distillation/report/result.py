@@ -22,7 +22,7 @@ def differ(row, other):
     row: a measured row of a report.
     other: another.
   """
-  errors = row.get('error'), other.get('error')
+  errors = [each.get('frechet_distance_error') for each in (row, other)]
   if None in errors or not all(map(math.isfinite, errors)):
     return None
   difference = row['frechet_distance'] - other['frechet_distance']

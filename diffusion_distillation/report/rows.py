@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 
-from diffusion_distillation.checkpoints import find, read_card
+from diffusion_distillation.checkpoints import find, read_card, read_checksum
 from diffusion_distillation.runtime import files, run_folder
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import canonical, make_sampler
@@ -46,6 +47,8 @@ class Row:
     sampler: its canonical spelling, such as 'ancestral:gamma=0.3'.
     num_steps: sampling steps.
     updates: of the network's training; None for a teacher from elsewhere.
+    checksum: tells its weights from all others; for a teacher from elsewhere
+      their `weights_checksum`, or None where the run does not know it.
     path: of its checkpoint.
   """
 
@@ -54,6 +57,7 @@ class Row:
   sampler: str
   num_steps: int
   updates: int | None
+  checksum: str | None
   path: pathlib.Path | str
 
   @property
@@ -64,7 +68,8 @@ class Row:
   @property
   def name(self):
     """A file name, such as 'student_00004_ddim_00004'."""
-    sampler = re.sub(r'[^\w.]+', '-', self.sampler)
+    # One for one, so that a sign stays: x=1 and x=-1 are two files.
+    sampler = re.sub(r'[^\w.+]', '-', self.sampler)
     return f'{self.round}_{sampler}_{self.num_steps:05}'
 
   @property
@@ -75,6 +80,7 @@ class Row:
       'sampler': self.sampler,
       'num_steps': self.num_steps,
       'updates': self.updates,
+      'checksum': self.checksum,
     }
 
   @property
@@ -104,7 +110,10 @@ def plan_rows(config, workdir, partial=False):
     UserError: the training of a round is not finished.
   """
   run = run_folder.read_run(workdir)
-  students = [r for r in run['rounds'] if r['parent'] is not None]
+  rounds = run['rounds']
+  # A teacher from elsewhere is no round, but the parent of the first one.
+  teachers = [r['parent'] or r['name'] for r in rounds[:1]]
+  students = [r for r in rounds if r['parent'] is not None]
   steps = [teacher_num_steps(config), *(r['num_steps'] for r in students)]
   wanted = [
     (
@@ -117,7 +126,8 @@ def plan_rows(config, workdir, partial=False):
     for each in students
   ]
   wanted += [
-    ('teacher', 'teacher', spelling, num_steps)
+    ('teacher', name, spelling, num_steps)
+    for name in teachers
     for spelling in map(canonical, config.eval.samplers)
     for num_steps in config.eval.num_steps or steps
   ]
@@ -127,13 +137,21 @@ def plan_rows(config, workdir, partial=False):
       continue
     path, updates = workdir / name, None
     if network == 'teacher' and run['teacher'] is not None:
-      path = run['teacher']
+      path, checksum = _outside_teacher(run, config), run['teacher_checksum']
     elif partial and not is_finished(path):
       continue
     else:
-      updates = finished_updates(path)
-    rows.append(Row(network, name, spelling, num_steps, updates, path))
+      updates, checksum = finished_updates(path), read_checksum(path)
+    row = Row(network, name, spelling, num_steps, updates, checksum, path)
+    rows.append(row)
   return rows
+
+
+def _outside_teacher(run, config):
+  """Returns the path of a teacher from elsewhere, which may have moved."""
+  if os.path.exists(run['teacher']):
+    return run['teacher']
+  return config.distillation.teacher_checkpoint_path
 
 
 def finished_updates(path):

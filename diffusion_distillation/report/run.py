@@ -1,5 +1,7 @@
 """From a run folder to its report: measures, draws and collects."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import pathlib
@@ -23,6 +25,7 @@ from diffusion_distillation.report.rows import (
   plan_rows,
 )
 from diffusion_distillation.runtime import devices, files, run_folder
+from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training.config import teacher_num_steps
@@ -44,8 +47,8 @@ def evaluate_run(config, dataset, workdir, evaluator):
   missing = [row for row in rows if measured.find(row, protocol) is None]
   if not missing:
     return
-  generator = make_generator(config, dataset)
-  for i, row in enumerate(missing, 1):
+  generator, open_drawer = _open_drawers(config, dataset)
+  for i, row in enumerate(_by_checkpoint(missing), 1):
     shards = Shards(
       workdir / 'evaluation' / row.name,
       row.identity,
@@ -54,7 +57,7 @@ def evaluate_run(config, dataset, workdir, evaluator):
     )
     what = f'evaluate {i}/{len(missing)}: {row.name}'
     shards.draw(
-      _open_drawer(generator, config, row, num_samples),
+      functools.partial(open_drawer, row, num_samples),
       row.num_steps,
       Progress(what, num_samples, 'images'),
     )
@@ -84,11 +87,11 @@ def draw_grids(config, dataset, workdir):
   missing = [r for r in rows if not grids.shows(r.grid(workdir), r.description)]
   if not missing:
     return
-  generator = make_generator(config, dataset)
+  generator, open_drawer = _open_drawers(config, dataset)
   progress = Progress('samples', len(missing), 'grids')
   count = min(grids.GRID_IMAGES, config.eval.num_samples)
-  for i, row in enumerate(missing, 1):
-    draw = _open_drawer(generator, config, row, count)()
+  for i, row in enumerate(_by_checkpoint(missing), 1):
+    draw = open_drawer(row, count)
     batches = [
       draw(
         np.arange(first, min(first + generator.batch_size, count)),
@@ -169,7 +172,7 @@ def report_run(config, dataset, workdir, protocol=None):
     report,
     workdir / 'report',
     row_images=_row_images(rows, workdir, dataset.image_shape),
-    real_images=_training_images(dataset, workdir),
+    real_images=_training_images(dataset, workdir, protocol),
     entries=files.read_jsonl(workdir / 'metrics.jsonl'),
   )
   return report
@@ -178,16 +181,13 @@ def report_run(config, dataset, workdir, protocol=None):
 def _report_row(row, line, config):
   """Returns a Row and its figures, as `report.compare` takes them."""
   reference = canonical(config.sampler), teacher_num_steps(config)
-  figures = {name: line[name] for name in FIGURES if name in line}
-  if 'frechet_distance_error' in figures:
-    figures['error'] = figures.pop('frechet_distance_error')
   return {
     'network': row.network,
     'round': row.round,
     'sampler': row.sampler,
     'num_steps': row.num_steps,
     'nfe': row.nfe,
-    **figures,
+    **{name: line[name] for name in FIGURES if name in line},
     'is_reference': (
       row.network == 'teacher' and (row.sampler, row.num_steps) == reference
     ),
@@ -222,15 +222,23 @@ def _row_images(rows, workdir, image_shape):
   }
 
 
-def _training_images(dataset, workdir):
-  """Returns the first training images, and keeps a picture of them."""
+def _training_images(dataset, workdir, protocol):
+  """Returns the first training images, and keeps a picture of them.
+
+  It is drawn where there is none yet, it is damaged, or the samples were
+  measured against others since. None: neither data nor picture can be read.
+  """
   path = workdir / 'samples' / 'training_images.png'
-  if path.exists():  # the data may have been moved since
+  reference = protocol and protocol.get('reference_checksum')
+  if not grids.shows(path, reference):
+    with contextlib.suppress(UserError):  # the data may have been moved
+      count = min(grids.GRID_IMAGES, len(dataset.train))
+      images = np.stack([dataset.train[i]['image'] for i in range(count)])
+      grids.save_grid(images, path, reference)
+  try:
     return grids.read_grid(path, dataset.image_shape)
-  count = min(grids.GRID_IMAGES, len(dataset.train))
-  images = np.stack([dataset.train[i]['image'] for i in range(count)])
-  grids.save_grid(images, path)
-  return images
+  except UserError:
+    return None
 
 
 def make_generator(config, dataset):
@@ -248,11 +256,33 @@ def make_generator(config, dataset):
   return Generator(card, config.eval.batch_size)
 
 
-def _open_drawer(generator, config, row, num_images):
-  """Returns () -> a function that draws images of a Row."""
-  return lambda: generator.drawer(
-    load(row.path, config).weights, row.sampler, num_images
-  )
+def _by_checkpoint(rows):
+  """Returns rows in an order in which those of a checkpoint are together."""
+  paths = [row.path for row in rows]
+  return sorted(rows, key=lambda row: paths.index(row.path))
+
+
+def _open_drawers(config, dataset):
+  """Returns a Generator, and (Row, number of images) -> function that draws."""
+  generator = make_generator(config, dataset)
+
+  @functools.lru_cache(1)  # for rows of one checkpoint that follow each other
+  def weights_of(path, checksum):
+    checkpoint = load(path, config)
+    if checksum not in (None, checkpoint.checksum):
+      raise UserError(
+        f'{checkpoint.path} is not the teacher that this run was distilled '
+        'from: their weights differ; set distillation.teacher_checkpoint_path '
+        'to the place where that is now'
+      )
+    return checkpoint.weights
+
+  def open_drawer(row, num_images):
+    outside = row.checksum if row.updates is None else None
+    weights = weights_of(row.path, outside)
+    return generator.drawer(weights, row.sampler, num_images)
+
+  return generator, open_drawer
 
 
 def _first(batches, count):

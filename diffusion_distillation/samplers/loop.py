@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffusion_distillation.samplers.grids import make_grid
 from diffusion_distillation.samplers.sampler import Step
-from diffusion_distillation.samplers.table import make_sampler
+from diffusion_distillation.samplers.table import grid_of, make_sampler
 
 
 def sample(
@@ -18,7 +18,7 @@ def sample(
   schedule,
   num_steps,
   sampler='ddim',
-  grid='uniform',
+  grid=None,
   clip=True,
   key=None,
   noise=None,
@@ -44,7 +44,8 @@ def sample(
       SAMPLERS), or a Sampler.
     grid: a name in GRIDS, a function time(index, num_steps), or (N + 1,)
       falling times. Where the last time is not 0, noisy images at that time are
-      returned.
+      returned. None takes the grid of the sampler's spelling, such as
+      'ddim:grid=NAME', or 'uniform'.
     clip: whether every x_hat is clipped to [-1, 1].
     key: random key, or (B,) keys, one for each image, for a sampler that draws
       noise.
@@ -56,6 +57,7 @@ def sample(
     ValueError: there is no such sampler, option or grid, num_steps < 1, or a
       sampler that draws noise got neither key nor noise.
   """
+  grid = grid_of(sampler) if grid is None else grid
   sampler = make_sampler(sampler, **options)
   time = make_grid(grid, schedule)
   _check_num_steps(num_steps, grid)

@@ -1,16 +1,20 @@
 """The table of samplers, and how one is spelled together with its options.
 
 The spelling is the same in flags, configs, checkpoint cards and reports: a name
-in SAMPLERS, and after a colon the options, `ancestral:gamma=0.3`.
+in SAMPLERS, and after a colon the options, `ancestral:gamma=0.3`. Every sampler
+has the option `grid`, a name in GRIDS.
 """
 
 import inspect
+import typing
 
+from diffusion_distillation.samplers import grids
 from diffusion_distillation.samplers.ddim import ancestral, ddim, stochastic
 from diffusion_distillation.samplers.ode import euler, euler_t, heun, rk4
 from diffusion_distillation.samplers.sampler import Sampler
 
-# name -> factory of a Sampler, whose keyword arguments are the options.
+# name -> factory of a Sampler, whose keyword arguments are the options. Where a
+# default is None, an annotation such as float | None gives the option's type.
 SAMPLERS = {
   'ddim': ddim,
   'ancestral': ancestral,
@@ -20,6 +24,10 @@ SAMPLERS = {
   'heun': heun,
   'rk4': rk4,
 }
+# The option that every sampler has besides its own.
+_GRID = inspect.Parameter(
+  'grid', inspect.Parameter.KEYWORD_ONLY, default='uniform'
+)
 
 
 def make_sampler(sampler, **options):
@@ -28,7 +36,8 @@ def make_sampler(sampler, **options):
   Args:
     sampler: its spelling, such as 'ddim' or 'ancestral:gamma=0.3'; a Sampler is
       returned as it is.
-    **options: further options of the sampler.
+    **options: further options of the sampler. The time grid is `sample`'s, and
+      only its name is checked here.
 
   Raises:
     ValueError: there is no such sampler or option, or a value makes no sense.
@@ -38,6 +47,7 @@ def make_sampler(sampler, **options):
   name, spelled = parse(sampler)
   options = {**spelled, **options}
   _check_options(name, options)
+  grids.factory(options.pop('grid', _GRID.default))
   return SAMPLERS[name](**options)
 
 
@@ -46,7 +56,7 @@ def parse(spelling):
 
   Raises:
     ValueError: there is no such sampler or option, or a value has another type
-      than the option's default.
+      than the option.
   """
   name, _, rest = str(spelling).partition(':')
   if name not in SAMPLERS:
@@ -57,18 +67,17 @@ def parse(spelling):
   if len(texts) < len(pairs):
     raise ValueError(f'sampler {spelling!r} has an option twice')
   _check_options(name, texts)
-  defaults = _defaults(name)
+  known = _options(name)
   return name, {
-    key: _parse_value(name, key, text, type(defaults[key]))
-    for key, text in texts.items()
+    key: _parse_value(name, known[key], text) for key, text in texts.items()
   }
 
 
 def canonical(spelling):
   """Returns the one spelling of a sampler that all its spellings have.
 
-  Options are in the order of the factory's signature, and left out where they
-  have their default.
+  Options are in the order of the factory's signature, the grid last, and left
+  out where they have their default.
 
   Raises:
     ValueError: as `parse`, or the factory refuses a value.
@@ -77,38 +86,58 @@ def canonical(spelling):
   make_sampler(name, **options)
   changed = [
     f'{key}={_spell_value(options[key])}'
-    for key, default in _defaults(name).items()
-    if options.get(key, default) != default
+    for key, option in _options(name).items()
+    if options.get(key, option.default) != option.default
   ]
   return f'{name}:{",".join(changed)}' if changed else name
 
 
-def _defaults(name):
-  parameters = inspect.signature(SAMPLERS[name]).parameters
-  return {key: parameter.default for key, parameter in parameters.items()}
+def grid_of(sampler):
+  """Returns the time grid that a sampler's spelling names.
+
+  Args:
+    sampler: its spelling, or a Sampler, which names none.
+
+  Raises:
+    ValueError: as `parse`.
+  """
+  options = {} if isinstance(sampler, Sampler) else parse(sampler)[1]
+  return options.get('grid', _GRID.default)
+
+
+def _options(name):
+  """Returns the options of a sampler, name -> inspect.Parameter."""
+  own = inspect.signature(SAMPLERS[name], eval_str=True).parameters
+  return {**own, _GRID.name: _GRID}
 
 
 def _check_options(name, options):
-  known = _defaults(name)
+  known = _options(name)
   for key in options:
     if key not in known:
       raise ValueError(
-        f'sampler {name!r} has no option {key!r}; '
-        + (f'known: {", ".join(known)}' if known else 'it has none')
+        f'sampler {name!r} has no option {key!r}; known: {", ".join(known)}'
       )
 
 
-def _parse_value(name, key, text, kind):
+def _parse_value(name, option, text):
+  kind = type(option.default)
+  if option.default is None:
+    if text == 'None':
+      return None
+    kind = typing.get_args(option.annotation)[0]
   if kind is bool and text.lower() in ('true', 'false'):
     return text.lower() == 'true'
   try:
     return text if kind is str else {int: int, float: float}[kind](text)
   except (KeyError, ValueError):
     raise ValueError(
-      f'option {key} of sampler {name!r} must be {kind.__name__}, got {text!r}'
+      f'option {option.name} of sampler {name!r} must be {kind.__name__}, got '
+      f'{text!r}'
     ) from None
 
 
 def _spell_value(value):
-  text = str(value)
-  return text.removesuffix('.0') if isinstance(value, float) else text
+  if not isinstance(value, float):
+    return str(value)
+  return str(value + 0.0).removesuffix('.0')  # -0.0 is spelled as 0.0

@@ -24,3 +24,8 @@ def test_a_checkpoint_without_classes_draws_none():
 def test_an_unknown_class_is_refused(text):
   with pytest.raises(UserError, match='must be one or more of 0 to 9'):
     parse_classes(text, 10)
+
+
+def test_the_example_of_classes_is_one():
+  with pytest.raises(UserError, match='0 to 1, such as 0 or 0,1'):
+    parse_classes('2', 2)

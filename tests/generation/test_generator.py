@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from diffusion_distillation.checkpoints.card import make_card
+from diffusion_distillation.core.schedules import fraction
 from diffusion_distillation.data import digits
 from diffusion_distillation.generation import generator as generators
 from diffusion_distillation.generation.generator import (
@@ -10,6 +11,7 @@ from diffusion_distillation.generation.generator import (
   condition_of,
   to_uint8,
 )
+from diffusion_distillation.samplers import GRIDS
 from diffusion_distillation.training import trainer
 from tests.conftest import tiny_config
 
@@ -86,6 +88,17 @@ def test_options_of_a_sampler_are_obeyed(card, params):
   )
   np.testing.assert_array_equal(large, same)
   assert np.mean(large != small) > 0.1
+
+
+def test_the_time_grid_of_a_sampler_is_obeyed(card, params, monkeypatch):
+  monkeypatch.setitem(
+    GRIDS, 'square', lambda schedule: lambda i, n: fraction(i, n) ** 2
+  )
+  uniform, square = (
+    draw(card, params, np.arange(4), 4, sampler=spelling)
+    for spelling in ('ddim', 'ddim:grid=square')
+  )
+  assert np.mean(uniform != square) > 0.1
 
 
 def test_seeds_have_the_classes_in_turn():

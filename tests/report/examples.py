@@ -25,7 +25,7 @@ def _curve(network, sampler, distances, **options):
         'num_steps': num_steps,
         'nfe': nfe * num_steps - nfe + 1,
         'frechet_distance': distance,
-        'error': error * distance,
+        'frechet_distance_error': error * distance,
         'precision': 0.72 - 0.05 / num_steps,
         'recall': 0.91 - 0.03 / num_steps,
         'images_per_second': speed / num_steps,

@@ -177,7 +177,7 @@ def test_a_curve_survives_figures_that_a_logarithm_does_not():
   report = examples.digits()
   odd = (0.0, 0.1), (1e-9, 5.0), (np.nan, np.nan), (np.inf, 1.0), (2.0, None)
   for figures, (distance, error) in zip(report['rows'], odd, strict=False):
-    figures.update(frechet_distance=distance, error=error)
+    figures.update(frechet_distance=distance, frechet_distance_error=error)
   data = plots.to_png(plots.plot_quality(report))
   Image.open(io.BytesIO(data)).verify()
 

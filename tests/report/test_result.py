@@ -7,7 +7,7 @@ from tests.report import examples
 
 
 def row(network, num_steps, distance=None, error=None, **options):
-  figures = {'frechet_distance': distance, 'error': error}
+  figures = {'frechet_distance': distance, 'frechet_distance_error': error}
   return {
     'network': network,
     'round': 'teacher' if network == 'teacher' else f'student_{num_steps:05}',

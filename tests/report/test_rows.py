@@ -1,12 +1,16 @@
 import dataclasses
 import json
+import shutil
 
+import numpy as np
 import pytest
 
+from diffusion_distillation.checkpoints.store import CheckpointFolder
 from diffusion_distillation.report import rows
 from diffusion_distillation.report.rows import Measured, plan_rows
+from diffusion_distillation.samplers import SAMPLERS, make_sampler
 from diffusion_distillation.training.config import rounds
-from tests.checkpoints.toy import CARD
+from tests.checkpoints.toy import CARD, card_at, make_state
 from tests.conftest import tiny_config
 
 PROTOCOL = {
@@ -25,15 +29,17 @@ def workdir(tmp_path, monkeypatch):
   """A run folder whose trainings are all finished."""
   card = CARD.replace(updates=3, num_updates=3)
   monkeypatch.setattr(rows, 'read_card', lambda path, config=None: card)
+  monkeypatch.setattr(rows, 'read_checksum', lambda path: path.name)
   write_run(tmp_path, tiny_config())
   return tmp_path
 
 
-def write_run(path, config, teacher=None):
+def write_run(path, config, teacher=None, checksum=None):
   run = {
     'config': config.to_dict(),
     'rounds': [dataclasses.asdict(each) for each in rounds(config)],
     'teacher': teacher,
+    'teacher_checksum': checksum,
   }
   (path / 'config.json').write_text(json.dumps(run))
 
@@ -124,13 +130,70 @@ def test_students_are_sampled_stochastically_in_twice_their_steps(workdir):
   ]
 
 
-def test_a_teacher_from_elsewhere_need_not_be_there(workdir, monkeypatch):
-  config = tiny_config()
+def test_a_teacher_from_elsewhere_need_not_be_there_and_may_move(workdir):
+  config, old = tiny_config(), workdir / 'old'
   config.distillation.teacher_checkpoint_path = '/nowhere'
-  write_run(workdir, config, teacher='/nowhere/checkpoints/3')
-  teachers = [r for r in plan_rows(config, workdir) if r.network == 'teacher']
-  assert {row.path for row in teachers} == {'/nowhere/checkpoints/3'}
-  assert {row.updates for row in teachers} == {None}
+  write_run(workdir, config, teacher=str(old), checksum='12ab')
+
+  def teachers():
+    rows = plan_rows(config, workdir)
+    return {
+      (row.round, row.path, row.updates, row.checksum)
+      for row in rows
+      if row.network == 'teacher'
+    }
+
+  assert teachers() == {('teacher', '/nowhere', None, '12ab')}
+  old.mkdir()
+  assert teachers() == {('teacher', str(old), None, '12ab')}
+
+
+def test_a_round_that_is_trained_again_is_measured_again(tmp_path):
+  config = changed(samplers=(), student_samplers=('ddim',))
+  write_run(tmp_path, config)
+
+  def train(name, seed):
+    folder = CheckpointFolder(tmp_path / name / 'checkpoints')
+    state = make_state(seed).replace(step=np.int32(9))
+    folder.save(state, card_at(9), {})
+
+  for name in ('teacher', 'student_00002', 'student_00001'):
+    train(name, 1)
+  measured = Measured(tmp_path)
+  for row in plan_rows(config, tmp_path):
+    measured.add(row, PROTOCOL, {'frechet_distance': 1.0})
+
+  def found():
+    rows = plan_rows(config, tmp_path)
+    return [measured.find(row, PROTOCOL) is not None for row in rows]
+
+  assert found() == [True, True]
+  shutil.rmtree(tmp_path / 'student_00001')
+  train('student_00001', 2)
+  assert found() == [True, False]
+
+
+def test_the_teacher_is_the_first_round_whatever_its_name(workdir):
+  config = changed(samplers=('ddim',), student_samplers=(), num_steps=(4,))
+  path = workdir / 'config.json'
+  run = json.loads(path.read_text())
+  run['rounds'][0]['name'] = run['rounds'][1]['parent'] = 'base'
+  path.write_text(json.dumps(run))
+  (row,) = plan_rows(config, workdir)
+  assert (row.network, row.round) == ('teacher', 'base')
+  assert row.path == workdir / 'base'
+
+
+def test_options_that_differ_by_a_sign_have_files_of_their_own(
+  workdir, monkeypatch
+):
+  def factory(shift=0.5):
+    return make_sampler('ddim')
+
+  monkeypatch.setitem(SAMPLERS, 'toy', factory)
+  spellings = [f'toy:shift={x}' for x in ('1', '-1', '1e20', '1e-20')]
+  config = changed(samplers=spellings, student_samplers=(), num_steps=(4,))
+  assert len(set(names(config, workdir))) == 4
 
 
 def test_protocols_that_say_too_little_do_not_count(workdir):

@@ -7,6 +7,7 @@ import pytest
 
 from diffusion_distillation.core import process, schedules
 from diffusion_distillation.samplers import (
+  GRIDS,
   SAMPLERS,
   Step,
   canonical,
@@ -182,10 +183,15 @@ def test_old_style_keys_are_taken():
     ({'grid': 'karras'}, 'unknown time grid.*uniform'),
     ({'grid': [1.0, 0.0]}, 'grid of 3 times, got 2'),
     ({'grid': [[1.0, 0.5, 0.0]] * 3}, 'shape'),
+    ({'grid': [0.0, 0.5, 1.0]}, 'falls from .* its time 1 is 0.5'),
+    ({'grid': [1.5, 0.5, 0.0]}, 'at most 1 .* time 0 is 1.5'),
+    ({'grid': [1.0, 0.5, -0.1]}, 'at least 0 .* time 2 is -0.1'),
+    ({'grid': [1.0, np.nan, 0.0]}, 'time 1 is nan'),
+    ({'sampler': 'ddim:grid=karras'}, 'unknown time grid.*uniform'),
     ({'num_steps': 0}, 'at least 1'),
     ({'sampler': 'ancestral'}, 'pass a key'),
     ({'sampler': 'stochastic'}, 'pass a key'),
-    ({'gamma': 0.5}, "'ddim' has no option 'gamma'; it has none"),
+    ({'gamma': 0.5}, "'ddim' has no option 'gamma'; known: grid"),
     ({'sampler': 'ancestral', 'eta': 0.5}, 'known: gamma'),
     ({'sampler': 'ancestral:gamma=2', 'key': KEY}, r'in \[0, 1\], got 2'),
     ({'sampler': 'ancestral:gamma=x', 'key': KEY}, "must be float, got 'x'"),
@@ -202,10 +208,47 @@ def test_a_sampler_has_one_canonical_spelling():
   for spelling in ('ancestral', 'ancestral:', 'ancestral:gamma=1.0'):
     assert canonical(spelling) == 'ancestral'
   assert canonical('ancestral:gamma=3e-1') == 'ancestral:gamma=0.3'
-  assert canonical('ancestral:gamma=0') == 'ancestral:gamma=0'
-  for spelling in ('heun:order=2', 'ancestral:gamma=7', 'ancestral:gamma'):
+  for spelling in ('ancestral:gamma=0', 'ancestral:gamma=-0'):
+    assert canonical(spelling) == 'ancestral:gamma=0'
+  wrong = 'heun:order=2', 'heun:grid=heun', 'ancestral:gamma=7'
+  for spelling in (*wrong, 'ancestral:gamma'):
     with pytest.raises(ValueError, match=r'heun|gamma'):
       canonical(spelling)
+
+
+def test_an_option_without_a_value_is_none(monkeypatch):
+  made = []
+
+  def factory(eta: float | None = None):
+    made.append(eta)
+    return make_sampler('ddim')
+
+  monkeypatch.setitem(SAMPLERS, 'toy', factory)
+  assert parse('toy:eta=0.5') == ('toy', {'eta': 0.5})
+  assert canonical('toy:eta=None') == 'toy'
+  assert canonical('toy:eta=0.50') == 'toy:eta=0.5'
+  assert made == [None, 0.5]
+  with pytest.raises(ValueError, match="must be float, got 'x'"):
+    parse('toy:eta=x')
+
+
+def test_a_time_grid_may_be_spelled_or_given(monkeypatch):
+  def halved(schedule):
+    return lambda index, num_steps: GRIDS['uniform'](schedule)(
+      index, 2 * num_steps
+    )
+
+  monkeypatch.setitem(GRIDS, 'halved', halved)
+  assert canonical('ddim: grid=uniform') == 'ddim'
+  assert canonical('ancestral:grid=halved,gamma=0.50') == (
+    'ancestral:gamma=0.5,grid=halved'
+  )
+  spelled, given = run(3, sampler='ddim:grid=halved'), run(3, grid='halved')
+  np.testing.assert_array_equal(spelled, given)
+  assert np.abs(spelled - run(3)).min() > 0
+  # What is given takes the place of what is spelled, as with all options.
+  both = run(3, sampler='ddim:grid=halved', grid='uniform')
+  np.testing.assert_array_equal(both, run(3))
 
 
 def test_options_may_be_spelled_or_given():
@@ -233,6 +276,21 @@ def test_an_explicit_grid_gives_the_times():
   np.testing.assert_allclose(levels, SCHEDULE(jnp.array(times[:3])), atol=1e-5)
   # Equal times as a named grid: equal images.
   np.testing.assert_array_equal(run(4, grid=np.linspace(1, 0, 5)), run(4))
+
+
+def test_a_step_between_equal_times_changes_nothing():
+  # Grids of integers repeat some, such as the quadratic one of DDIM.
+  once, twice = run(2, grid=[0.9, 0.6, 0.0]), run(3, grid=[0.9, 0.6, 0.6, 0.0])
+  np.testing.assert_allclose(twice, once, atol=1e-6)
+
+
+def test_times_may_be_traced():
+  times = jnp.array([0.9, 0.4, 0.0])
+  got = jax.jit(lambda times: run(2, grid=times))(times)
+  np.testing.assert_allclose(got, run(2, grid=times), atol=1e-6)
+  # Known values are checked under jit, too.
+  with pytest.raises(ValueError, match='a time grid falls'):
+    jax.jit(lambda: run(2, grid=np.asarray(times)[::-1]))()
 
 
 def test_a_grid_that_ends_above_0_returns_noisy_images():

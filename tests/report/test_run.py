@@ -1,0 +1,93 @@
+"""How the rows of a run are drawn, with a generator that is none."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from diffusion_distillation.data import digits
+from diffusion_distillation.generation import grids
+from diffusion_distillation.report import run as runs
+from diffusion_distillation.report.rows import Row
+from diffusion_distillation.runtime.errors import UserError
+from tests.conftest import tiny_config
+
+DATASET = digits.load()
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+  """The paths that are loaded; the checksum of weights is their path."""
+  paths = []
+
+  def load(path, config):
+    paths.append(path)
+    return types.SimpleNamespace(weights=path, path=path, checksum=path)
+
+  def drawer(weights, sampler, num_images):
+    return lambda seeds, num_steps: np.zeros((len(seeds), 8, 8, 1), np.uint8)
+
+  generator = types.SimpleNamespace(drawer=drawer, batch_size=8)
+  monkeypatch.setattr(runs, 'load', load)
+  monkeypatch.setattr(runs, 'make_generator', lambda *args: generator)
+  return paths
+
+
+def draw(rows, workdir, monkeypatch):
+  monkeypatch.setattr(runs, 'plan_rows', lambda config, workdir: rows)
+  runs.draw_grids(tiny_config(), DATASET, workdir)
+
+
+def test_each_checkpoint_is_loaded_once(tmp_path, loaded, monkeypatch):
+  rows = [
+    Row('student', name, sampler, 2, 3, 'of its files', name)
+    for sampler in ('ddim', 'ancestral', 'heun')
+    for name in ('student_00002', 'student_00001')
+  ]
+  teacher = Row('teacher', 'teacher', 'ddim', 4, None, '/teacher', '/teacher')
+  rows += [dataclasses.replace(teacher, num_steps=n) for n in (4, 2, 1)]
+  draw(rows, tmp_path, monkeypatch)
+  assert loaded == ['student_00002', 'student_00001', '/teacher']
+  assert all(grids.shows(r.grid(tmp_path), r.description) for r in rows)
+
+
+def test_another_teacher_than_the_run_s_is_not_measured(
+  tmp_path, loaded, monkeypatch
+):
+  row = Row('teacher', 'teacher', 'ddim', 4, None, '/teacher', '/another')
+  with pytest.raises(UserError, match='/another is not the teacher') as error:
+    draw([row], tmp_path, monkeypatch)
+  assert 'distillation.teacher_checkpoint_path' in str(error.value)
+  assert '\n' not in str(error.value)
+  # A run of an earlier version does not know the checksum.
+  draw([dataclasses.replace(row, checksum=None)], tmp_path, monkeypatch)
+
+
+def first_images(dataset):
+  return np.stack([dataset.train[i]['image'] for i in range(100)])
+
+
+def test_the_picture_of_training_images_is_that_of_the_measured_ones(tmp_path):
+  path = tmp_path / 'samples' / 'training_images.png'
+  swapped = dataclasses.replace(DATASET, open_train=DATASET.open_heldout)
+
+  def gone():
+    raise UserError('moved')
+
+  nowhere = dataclasses.replace(DATASET, open_train=gone)
+
+  def shown(dataset, checksum):
+    protocol = {'reference_checksum': checksum}
+    return runs._training_images(dataset, tmp_path, protocol)
+
+  assert runs._training_images(nowhere, tmp_path, None) is None
+  np.testing.assert_array_equal(shown(DATASET, 'a'), first_images(DATASET))
+  # While nothing changes, the data need not be there.
+  np.testing.assert_array_equal(shown(nowhere, 'a'), first_images(DATASET))
+  np.testing.assert_array_equal(shown(swapped, 'b'), first_images(swapped))
+  # The old picture is better than none.
+  np.testing.assert_array_equal(shown(nowhere, 'c'), first_images(swapped))
+  path.write_bytes(path.read_bytes()[:100])
+  assert shown(nowhere, 'b') is None
+  np.testing.assert_array_equal(shown(DATASET, 'b'), first_images(DATASET))
