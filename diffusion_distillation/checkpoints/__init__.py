@@ -7,6 +7,7 @@ from diffusion_distillation.checkpoints.checkpoint import (
   load,
   read_card,
   read_progress,
+  writer_of,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
   'load',
   'read_card',
   'read_progress',
+  'writer_of',
 ]
