@@ -136,7 +136,7 @@ def read_jsonl(path, types=None):
     try:
       entry = dict(json.loads(line))
       missing = [k for k in types if not isinstance(entry.get(k), types[k])]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
       missing = ['JSON']
     if missing:
       raise UserError(

@@ -76,7 +76,9 @@ def test_an_unfinished_line_is_dropped(tmp_path):
   assert files.read_jsonl(path, {'a': int}) == [{'a': 1}, {'a': 2}]
 
 
-@pytest.mark.parametrize('line', ['{', '[]', '3', '{"a": "b"}', '{}', '\xff'])
+@pytest.mark.parametrize(
+  'line', ['{', '[]', '3', '{"a": "b"}', '{}', '\xff', '[' * 100_000]
+)
 def test_a_damaged_line_is_told_by_its_number(tmp_path, line):
   path = tmp_path / 'lines.jsonl'
   path.write_bytes(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n'.encode('latin-1'))
