@@ -725,6 +725,7 @@ def test_a_mode_without_what_it_needs_says_so(mode):
     ('.', 'is a folder'),
     ('gs://bucket/file', 'is not local'),
     ('/dev/null/x', 'cannot be written'),
+    ('x.pt', 'known: .safetensors, .flax, or none'),
   ],
 )
 def test_where_to_export_is_checked_first(tmp_path, out, message):

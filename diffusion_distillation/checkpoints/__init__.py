@@ -8,6 +8,7 @@ from diffusion_distillation.checkpoints.checkpoint import (
   read_card,
   read_checksum,
   read_progress,
+  writer_of,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
   'read_card',
   'read_checksum',
   'read_progress',
+  'writer_of',
 ]

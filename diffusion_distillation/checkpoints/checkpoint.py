@@ -66,8 +66,12 @@ READERS = {
   # The original's files have neither a suffix nor a magic number.
   'google': Reader(_is_file, google.read, google.read_card),
 }
-# suffix -> (Checkpoint, path) -> None; other suffixes are the original's.
-WRITERS = {'.safetensors': safetensors.write}
+# suffix -> (Checkpoint, path) -> None.
+WRITERS = {
+  '.safetensors': safetensors.write,
+  '.flax': google.write,
+  '': google.write,
+}
 
 
 def load(path, config=None, fall_back=False):
@@ -142,13 +146,30 @@ def export(checkpoint, path):
 
   Args:
     checkpoint: a Checkpoint.
-    path: FILE.safetensors, which keeps the card; with any other suffix the file
-      has the original's format, which keeps a student's number of steps only.
+    path: FILE.safetensors, which keeps the card; or FILE.flax, or FILE without
+      a suffix, in the original's format, which keeps a student's number of
+      steps only.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: it has another suffix, or cannot be written.
   """
-  WRITERS.get(pathlib.Path(path).suffix, google.write)(checkpoint, path)
+  writer_of(path)(checkpoint, path)
+
+
+def writer_of(path):
+  """Returns the row of WRITERS for a path.
+
+  Raises:
+    UserError: there is none.
+  """
+  suffix = pathlib.Path(path).suffix
+  if suffix not in WRITERS:
+    known = ', '.join(filter(None, WRITERS))
+    raise UserError(
+      f'cannot write {path}: {suffix} is no suffix of weights; known: {known}, '
+      'or none'
+    )
+  return WRITERS[suffix]
 
 
 def _find(path):

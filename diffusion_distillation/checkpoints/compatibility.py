@@ -6,10 +6,6 @@ from diffusion_distillation.checkpoints import checkpoint
 from diffusion_distillation.checkpoints.card import make_card
 from diffusion_distillation.runtime.errors import UserError
 
-# Fields of a network that change neither its weights nor what they mean, and
-# those that every Flax module has.
-_FREE = ('dropout', 'dtype', 'remat', 'parent', 'name')
-
 
 def load_teacher(path, config, dataset):
   """Returns the Checkpoint to distill, once it fits the students of a config.
@@ -37,7 +33,11 @@ def load_teacher(path, config, dataset):
       f'distillation.start_num_steps={card.num_steps}'
     )
   students = make_card(
-    config, dataset, num_steps=start, sampler='ddim', objective='progressive'
+    config,
+    dataset,
+    num_steps=start,
+    sampler=config.sampler,
+    objective=config.distillation.objective,
   )
   theirs, ours = _settings(card), _settings(students)
   for name, value in ours.items():
@@ -54,17 +54,15 @@ def _settings(card):
   trained = (card.config or {}).get('model', {})
   denoiser = card.denoiser()
   network = denoiser.network
-  # Fields, since a card may leave out arguments at their default.
-  names = [field.name for field in dataclasses.fields(network)]
+  # Fields, since a card may leave out arguments at their default. Every Flax
+  # module has the fields `parent` and `name`.
+  names = {field.name for field in dataclasses.fields(network)}
+  names -= {'parent', 'name', *network.FREE_ARGS}
   return {
     'image_shape': card.image_shape,
     'num_classes': card.num_classes,
     'model.name': card.model['name'],
     'model.mean_type': denoiser.mean_type,
     'model.train_logsnr_schedule': trained.get('train_logsnr_schedule'),
-    **{
-      f'model.args.{name}': getattr(network, name)
-      for name in names
-      if name not in _FREE
-    },
+    **{f'model.args.{name}': getattr(network, name) for name in sorted(names)},
   }

@@ -2,9 +2,11 @@
 
 import difflib
 import keyword
+import os
 import pathlib
 import pkgutil
 import re
+import signal
 import sys
 import textwrap
 
@@ -23,7 +25,8 @@ evaluates them.
   {program} --config=FILE.py --workdir=DIR [--mode=MODE]
     [--config.KEY=VALUE ...]
 
-Rerun the same command to resume a run.
+Rerun the same command to resume a run. In a distill config, `model` and `train`
+describe the students, and `teacher` what differs while the teacher is trained.
 
 Modes, with their flags; the default is train:
 {modes}
@@ -36,7 +39,8 @@ Examples:
   {program} --mode=sample --checkpoint=runs/digits/student_00004
     --seeds=0-63 --out=samples
   {program} --config=configs/folder_distill.py --workdir=runs/mine
-    --config.dataset.args.path=FOLDER --config.train.batch_size=64
+    --config.dataset.args.path=FOLDER --config.teacher.train.batch_size=64
+    --config.train.batch_size=64
 """
 # What is typed to run a file; the installed command has its own name.
 _PROGRAMS = {
@@ -67,13 +71,19 @@ _INTEGERS = {
   'num_processes': (1, None),
   'process_id': (0, None),
 }
-_OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
+_OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)=?(.*)', re.DOTALL)
 
 
 def main():
   """Runs the command line of this process."""
   signals.use_system_defaults()
-  run(sys.argv)
+  try:
+    run(sys.argv)
+    sys.stdout.flush()  # at the exit, nothing would catch the error
+  except BrokenPipeError:
+    # Nobody reads on, as in `... | head -1`: end as other programs do then.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGPIPE)
 
 
 def run(argv):
@@ -89,14 +99,15 @@ def run(argv):
   if {'--help', '-help', '-h'} & set(argv):
     print(_help(argv[0]), end='')
     return
+  known = _define_flags()
   try:
-    _run_mode(*parse(argv))
+    _run_mode(*parse(argv, known))
   except signals.Stopped as stop:
     print(stop, file=sys.stderr)
     sys.exit(signals.STATUS)
   except (UserError, OSError) as error:
     is_known = isinstance(error, UserError) or error.filename is not None
-    if '--debug' in argv or not is_known:
+    if known['debug'].value or not is_known:
       raise
     line = error
     if isinstance(error, OSError):
@@ -104,20 +115,24 @@ def run(argv):
     sys.exit(f'error: {line}')
 
 
-def parse(argv):
+def parse(argv, known=None):
   """Returns the name of the mode and the values of the flags that it takes.
 
   Args:
     argv: the program's name and its arguments.
+    known: FlagValues that get the values of all flags, if given.
 
   Raises:
     UserError: a flag or the config is wrong.
   """
-  known = _define_flags()
+  known = _define_flags() if known is None else known
+  for arg in argv[1:]:
+    if arg != arg.encode(errors='ignore').decode():
+      raise UserError(f'{arg!r} is not UTF-8; rename the file or folder')
   try:
     # The flags --config.KEY are not known before the config file is read.
     rest = known(argv, known_only=True)
-    values = {name: known[name].value for name in _FLAGS}
+    values = {name: _expand(known[name].value) for name in _FLAGS}
     values = {name: v for name, v in values.items() if v not in (None, '')}
     if 'config' in values:
       values['config'] = config_file.load(values['config'])
@@ -143,6 +158,11 @@ def _define_flags():
   return values
 
 
+def _expand(value):
+  """Returns a flag's value; shells leave the ~ of --workdir=~/runs alone."""
+  return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 def _change(config, argv, known):
   """Makes the changes of --config.KEY=VALUE to a config.
 
@@ -155,15 +175,22 @@ def _change(config, argv, known):
     UserError: there is no such key, or an argument is something else.
     flags.Error: a value has the wrong type.
   """
-  changes = flags.FlagValues()
+  changes, given = flags.FlagValues(), {}
   if config is not None:
-    for key in filter(None, map(_OVERRIDE.match, argv)):
-      _check_key(key[1], config)
+    for key, text in (m.groups() for m in map(_OVERRIDE.match, argv) if m):
+      _check_key(key, config)
+      given[key] = text
+    argv = [arg for arg in argv if not _is_no_number(arg, config)]
     config_flags.DEFINE_config_dict(
       'config', config, flag_values=changes, sys_argv=argv
     )
   try:
     rest = changes(argv)
+    for key, text in given.items():
+      if config_path.get_type(key, config) in (int, float, str):
+        value = _expand(config_path.get_value(key, config))
+        is_none = text == 'None' or value in ('', 'None')
+        config_path.set_value(key, config, None if is_none else value)
   except flags.UnrecognizedFlagError as error:
     name = error.flagname
     similar = difflib.get_close_matches(name, list(known))
@@ -176,6 +203,16 @@ def _change(config, argv, known):
     raise flags.Error(str(error)) from error
   if rest[1:]:
     raise UserError(f'{rest[1]!r} is no flag; flags start with --')
+
+
+def _is_no_number(arg, config):
+  """Returns whether an argument is a number's None, which no parser takes."""
+  match = _OVERRIDE.fullmatch(arg)
+  return (
+    match is not None
+    and match[2] == 'None'
+    and config_path.get_type(match[1], config) in (int, float)
+  )
 
 
 def _check_key(key, config):

@@ -10,14 +10,15 @@ def export(checkpoint, out, config=None):
 
   Args:
     checkpoint: path of a checkpoint.
-    out: path of a .safetensors, which gets the card, too; any other name is
-      written in the format of Google's original.
+    out: FILE.safetensors, which gets the card, too; or FILE.flax, or FILE
+      without a suffix, in the format of Google's original.
     config: describes the network of a file that has no card.
 
   Raises:
     UserError: the checkpoint cannot be read, or `out` not be written.
   """
+  write = checkpoints.writer_of(out)
   check_writable(out, is_file=True)
   checkpoint = inputs.load_checkpoint(checkpoint, config)
-  checkpoints.export(checkpoint, out)
+  write(checkpoint, out)
   print(f'wrote the weights of {checkpoint.path} to {out}')

@@ -35,9 +35,14 @@ def _uniform(logsnr_min, logsnr_max):
 
 
 SCHEDULES = {'cosine': _cosine, 'uniform': _uniform}
+# Beyond it, alpha^2 or sigma^2 would be 0 in float32, whose smallest normal
+# number is exp(-87).
+_MAX_LOGSNR = 80
 
 
-def get_logsnr_schedule(name, *, logsnr_min=-20.0, logsnr_max=20.0):
+def get_logsnr_schedule(
+  name: str, *, logsnr_min: float = -20.0, logsnr_max: float = 20.0
+):
   """Returns schedule(t) -> logsnr, both (B,) float32; decreasing in t.
 
   Args:
@@ -46,15 +51,16 @@ def get_logsnr_schedule(name, *, logsnr_min=-20.0, logsnr_max=20.0):
     logsnr_max: log-SNR at t = 0, data.
 
   Raises:
-    ValueError: the name is unknown, or logsnr_min is not below logsnr_max.
+    ValueError: the name is unknown, logsnr_min is not below logsnr_max, or one
+      of them is beyond -80 to 80.
   """
   if name not in SCHEDULES:
     known = ', '.join(SCHEDULES)
     raise ValueError(f'unknown log-SNR schedule {name!r}; known: {known}')
-  if not -math.inf < logsnr_min < logsnr_max < math.inf:
+  if not -_MAX_LOGSNR <= logsnr_min < logsnr_max <= _MAX_LOGSNR:
     raise ValueError(
       f'logsnr_min {logsnr_min} must be below logsnr_max {logsnr_max}, and '
-      'both finite'
+      f'both from -{_MAX_LOGSNR} to {_MAX_LOGSNR}'
     )
   return SCHEDULES[name](logsnr_min, logsnr_max)
 

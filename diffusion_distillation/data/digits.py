@@ -10,7 +10,7 @@ from diffusion_distillation.data.dataset import ArrayExamples, Dataset
 NUM_TRAIN = 1500  # of 1,797; the other 297 are held out
 
 
-def load(class_conditional=True):
+def load(class_conditional: bool = True):
   """Returns the digits as (8, 8, 1) uint8 images with labels 0 to 9.
 
   Grey levels 0 to 16 become 0 to 255. The images are shuffled before they are

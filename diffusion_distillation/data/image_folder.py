@@ -31,9 +31,9 @@ def load(
   path=None,
   image_size=None,
   channels=3,
-  class_conditional=False,
+  class_conditional: bool = False,
   num_classes=None,
-  random_flip=True,
+  random_flip: bool = True,
   heldout_fraction=0.02,
 ):
   """Returns the images under a path: central squares, resized by area.
@@ -357,7 +357,7 @@ def _read_labels(files, num_classes):
   try:
     labels = json.loads(files.read(_LABELS))['labels']
     labels = {name: operator.index(label) for name, label in labels}
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise UserError(
       f'{where} must be {{"labels": [["NAME", CLASS], ...]}} with integers as '
       'classes'

@@ -24,7 +24,9 @@ SOURCES = {
 }
 
 
-def cifar10(class_conditional=False, random_flip=True, data_dir=None):
+def cifar10(
+  class_conditional: bool = False, random_flip: bool = True, data_dir=None
+):
   """Returns CIFAR-10, 32 x 32, held in memory.
 
   Args:
@@ -36,7 +38,9 @@ def cifar10(class_conditional=False, random_flip=True, data_dir=None):
   return _dataset('cifar10', 32, None, num_classes, random_flip, data_dir)
 
 
-def imagenet64(class_conditional=True, random_flip=True, data_dir=None):
+def imagenet64(
+  class_conditional: bool = True, random_flip: bool = True, data_dir=None
+):
   """Returns ImageNet (ILSVRC 2012): central squares, resized by area to 64.
 
   Args:
@@ -48,7 +52,7 @@ def imagenet64(class_conditional=True, random_flip=True, data_dir=None):
   return _dataset('imagenet64', 64, 'area', num_classes, random_flip, data_dir)
 
 
-def lsun_bedroom128(random_flip=True, data_dir=None):
+def lsun_bedroom128(random_flip: bool = True, data_dir=None):
   """Returns LSUN bedroom: central squares, resized to 128 with antialiasing.
 
   Args:
@@ -58,7 +62,7 @@ def lsun_bedroom128(random_flip=True, data_dir=None):
   return _dataset('lsun_bedroom128', 128, 'antialias', 1, random_flip, data_dir)
 
 
-def lsun_church128(random_flip=True, data_dir=None):
+def lsun_church128(random_flip: bool = True, data_dir=None):
   """Returns LSUN church: central squares, resized to 128 with antialiasing.
 
   Args:

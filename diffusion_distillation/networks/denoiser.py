@@ -2,22 +2,23 @@
 
 import dataclasses
 import functools
-import inspect
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffusion_distillation.core import parameterization
+from diffusion_distillation.networks.arguments import check_arguments
 from diffusion_distillation.networks.mlp import MLP
 from diffusion_distillation.networks.unet import UNet
 
 # name (`model.name` of a config) -> a Flax module. Its attributes are `out_ch`
 # and `num_classes`, which the data and the head determine, and the arguments in
-# `model.args`, among them `dropout` and `dtype`. It has a method
+# `model.args`, among them `dropout` and `dtype`. FREE_ARGS names the arguments
+# that change neither its parameters nor what they mean. It has a method
 # check(image_shape), which raises ValueError where attributes and images do not
 # go together, and is called as module(z, logsnr, condition, train=...,
-# dropout_keys=...) -> (B, H, W, out_ch) float32.
+# dropout_keys=...) -> (B, H, W, out_ch) float32; the condition may be None.
 NETWORKS = {'unet_iddpm': UNet, 'mlp': MLP}
 # What `build_denoiser` sets, and what every Flax module has.
 _NOT_ARGUMENTS = ('out_ch', 'num_classes', 'parent', 'name')
@@ -40,10 +41,8 @@ class Denoiser:
   def init(self, key):
     """Returns random initial parameters, float32."""
     z = jnp.zeros((1, *self.image_shape))
-    condition = {'label': jnp.zeros((1,), jnp.int32)}
-    variables = self.network.init(
-      key, z, jnp.zeros((1,)), condition, train=False
-    )
+    # The condition's values do not matter, and so None serves any network.
+    variables = self.network.init(key, z, jnp.zeros((1,)), None, train=False)
     return variables['params']
 
   def param_shapes(self):
@@ -91,22 +90,15 @@ def build_denoiser(model, image_shape, num_classes):
     num_classes: 1 is unconditional.
 
   Raises:
-    ValueError: there is no such network, argument or head, or the network
-      refuses an argument or the size of the images.
+    ValueError: there is no such network, argument or head, an argument has
+      another type, or the network refuses it or the size of the images.
   """
   name = model['name']
   mean_type = parameterization.canonical(model['mean_type'])
   if name not in NETWORKS:
     known = ', '.join(NETWORKS)
     raise ValueError(f'unknown network model.name={name!r}; known: {known}')
-  parameters = inspect.signature(NETWORKS[name]).parameters
-  known = [key for key in parameters if key not in _NOT_ARGUMENTS]
-  for key in model['args']:
-    if key not in known:
-      raise ValueError(
-        f'network {name!r} has no argument model.args.{key}; known: '
-        f'{", ".join(known)}'
-      )
+  check_arguments(NETWORKS[name], model['args'], 'model.args.', _NOT_ARGUMENTS)
   # JSON has lists for tuples, which would not be hashable.
   args = {
     key: tuple(value) if isinstance(value, list) else value

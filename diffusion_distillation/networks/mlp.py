@@ -27,6 +27,8 @@ class MLP(nn.Module):
   dropout: float = 0.0
   dtype: str = 'float32'
 
+  FREE_ARGS = ('dropout', 'dtype')
+
   def check(self, image_shape):
     """Raises ValueError where the attributes do not make a network."""
     del image_shape  # all sizes are possible

@@ -66,6 +66,8 @@ class UNet(nn.Module):
   dtype: str = 'float32'
   remat: bool = False
 
+  FREE_ARGS = ('dropout', 'dtype', 'remat')
+
   @nn.compact
   def __call__(self, x, logsnr, y=None, *, train, dropout_keys=None):
     """Returns the output of the head, (B, H, W, out_ch) float32.
@@ -118,7 +120,7 @@ class UNet(nn.Module):
       self, ('ch', 'emb_ch', 'num_res_blocks', 'num_heads', 'head_dim')
     )
     ch_mult = tuple(self.ch_mult)
-    if not ch_mult or any(type(m) is not int or m < 1 for m in ch_mult):
+    if not ch_mult or min(ch_mult) < 1:
       raise ValueError(f'ch_mult must be positive ints, got {ch_mult}')
     if self.ch < 4 or self.ch % 2:
       raise ValueError(f'ch must be even and at least 4, got {self.ch}')

@@ -51,6 +51,8 @@ def write_npz(path, arrays):
 def _replacing(path, new):
   """Gives a file at `new`, which replaces `path` once it is written."""
   with writing(path):
+    if path.exists() and not path.is_file():  # /dev/null, say, must survive
+      raise OSError(errno.EINVAL, 'it is no regular file')
     try:
       with new.open('wb') as file:
         yield file
@@ -81,7 +83,7 @@ def writing(path):
   except OSError as error:
     raise UserError(
       f'cannot write {path}: {reason(error)}; files written before are intact: '
-      'fix this, and rerun the same command to resume'
+      'fix this, and rerun the same command'
     ) from error
 
 
@@ -134,7 +136,7 @@ def read_jsonl(path, types=None):
     try:
       entry = dict(json.loads(line))
       missing = [k for k in types if not isinstance(entry.get(k), types[k])]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
       missing = ['JSON']
     if missing:
       raise UserError(

@@ -32,9 +32,17 @@ def use_system_defaults():
 
   Python turns SIGINT into KeyboardInterrupt, whose traceback helps no user, and
   which an import or a callback of a library can turn into another exception.
+  A signal that the parent process ignores, as `nohup` and shells do for what
+  runs in the background, stays ignored.
   """
-  for number in _SIGNALS:
+  for number in _handlers():
     signal.signal(number, signal.SIG_DFL)
+
+
+def _handlers():
+  """Returns the handlers of those of _SIGNALS that are not ignored."""
+  handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+  return {n: h for n, h in handlers.items() if h != signal.SIG_IGN}
 
 
 class StopFlag:
@@ -46,8 +54,8 @@ class StopFlag:
   comes during a long call, such as an update, takes effect when the call
   returns. On leaving the context, the handlers from before are restored.
 
-  Outside of the main thread, where Python allows no handlers, the flag is never
-  set.
+  An ignored signal does not set the flag, and outside of the main thread, where
+  Python allows no handlers, none does.
 
   Attributes:
     requested: whether a signal asked the process to stop.
@@ -60,7 +68,7 @@ class StopFlag:
 
   def __enter__(self):
     if threading.current_thread() is threading.main_thread():
-      self._previous = {n: signal.getsignal(n) for n in _SIGNALS}
+      self._previous = _handlers()
     return self
 
   def __exit__(self, *exception):
@@ -72,7 +80,7 @@ class StopFlag:
     """Lets the next signal set the flag; may be called any number of times."""
     if self._previous and not self._is_armed and not self.requested:
       self._is_armed = True
-      for number in _SIGNALS:
+      for number in self._previous:
         signal.signal(number, self._request)
 
   @contextlib.contextmanager

@@ -3,14 +3,16 @@
 import contextlib
 import copy
 import dataclasses
-import inspect
+import math
+import pkgutil
 
 import jax
 from ml_collections import ConfigDict
 
 from diffusion_distillation.checkpoints.card import MAX_NUM_STEPS
 from diffusion_distillation.core import schedules
-from diffusion_distillation.data.dataset import load_dataset
+from diffusion_distillation.data.dataset import DATASETS, load_dataset
+from diffusion_distillation.networks.arguments import check_arguments
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.objectives import Objective, make_objective
 from diffusion_distillation.runtime.errors import UserError
@@ -50,7 +52,8 @@ def teacher_config(config):
   It is the config without students, changed by what its section `teacher` sets.
   """
   teacher = copy.deepcopy(config)
-  with teacher.unlocked():
+  # Without types, so that a dropout of 0 can be that of 0.1.
+  with teacher.unlocked(), teacher.ignore_type():
     _update(teacher, config.teacher)
     teacher.distillation.objective = None
   return teacher.lock()
@@ -118,9 +121,14 @@ def check(config, open_data=False):
     UserError: it does not make sense, in one line that names the key.
   """
   with _naming_the_config():
-    dataset = load_dataset(config.dataset.name, config.dataset.args)
+    name, args = config.dataset.name, config.dataset.args
+    if name in DATASETS:
+      load = pkgutil.resolve_name(DATASETS[name])
+      check_arguments(load, args, 'dataset.args.')
+    dataset = load_dataset(name, args)
     _check_schedules(config.model)
     _check_samplers(config)
+    check_numbers(config)
     _check_keys_of_teachers(config)
     found = trainings(config)
 
@@ -168,7 +176,7 @@ def _check_training(training):
 # Smallest and largest value of each number.
 _BOUNDS = {
   'seed': (0, 2**32 - 1),
-  'train.batch_size': (1, None),
+  'train.batch_size': (1, 2**20),
   'train.accumulate': (1, None),
   'train.num_updates': (1, 2**31 - 1),
   'train.learning_rate': (0, 1e6),
@@ -177,7 +185,7 @@ _BOUNDS = {
   'train.weight_decay': (0, 1e6),
   'train.ema_decay': (0, 1 - 1e-9),
   'train.grad_clip': (1e-9, None),
-  'train.substeps': (1, None),
+  'train.substeps': (1, 2**20),
   'train.log_loss_every_steps': (1, None),
   'train.checkpoint_every_secs': (0, None),
   'train.eval_every_steps': (1, None),
@@ -186,9 +194,18 @@ _BOUNDS = {
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),
   'distillation.end_num_steps': (1, MAX_NUM_STEPS),
   'eval.num_samples': (4, 10_000_000),
-  'eval.batch_size': (1, None),
+  'eval.batch_size': (1, 2**20),
   'eval.max_num_steps': (1, MAX_NUM_STEPS),
 }
+# Those that may be None.
+_OPTIONAL = (
+  'train.num_updates',
+  'train.learning_rate_anneal_steps',
+  'train.eval_every_steps',
+  'model.train_num_steps',
+  'model.eval_sampling_num_steps',
+  'eval.max_num_steps',
+)
 
 
 def check_numbers(config):
@@ -199,10 +216,10 @@ def check_numbers(config):
     for each in sections:
       section = section.get(each) or {}
     value = section.get(name)
-    if value is None:
+    if value is None and (key in _OPTIONAL or name not in section):
       continue
     # Written so that nan is refused, too.
-    if not (value >= low and (high is None or value <= high)):
+    if not (value is not None and low <= value <= (high or math.inf)):
       limit = f'at least {low}' if high is None else f'{low} to {high}'
       raise ValueError(f'{key} must be {limit}, got {value}')
 
@@ -236,15 +253,14 @@ def _check_keys_of_teachers(config):
 
 
 def _check_schedules(model):
-  """Raises ValueError where a noise schedule or one of its keys is unknown."""
-  known = list(inspect.signature(schedules.get_logsnr_schedule).parameters)
+  """Raises ValueError where a noise schedule or one of its keys is wrong."""
+  get_schedule = schedules.get_logsnr_schedule
   for name in ('train_logsnr_schedule', 'eval_logsnr_schedule'):
-    for key in model[name]:
-      if key not in known:
-        raise ValueError(
-          f'unknown key model.{name}.{key}; known: {", ".join(known)}'
-        )
-    schedules.get_logsnr_schedule(**{'name': None, **model[name]})
+    check_arguments(get_schedule, model[name], f'model.{name}.')
+    try:
+      get_schedule(**{'name': None, **model[name]})
+    except ValueError as error:
+      raise ValueError(f'model.{name}: {error}') from error
 
 
 def _check_samplers(config):

@@ -50,14 +50,11 @@ def forward_flops(denoiser):
   denoiser = dataclasses.replace(denoiser, network=network)
   z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
   logsnr = jax.ShapeDtypeStruct((1,), jnp.float32)
-  condition = {'label': jax.ShapeDtypeStruct((1,), jnp.int32)}
 
-  def forward(params, z, logsnr, condition):
-    return denoiser.bind(params, condition)(z, logsnr)
+  def forward(params, z, logsnr):
+    return denoiser.bind(params, condition=None)(z, logsnr)
 
-  lowered = jax.jit(forward).lower(
-    denoiser.param_shapes(), z, logsnr, condition
-  )
+  lowered = jax.jit(forward).lower(denoiser.param_shapes(), z, logsnr)
   return lowered.cost_analysis()['flops']
 
 

@@ -66,6 +66,13 @@ def test_the_path_of_a_file_is_absolute(tmp_path, monkeypatch):
   assert find('gs://bucket/file') == 'gs://bucket/file'
 
 
+def test_an_unknown_suffix_is_refused(tmp_path):
+  saved = Checkpoint(make_weights(), CARD, 'here')
+  with pytest.raises(UserError, match=r'known: \.safetensors, \.flax, or none'):
+    export(saved, tmp_path / 'x.pt')
+  assert not any(tmp_path.iterdir())
+
+
 def test_weights_have_the_same_checksum_in_every_format(run, tmp_path):
   saved = checkpoints.load(run / 'teacher')
   for name in ('x.safetensors', 'x.flax'):

@@ -1,7 +1,9 @@
 """The command line: flags, errors and help. No mode is run."""
 
 import json
+import os
 import pkgutil
+import signal
 import subprocess
 import sys
 
@@ -71,6 +73,36 @@ def test_keys_keep_their_types_and_may_be_unset_before():
   assert not config.eval.cache_dir
 
 
+def test_a_key_is_none_by_its_word_or_where_text_is_empty():
+  path, heads = 'distillation.teacher_checkpoint_path', 'model.args.num_heads'
+  for args in (
+    [f'--config.{path}=None', f'--config.{heads}=None'],
+    [f'--config.{path}=x', f'--config.{path}=', f'--config.{heads}=None'],
+    [f'--config.{heads}=3', f'--config.{heads}=None', f'--config.{path}='],
+  ):
+    config = parse('--mode=plan', CONFIG, *args)[1]['config']
+    assert config.distillation.teacher_checkpoint_path is None
+    assert config.model.args.num_heads is None
+  # The last one counts.
+  args = [f'--config.{heads}=None', f'--config.{heads}=3']
+  assert (
+    parse('--mode=plan', CONFIG, *args)[1]['config'].model.args['num_heads']
+    == 3
+  )
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  key = 'distillation.teacher_checkpoint_path'
+  _, values = parse(CONFIG, '--workdir=~/runs', f'--config.{key}=~/teacher')
+  assert values['workdir'] == '/home/me/runs'
+  config = values['config']
+  assert config.distillation.teacher_checkpoint_path == '/home/me/teacher'
+  # What nobody typed stays, so that cards do not name the folder.
+  assert config.eval.cache_dir is None
+  assert config.compilation_cache_dir.startswith('~/')
+
+
 WRONG = {
   'unknown key': (['--config.train.batchsize=3'], 'mean train.batch_size'),
   'unknown section': (['--config.trian.batch_size=3'], 'train.batch_size'),
@@ -78,6 +110,7 @@ WRONG = {
   'nothing near': (['--config.x=3'], 'configs/base.py lists all keys'),
   'key below a key': (['--config.seed.x=3'], 'unknown key --config.seed.x'),
   'index': (['--config.model.args.ch_mult[0]=3'], 'ch_mult[0]'),
+  'index of none': (['--config.model.args.ch_mult[0]=None'], 'ch_mult[0]'),
   'type': (['--config.train.batch_size=many'], 'batch_size=many: invalid'),
   'fraction': (['--config.train.batch_size=8.5'], 'batch_size=8.5: invalid'),
   'section': (['--config.train=3'], 'not a dict'),
@@ -89,6 +122,7 @@ WRONG = {
   'bounds': (['--num_steps=0'], '--num_steps=0'),
   'no number': (['--num_steps=two'], '--num_steps=two'),
   'needed flag': ([], '--mode=train needs --workdir=DIR'),
+  'not UTF-8': (['--workdir=x\udcff'], 'is not UTF-8; rename'),
   'empty flag': (['--workdir='], '--mode=train needs --workdir=DIR'),
   "another mode's": (
     ['--mode=plan', '--workdir=x'],
@@ -153,8 +187,10 @@ def test_a_bug_shows_its_traceback(failing, bug):
 
 
 def test_debug_shows_the_traceback_of_a_user_s_error(failing):
-  with pytest.raises(UserError):
-    failing(UserError('too few'), '--debug')
+  for flag in ('--debug', '--debug=true', '-debug'):
+    with pytest.raises(UserError):
+      failing(UserError('too few'), flag)
+  assert failing(UserError('few'), '--debug=false') == 'error: few'
 
 
 def test_a_run_that_was_stopped_has_its_own_status(failing, capsys):
@@ -179,8 +215,23 @@ def test_help_has_modes_flags_configs_and_examples(capsys, program, typed):
   assert '  digits_distill ' in text
   assert 'Handwritten digits from 64 sampling steps to 1.' in text
   assert '  paper ' not in text
+  assert '--config.teacher.train.batch_size=64' in text
   assert text.count(f'  {typed}') == 4
   assert max(map(len, text.split('Configs')[0].splitlines())) <= 80
+
+
+def test_a_closed_pipe_ends_the_program_quietly():
+  """As in `main.py --help | true`."""
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer) as stdout:
+    done = subprocess.run(
+      [sys.executable, '-m', 'diffusion_distillation', '--help'],
+      stdout=stdout,
+      stderr=subprocess.PIPE,
+      check=False,
+    )
+  assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b'')
 
 
 def test_help_and_wrong_flags_import_no_jax():

@@ -59,7 +59,7 @@ def test_what_follows_a_colon_is_the_argument(tmp_path):
 @pytest.mark.parametrize('name', ['configs/nothing.py', 'nothing', '.', '/x/y'])
 def test_a_file_that_is_not_there_names_those_that_are(name):
   message = error(name)
-  assert message.startswith(f'no config file {name}; configs/ has: base, ')
+  assert message.startswith(f'no config file {name}; configs/ has: cifar10_')
   assert 'digits_distill' in message and 'paper' not in message
 
 
@@ -69,6 +69,7 @@ def test_a_file_that_is_not_there_names_those_that_are(name):
     ('  return 1 / 0', 'line 4: ZeroDivisionError: division by zero'),
     ('  raise SystemExit(3)', 'line 4: SystemExit: 3'),
     ('  import sys; sys.exit()', 'line 4: SystemExit'),
+    ('  raise KeyboardInterrupt', 'line 4: KeyboardInterrupt'),
     ('  return base.get_config().trian', 'line 4: AttributeError: '),
     ('  import nothing', "line 4: ModuleNotFoundError: No module named '"),
     ('  return (', "line 4: SyntaxError: '(' was never closed"),
@@ -127,8 +128,24 @@ def test_similar_keys_are_named():
   assert config_file.near('x', config) == '; configs/base.py lists all keys'
 
 
+@pytest.mark.parametrize('name', ['digits_base.json', 'config.json'])
+def test_a_file_that_is_no_python_is_not_run(tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'config.json').write_text('{}')
+  assert error(name) == (
+    f'{name} is no config file: give FILE.py, a Python file'
+  )
+
+
+def test_a_config_with_a_mistake_is_listed(tmp_path, monkeypatch):
+  (tmp_path / 'mine.py').write_bytes(b'# My \xff.\ndef get_config(:')
+  monkeypatch.setattr(config_file, '_folder', lambda: tmp_path)
+  assert list(config_file.available()) == ['mine']
+
+
 def test_every_config_says_in_a_line_what_it_is():
   found = config_file.available()
-  assert 'paper' not in found and '__init__' not in found
+  assert {'digits_base', 'cifar10_distill'} <= found.keys()
+  assert not {'__init__', 'base', 'google', 'paper'} & found.keys()
   for name, text in found.items():
     assert text.endswith('.') and len(text) < 80, name

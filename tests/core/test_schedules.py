@@ -67,6 +67,18 @@ def test_unknown_name_lists_the_known_ones():
     schedules.get_logsnr_schedule('cosin')
 
 
-def test_ends_in_the_wrong_order_are_refused():
-  with pytest.raises(ValueError, match='logsnr_min'):
-    schedules.get_logsnr_schedule('cosine', logsnr_min=3.0, logsnr_max=-3.0)
+@pytest.mark.parametrize(
+  ('low', 'high'),
+  [(3.0, -3.0), (1500.0, 2000.0), (-20.0, float('inf')), (-1e3, 20.0)],
+)
+def test_ends_in_the_wrong_order_or_without_float32_are_refused(low, high):
+  with pytest.raises(ValueError, match='both from -80 to 80'):
+    schedules.get_logsnr_schedule('cosine', logsnr_min=low, logsnr_max=high)
+
+
+@pytest.mark.parametrize('name', list(schedules.SCHEDULES))
+def test_the_widest_range_has_float32_ends(name):
+  schedule = schedules.get_logsnr_schedule(name, logsnr_min=-80, logsnr_max=80)
+  ends = schedule(jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(ends, [80, -80], rtol=1e-6)
+  assert np.all(jax.nn.sigmoid(-ends) >= np.finfo(np.float32).tiny)

@@ -310,6 +310,7 @@ def test_a_name_must_not_be_twice_in_a_zip(tmp_path):
 LABELS = {
   'none': (None, 'dataset.json is missing'),
   'no JSON': (b'{"labels": [', 'must be {"labels"'),
+  'deep': (b'[' * 100_000, 'must be {"labels"'),
   'null': (b'{"labels": null}', 'must be {"labels"'),
   'no pairs': (b'{"labels": [1, 2]}', 'must be {"labels"'),
   'fractions': (b'{"labels": [["a.png", 0.5]]}', 'must be {"labels"'),

@@ -59,6 +59,14 @@ def test_every_network_sees_its_inputs(name):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
+def test_free_arguments_do_not_change_the_parameters(name):
+  free = {'dropout': 0.5, 'dtype': 'bfloat16', 'remat': True}
+  free = {key: free[key] for key in NETWORKS[name].FREE_ARGS}
+  with jax.numpy_dtype_promotion('standard'):  # flax's GroupNorm mixes types
+    assert build(name, **free).param_shapes() == build(name).param_shapes()
+
+
+@pytest.mark.parametrize('name', NETWORKS)
 def test_no_condition_is_the_label_of_no_class(name):
   denoiser = build(name)
   params = random_params(denoiser)
@@ -107,17 +115,14 @@ def test_a_head_scales_the_input_and_sets_the_channels(monkeypatch):
 @pytest.mark.parametrize(
   ('name', 'args', 'message'),
   [
-    (
-      'mlp',
-      {'heads': 1},
-      'no argument model.args.heads; known: width',
-    ),
+    ('mlp', {'heads': 1}, 'unknown key model.args.heads; known: width'),
+    ('mlp', {'width': 'a'}, "model.args.width must be int, got 'a'"),
     ('mlp', {'width': 0}, 'model.args.width must be 1 to 65536, got 0'),
     ('mlp', {'dtype': 'int8'}, 'unknown dtype'),
     ('mlp', {'dropout': 1.0}, 'at least 0 and below 1'),
     ('unet_iddpm', {'dropout': float('nan')}, 'at least 0 and below 1'),
     ('unet_iddpm', {'num_res_blocks': 0}, 'num_res_blocks must be 1 to'),
-    ('unet_iddpm', {'out_ch': 3}, 'no argument model.args.out_ch; known: ch,'),
+    ('unet_iddpm', {'out_ch': 3}, 'unknown key model.args.out_ch; known: ch,'),
     ('unet_iddpm', {'mean_type': 'w'}, 'unknown mean_type'),
   ],
 )

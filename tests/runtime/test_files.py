@@ -37,6 +37,14 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk, write):
   assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+  path = tmp_path / 'pipe'  # as /dev/null, which root could replace
+  os.mkfifo(path)
+  with pytest.raises(UserError, match=r'cannot write .*pipe: it is no regular'):
+    files.write_text(path, 'new')
+  assert path.is_fifo()
+
+
 def test_a_line_that_does_not_fit_names_the_file(tmp_path, full_disk):
   with pytest.raises(UserError, match=r'metrics\.jsonl: No space left on'):
     files.append_jsonl(tmp_path / 'metrics.jsonl', {})
@@ -68,7 +76,9 @@ def test_an_unfinished_line_is_dropped(tmp_path):
   assert files.read_jsonl(path, {'a': int}) == [{'a': 1}, {'a': 2}]
 
 
-@pytest.mark.parametrize('line', ['{', '[]', '3', '{"a": "b"}', '{}', '\xff'])
+@pytest.mark.parametrize(
+  'line', ['{', '[]', '3', '{"a": "b"}', '{}', '\xff', '[' * 100_000]
+)
 def test_a_damaged_line_is_told_by_its_number(tmp_path, line):
   path = tmp_path / 'lines.jsonl'
   path.write_bytes(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n'.encode('latin-1'))

@@ -14,8 +14,14 @@ from diffusion_distillation.runtime import signals
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(body, stderr=subprocess.PIPE):
-  """Returns the status and the output of a process that runs the body."""
+def run(body, stderr=subprocess.PIPE, inherited='SIG_DFL'):
+  """Returns the status and the output of a process that runs the body.
+
+  Args:
+    body: text of the program.
+    stderr: of the process.
+    inherited: the handler that the parent process leaves to it.
+  """
   code = f"""
 import os, signal, sys
 from diffusion_distillation.runtime import signals
@@ -23,6 +29,8 @@ from diffusion_distillation.runtime import signals
 def kill(name):
   os.kill(os.getpid(), getattr(signal, name))
 
+for number in (signal.SIGTERM, signal.SIGINT):
+  signal.signal(number, signal.{inherited})
 signals.use_system_defaults()
 {textwrap.dedent(body)}
 """
@@ -94,6 +102,24 @@ def test_a_flag_works_again_after_an_evaluation():
     print(stop.requested)
   """)
   assert (status, words) == (0, ['True'])
+
+
+def test_a_signal_that_the_parent_ignores_stays_ignored():
+  status, words = run(
+    """
+    with signals.StopFlag() as stop:
+      stop.arm()
+      kill('SIGINT')
+      kill('SIGTERM')
+      with stop.disarmed():
+        kill('SIGINT')
+      print(stop.requested)
+    kill('SIGTERM')
+    print('survived')
+    """,
+    inherited='SIG_IGN',
+  )
+  assert (status, words) == (0, ['False', 'survived'])
 
 
 def test_a_signal_counts_where_nobody_reads_stderr():

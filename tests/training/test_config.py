@@ -86,8 +86,19 @@ WRONG = [
   ('model.train_logsnr_schedule.shift', 1.0, 'train_logsnr_schedule.shift'),
   ('model.eval_logsnr_schedule', {}, 'known: cosine'),
   ('model.eval_logsnr_schedule.logsnr_min', 30.0, 'below'),
-  ('model.eval_logsnr_schedule.logsnr_min', -float('inf'), 'finite'),
+  ('model.eval_logsnr_schedule.logsnr_max', 2e3, 'model.eval_logsnr_schedule:'),
+  ('model.eval_logsnr_schedule.logsnr_max', 2e3, 'from -80 to 80'),
+  (
+    'model.train_logsnr_schedule',
+    {'name': 'cosine', 'logsnr_min': '-20'},
+    "model.train_logsnr_schedule.logsnr_min must be float, got '-20'",
+  ),
   ('dataset.name', 'mnist', 'known: digits'),
+  (
+    'dataset.args',
+    {'class_conditional': 'no'},
+    "dataset.args.class_conditional must be bool, got 'no'",
+  ),
   ('sampler', 'ddpm', 'known: ddim, ancestral'),
   ('sampler', 'ancestral:gamma=2', 'gamma'),
   ('seed', -1, 'seed must be 0 to 4294967295'),
@@ -95,6 +106,9 @@ WRONG = [
   ('train.optimizer', 'lion', 'known: adam'),
   ('train.learning_rate_anneal_type', 'cosine', 'known: constant'),
   ('train.batch_size', 6, 'multiple of 4 devices x train.accumulate=1; use 4'),
+  ('train.batch_size', 2**40, 'train.batch_size must be 1 to 1048576, got'),
+  ('train.batch_size', None, 'train.batch_size must be 1 to 1048576, got None'),
+  ('distillation.start_num_steps', None, '2 to 1048576, got None'),
   ('train.accumulate', 3, 'x train.accumulate=3; use 12'),
   ('train.accumulate', 32, 'x train.accumulate=32; use 128'),
   ('train.accumulate', 0, 'train.accumulate must be at least 1, got 0'),
@@ -145,6 +159,21 @@ def test_what_makes_no_sense_for_a_unet(key, value, message):
   config = config_file.load('digits_distill')
   set_key(config, key, value)
   assert message in refusal(config)
+
+
+def test_arguments_have_the_types_of_the_network():
+  config = config_file.load('digits_distill')
+  args = {**config.model.args.to_dict(), 'ch': '16'}
+  set_key(config, 'model.args', args)
+  assert refusal(config) == "config: model.args.ch must be int, got '16'"
+
+
+def test_a_dropout_may_be_0_where_the_teacher_s_is_a_fraction(config):
+  args = {**config.model.args.to_dict(), 'dropout': 0}
+  set_key(config, 'model.args', args)
+  config.teacher.model.args.dropout = 0.1
+  check(config)
+  assert teacher_config(config).model.args.dropout == 0.1
 
 
 def test_what_is_wrong_in_the_teacher_alone_is_said_to_be(config):
