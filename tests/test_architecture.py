@@ -26,7 +26,7 @@ ROOMS = {
   'runtime': set(),
   'samplers': {'core'},
   'objectives': {'core'},
-  'networks': {'core'},
+  'networks': {'core', 'runtime'},
   'checkpoints': MIDDLE - {'checkpoints'},
   'training': MIDDLE,
   'generation': MIDDLE,

@@ -7,13 +7,14 @@ in `DATASETS`.
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from diffusion_distillation.runtime.arguments import check_arguments
 
 
 class Examples(Protocol):
@@ -138,11 +139,5 @@ def load_dataset(name, args):
     known = ', '.join(DATASETS)
     raise ValueError(f'unknown dataset.name {name!r}; known: {known}')
   load = pkgutil.resolve_name(DATASETS[name])
-  known = list(inspect.signature(load).parameters)
-  for key in args:
-    if key not in known:
-      raise ValueError(
-        f'unknown dataset.args.{key} of data set {name!r}; known: '
-        f'{", ".join(known)}'
-      )
+  check_arguments(load, args, 'dataset.args.')
   return load(**args)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_distillation.core import parameterization
-from diffusion_distillation.networks.arguments import check_arguments
 from diffusion_distillation.networks.mlp import MLP
 from diffusion_distillation.networks.unet import UNet
+from diffusion_distillation.runtime.arguments import check_arguments
 
 # name (`model.name` of a config) -> a Flax module. Its attributes are `out_ch`
 # and `num_classes`, which the data and the head determine, and the arguments in

@@ -4,17 +4,16 @@ import contextlib
 import copy
 import dataclasses
 import math
-import pkgutil
 
 import jax
 from ml_collections import ConfigDict
 
 from diffusion_distillation.checkpoints.card import MAX_NUM_STEPS
 from diffusion_distillation.core import schedules
-from diffusion_distillation.data.dataset import DATASETS, load_dataset
-from diffusion_distillation.networks.arguments import check_arguments
+from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.objectives import Objective, make_objective
+from diffusion_distillation.runtime.arguments import check_arguments
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training.optimizer import make_optimizer
@@ -121,11 +120,7 @@ def check(config, open_data=False):
     UserError: it does not make sense, in one line that names the key.
   """
   with _naming_the_config():
-    name, args = config.dataset.name, config.dataset.args
-    if name in DATASETS:
-      load = pkgutil.resolve_name(DATASETS[name])
-      check_arguments(load, args, 'dataset.args.')
-    dataset = load_dataset(name, args)
+    dataset = load_dataset(config.dataset.name, config.dataset.args)
     _check_schedules(config.model)
     _check_samplers(config)
     check_numbers(config)

@@ -31,9 +31,8 @@ def config():
 def test_a_run_is_reported_where_its_labels_are_gone(config, tmp_path, capsys):
   progress = {'seconds': 1.0, 'final_loss': 0.1, 'compilations': 1}
   made = [dataclasses.asdict(each) for each in rounds(config)]
-  with run_folder.open_run_folder(
-    tmp_path, config, create=True, rounds=made
-  ) as workdir:
+  with run_folder.open_run_folder(tmp_path, config, create=True) as workdir:
+    run_folder.write_config(workdir, config, rounds=made, data=None)
     for name in ('teacher', 'student_00001'):
       folder = CheckpointFolder(workdir / name / 'checkpoints')
       folder.save(make_state(9), card_at(9), progress)
@@ -46,7 +45,7 @@ def test_a_run_is_reported_where_its_labels_are_gone(config, tmp_path, capsys):
 
 
 def test_a_run_without_cards_needs_its_labels(config, tmp_path):
-  with run_folder.open_run_folder(tmp_path, config, create=True):
-    pass
+  with run_folder.open_run_folder(tmp_path, config, create=True) as workdir:
+    run_folder.write_config(workdir, config, rounds=[], data=None)
   with pytest.raises(UserError, match='/nowhere does not exist'):
     report(config, tmp_path)

@@ -61,7 +61,7 @@ def merge_rounding(case, num_steps):
 
 @functools.cache
 def load(case):
-  """Returns the numbers, and the denoisers of model and teacher, jitted."""
+  """Returns the numbers, and the denoise functions of model and teacher."""
   settings = json.loads((DATA / f'{case}.json').read_text())
   numbers = dict(np.load(DATA / f'{case}.npz'))
   args = {
@@ -79,15 +79,34 @@ def load(case):
   assert sum(s.size for s in jax.tree.leaves(shapes)) == settings['params']
   labels = numbers.get('y')
   model, teacher = (
-    jit(denoiser.bind(make_params(shapes, salt), labels))
+    denoiser.bind(make_params(shapes, salt), labels)
     for salt in ('', 'teacher:')
   )
-  return numbers, denoiser, model, teacher
+  return numbers, denoiser, jit(model), jit(teacher), jit(sampling(model))
+
+
+def sampling(model):
+  """Returns a function that samples by DDIM, of any number of steps."""
+
+  def ddim(z_1, num_steps, clip):
+    def clipped(z, logsnr):
+      x_hat = model(z, logsnr)
+      return jnp.where(clip, jnp.clip(x_hat, -1, 1), x_hat)
+
+    return sample(
+      clipped,
+      z_1,
+      schedule=original_schedule,
+      num_steps=num_steps,
+      clip=False,
+    )
+
+  return ddim
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_network(case):
-  numbers, denoiser, _, _ = load(case)
+  numbers, denoiser, *_ = load(case)
   for key, salt in (('out', ''), ('out_teacher', 'teacher:')):
     params = make_params(denoiser.param_shapes(), salt)
     apply = jit(functools.partial(denoiser.network.apply, train=False))
@@ -120,7 +139,7 @@ def test_the_paper_s_network_of_cifar10():
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('num_steps', [0, 1, 4, 512])
 def test_targets_and_losses(case, num_steps):
-  numbers, _, model, teacher = load(case)
+  numbers, _, model, teacher, _ = load(case)
   u, z_t = numbers[f'u_{num_steps}'], numbers[f'z_{num_steps}']
   img, eps = numbers['img'], numbers[f'eps_{num_steps}']
   if num_steps == 0:
@@ -153,14 +172,8 @@ def test_targets_and_losses(case, num_steps):
 @pytest.mark.parametrize('num_steps', [1, 4, 32])
 @pytest.mark.parametrize('clip', [True, False])
 def test_ddim(case, num_steps, clip):
-  numbers, _, model, _ = load(case)
-  got = sample(
-    model,
-    jnp.asarray(numbers['init']),
-    schedule=original_schedule,
-    num_steps=num_steps,
-    clip=clip,
-  )
+  numbers, *_, ddim = load(case)
+  got = ddim(numbers['init'], num_steps, clip)
   want = numbers[f'ddim_{num_steps}_{"clip" if clip else "noclip"}']
   np.testing.assert_allclose(
     got, want, rtol=1e-4, atol=1e-4 + merge_rounding(case, num_steps)
@@ -173,7 +186,7 @@ def test_ddim(case, num_steps, clip):
   [('fixed_small', 0.0), ('fixed_large', 1.0), ('fixed_medium_0.3', 0.3)],
 )
 def test_posterior(case, key, gamma):
-  numbers, _, model, _ = load(case)
+  numbers, _, model, *_ = load(case)
   z_t, logsnr_t = numbers['x'], jnp.asarray(numbers['logsnr'])
   x_hat = jnp.clip(model(z_t, logsnr_t), -1, 1)
   mean, std = process.posterior(z_t, x_hat, logsnr_t, logsnr_t + 1.7, gamma)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from diffusion_distillation.networks.arguments import check_arguments
+from diffusion_distillation.runtime.arguments import check_arguments
 
 
 def function(
