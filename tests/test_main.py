@@ -476,7 +476,7 @@ def test_the_files_that_a_card_names_are_not_touched(
     ({}, 'num_samples is None'),
     ({'num_samples': 'x', 'batch_size': 8}, 'cannot be measured'),
     ({'num_samples': 16.0, 'batch_size': 8}, 'num_samples is 16.0'),
-    ({'num_samples': 16, 'batch_size': 0}, 'batch_size must be at least 1'),
+    ({'num_samples': 16, 'batch_size': 0}, 'batch_size must be 1 to '),
   ):
     code = run('--mode=evaluate', foreign(config={**config, 'eval': wrong}))
     assert message in code and '\n' not in code

