@@ -35,9 +35,9 @@ class Card:
     parent: path of the checkpoint that was distilled; None for a teacher.
     parent_checksum: `weights_checksum` of the parent; None if not known.
     updates: number of updates made; None for weights of another program.
-    num_updates: length of the training in updates; None as for `updates`.
+    num_updates: length of the training in updates; None as in `updates`.
     config: the whole config of the training; None if not known.
-    versions: mapping from packages to their versions at the training.
+    versions: versions of the packages that the training used, name -> version.
   """
 
   num_steps: int
@@ -60,12 +60,12 @@ class Card:
   def from_json(cls, values, path):
     """Returns the Card that JSON values describe.
 
-    The values may come from a stranger: they are checked, and no file that they
-    name is opened.
+    The values may come from an untrusted file: they are checked, and no file
+    that they name is opened.
 
     Args:
       values: JSON values, as `to_json` returns them.
-      path: of the checkpoint, for messages.
+      path: path of the checkpoint, for error messages.
 
     Raises:
       UserError: a key is missing, or its value is not valid.
@@ -141,7 +141,7 @@ def make_card(
 
   Args:
     config: config of the training, checked.
-    dataset: its Dataset.
+    dataset: Dataset of the config.
     num_steps: see Card.
     sampler: see Card; in any spelling.
     objective: see Card.
@@ -149,7 +149,7 @@ def make_card(
     parent_checksum: see Card.
 
   Raises:
-    ValueError: there is no such sampler.
+    ValueError: the sampler is unknown.
   """
   model = config.model.to_dict()
   values = {

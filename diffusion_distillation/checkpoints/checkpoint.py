@@ -81,8 +81,8 @@ def load(path, config=None, fall_back=False):
     path: a file of a format in READERS; or the folder of a training,
       `DIR/teacher`, which means its newest checkpoint; or one checkpoint in it,
       `DIR/teacher/checkpoints/3000`.
-    config: of the network, checked; used where the format does not describe
-      it.
+    config: checked config of the network; used where the format does not
+      describe the network.
     fall_back: whether an older checkpoint of a training is read, with a
       warning, where the newest is damaged.
 
@@ -112,22 +112,22 @@ def read_progress(path):
   """Returns what was saved besides state and card: see `CheckpointFolder`.
 
   Args:
-    path: of the folder of a training, or of a checkpoint in it.
+    path: folder of a training, or of a checkpoint in it.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: there is no checkpoint, or it cannot be read.
   """
   return store.read_progress(find(path))
 
 
 def read_checksum(path):
-  """Returns what tells the weights of a training from all others.
+  """Returns a checksum that identifies the weights of a training.
 
   Args:
-    path: of the folder of a training, or of a checkpoint in it.
+    path: folder of a training, or of a checkpoint in it.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: there is no checkpoint, or it cannot be read.
   """
   return store.read_checksum(find(path))
 
@@ -136,7 +136,7 @@ def find(path):
   """Returns the absolute path of the file or step folder that `load` reads.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no checkpoint.
   """
   return _find(path)[1][0]
 
@@ -151,7 +151,7 @@ def export(checkpoint, path):
       steps only.
 
   Raises:
-    UserError: it has another suffix, or cannot be written.
+    UserError: the path has another suffix, or cannot be written.
   """
   writer_of(path)(checkpoint, path)
 
@@ -160,14 +160,14 @@ def writer_of(path):
   """Returns the row of WRITERS for a path.
 
   Raises:
-    UserError: there is none.
+    UserError: no format has the suffix of the path.
   """
   suffix = pathlib.Path(path).suffix
   if suffix not in WRITERS:
     known = ', '.join(filter(None, WRITERS))
     raise UserError(
-      f'cannot write {path}: {suffix} is no suffix of weights; known: {known}, '
-      'or none'
+      f'cannot write {path}: weights are not written to {suffix} files; known: '
+      f'{known}, or none'
     )
   return WRITERS[suffix]
 

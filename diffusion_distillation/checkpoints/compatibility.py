@@ -8,16 +8,16 @@ from diffusion_distillation.runtime.errors import UserError
 
 
 def load_teacher(path, config, dataset):
-  """Returns the Checkpoint to distill, once it fits the students of a config.
+  """Returns the Checkpoint to distill if it fits the students of a config.
 
   Args:
-    path: of the checkpoint.
-    config: of the students, checked.
-    dataset: its Dataset.
+    path: path of the checkpoint.
+    config: checked config of the students.
+    dataset: Dataset of the config.
 
   Raises:
-    UserError: there is none, its training is not finished, or it is another
-      network's.
+    UserError: there is no checkpoint, its training is not finished, or its
+      network or settings differ from those of the students.
   """
   teacher = checkpoint.load(path, config)
   card, start = teacher.card, config.distillation.start_num_steps

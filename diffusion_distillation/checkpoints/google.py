@@ -20,8 +20,8 @@ def read(path, config):
   """Returns the weights of a file and the Card that a config gives them.
 
   Args:
-    path: of the file, local or gs://.
-    config: of the network, which the file does not describe.
+    path: path of the file, local or gs://.
+    config: config of the network, which the file does not describe.
 
   Raises:
     UserError: `config` is None, the file cannot be read, or its weights do not
@@ -29,7 +29,7 @@ def read(path, config):
   """
   if config is None:
     raise UserError(
-      f'{path} does not say which network its weights are of; name it with '
+      f'{path} does not describe its network; name a config that does with '
       '--config=configs/NAME.py'
     )
   weights, num_steps = load_google_checkpoint(path)
@@ -45,7 +45,7 @@ def read_card(path, config):
 
 
 def _describe(config, num_steps):
-  """Returns the Card of weights with that number of steps; None: a teacher."""
+  """Returns the Card of a student, or of a teacher if num_steps is None."""
   dataset = load_dataset(config.dataset.name, config.dataset.args)
   if num_steps is not None:
     return make_card(
@@ -76,7 +76,7 @@ def write(checkpoint, path):
 
   Args:
     checkpoint: a Checkpoint.
-    path: of the file.
+    path: path of the file.
   """
   card = checkpoint.card
   num_steps = None if card.parent is None else card.num_steps
@@ -94,10 +94,11 @@ def load_google_checkpoint(path):
   file has is refused.
 
   Args:
-    path: of the file, local or gs://.
+    path: path of the file, local or gs://.
 
   Raises:
-    UserError: the file cannot be read, is damaged, or another program's.
+    UserError: the file cannot be read, is damaged, or was written by another
+      program.
   """
   with files.reading(path):
     state = serialization.msgpack_restore(_read_bytes(path))
@@ -118,9 +119,9 @@ def save_google_checkpoint(path, params, num_sample_steps):
   """Writes a file that the original and `load_google_checkpoint` can read.
 
   Args:
-    path: of the file, local.
+    path: local path of the file.
     params: nested dict of arrays.
-    num_sample_steps: of a student; None for a teacher.
+    num_sample_steps: sampling steps of a student; None for a teacher.
   """
   state = {
     'step': 0,
@@ -156,9 +157,9 @@ def _sample_steps(value):
 
 
 def _leaf(name, leaf):
-  """Returns a leaf as float32, in the shape that Flax gives it today.
+  """Returns a leaf as float32, in the shape that current Flax gives it.
 
-  Flax once kept biases, and the scales of norms, as (1, 1, 1, C).
+  Old versions of Flax kept biases, and the scales of norms, as (1, 1, 1, C).
   """
   leaf = to_float32(name, leaf)
   old_shape = leaf.ndim == 4 and leaf.shape[:3] == (1, 1, 1)

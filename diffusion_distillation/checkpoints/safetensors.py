@@ -21,8 +21,8 @@ def read(path, config=None):
   """Returns the weights of a file, as float32, and their Card.
 
   Args:
-    path: of the file.
-    config: is not used; the card describes the weights.
+    path: path of the file.
+    config: not used; the card describes the weights.
 
   Raises:
     UserError: the file cannot be read, is damaged, or has no card.

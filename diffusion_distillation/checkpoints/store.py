@@ -7,11 +7,11 @@ complete. It holds
   training/      orbax: the rest of the training state
   card.json      what the weights are, see `Card`
   progress.json  what else resuming needs, such as the seconds spent
-  SHA256SUMS     checksums of these files, for `sha256sum --check`, too
+  SHA256SUMS     checksums of these files, which `sha256sum --check` reads
 
 A checkpoint is damaged if a file is missing or its checksum differs: orbax does
 not notice a changed byte in an array. If intact files cannot be read, the cause
-is elsewhere and may pass, and nothing is renamed.
+is elsewhere and may be temporary, so nothing is renamed.
 
 orbax's CheckpointManager was tried with all tests of this module. It saves no
 code (416 lines against 401), leaves the folder of a killed save behind, commits
@@ -39,7 +39,7 @@ from diffusion_distillation.checkpoints.weights import check_shapes
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import DamagedError, UserError
 
-_KEEP = 2  # checkpoints of a training, the newest ones
+_KEEP = 2  # number of checkpoints that are kept of each training
 _UNFINISHED = '.unfinished'
 _CHECKSUMS = 'SHA256SUMS'
 
@@ -60,7 +60,7 @@ class CheckpointFolder:
       progress: JSON values that `restore` returns as they are.
 
     Raises:
-      UserError: the folder holds this step, or it cannot be written.
+      UserError: the folder has this step already, or cannot be written.
     """
     path = self.path / str(int(state.step))
     if path.exists():
@@ -82,7 +82,7 @@ class CheckpointFolder:
     return next(iter(steps(self.path)), None)
 
   def newest_card(self):
-    """Returns the Card of the newest checkpoint with an intact one, or None."""
+    """Returns the newest intact Card of the checkpoints, or None."""
     for path in steps(self.path):
       with contextlib.suppress(DamagedError):
         return read_card(path)
@@ -97,7 +97,7 @@ class CheckpointFolder:
 
     Args:
       template: a TrainState of arrays or ShapeDtypeStructs.
-      num_updates: of the whole training.
+      num_updates: length of the whole training.
 
     Returns:
       (TrainState of host arrays, Card, JSON values), or None if the folder
@@ -105,7 +105,7 @@ class CheckpointFolder:
 
     Raises:
       UserError: all checkpoints are damaged, the newest cannot be read, or it
-        is another network's. Nothing is renamed then.
+        does not fit the network. Nothing is renamed then.
     """
     for name in _folders(self.path):
       if name.endswith(_UNFINISHED):
@@ -141,7 +141,7 @@ class NoCheckpoints:
 
 
 class Saver:
-  """Runs one save after the other in a thread; a context manager that waits.
+  """Runs one save after another in a thread; a context manager that waits.
 
   An exception of a save is raised by the next call of any method.
   """
@@ -166,18 +166,18 @@ class Saver:
     return self._last is not None and not self._last.done()
 
   def check(self):
-    """Raises the exception of the last save, if it has ended with one."""
+    """Raises the exception of the last save, if it failed."""
     if not self.busy:
       self.wait()
 
   def wait(self):
-    """Waits for the last save."""
+    """Waits until the last save has ended."""
     last, self._last = self._last, None
     if last is not None:
       last.result()
 
   def start(self, save, *args):
-    """Starts save(*args), after the save before has ended."""
+    """Starts save(*args) once the previous save has ended."""
     self.wait()
     self._last = self._executor.submit(save, *args)
 
@@ -203,12 +203,12 @@ def read(path, config=None):
   """Returns the weights and the Card of a checkpoint.
 
   Args:
-    path: of its folder.
-    config: is not used; the card describes the weights.
+    path: folder of the checkpoint.
+    config: not used; the card describes the weights.
 
   Raises:
     DamagedError: a file is missing or has changed.
-    UserError: it cannot be read, or was not written by this program.
+    UserError: a file cannot be read, or was not written by this program.
   """
   del config
   card = read_card(path)
@@ -226,27 +226,27 @@ def read_progress(path):
   """Returns the progress that a checkpoint was saved with, JSON values.
 
   Args:
-    path: of its folder.
+    path: folder of the checkpoint.
 
   Raises:
     DamagedError: the file is missing or has changed.
-    UserError: it cannot be read.
+    UserError: the file cannot be read.
   """
   return _read_json(path, 'progress.json')
 
 
 def read_checksum(path):
-  """Returns a checksum that tells the weights of a checkpoint from all others.
+  """Returns a checksum that identifies the weights of a checkpoint.
 
-  Weights that are saved twice have two, since the files of orbax differ. No
-  array is read.
+  Equal weights that are saved twice have different checksums, since the files
+  of orbax differ. No array is read.
 
   Args:
-    path: of its folder.
+    path: folder of the checkpoint.
 
   Raises:
-    DamagedError: there are no checksums of its weights.
-    UserError: they cannot be read.
+    DamagedError: there are no checksums of the weights.
+    UserError: the checksums cannot be read.
   """
   with files.reading(path):
     text = json.dumps(_checksums(path, 'weights'))
@@ -296,7 +296,7 @@ def _write_arrays(path, items):
   """Writes trees of arrays into a new folder.
 
   Raises:
-    UserError: they cannot be written.
+    UserError: the arrays cannot be written.
   """
   try:
     with _orbax() as orbax:
@@ -314,18 +314,18 @@ def _write_arrays(path, items):
 
 
 def _read_weights(path, expected, source):
-  """Returns the weights, once they fit what is expected of them."""
+  """Returns the weights after checking their names and shapes."""
   _verify(path, 'weights')
   with files.reading(path), _orbax() as orbax:
     saved = orbax.metadata(path / 'weights').item_metadata.tree
-  # Orbax reports a wrong shape by thousands of lines on stderr.
+  # Orbax would report a wrong shape in thousands of lines on stderr.
   check_shapes(path, saved, expected, source)
   return _read_arrays(path, 'weights', saved)
 
 
 def _read_arrays(path, item, template):
   """Returns the tree of NumPy arrays of an item that was verified."""
-  # Targets in NumPy do not depend on the number of devices.
+  # NumPy arrays as targets do not depend on the number of devices.
   target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
   with files.reading(path), _orbax() as orbax:
     return orbax.restore(path / item, args=ocp.args.StandardRestore(target))
@@ -407,8 +407,8 @@ def _orbax():
 def _hush_orbax():
   """Drops what orbax prints for every array when the disk is full.
 
-  Its exception says the same once. The lines come from its logger, and from
-  event loops that were closed while arrays were still being written.
+  The exception of orbax says the same once. The lines come from its logger, and
+  from event loops that were closed while arrays were still being written.
   """
   hook = sys.unraisablehook
 

@@ -3,8 +3,8 @@
 A pickle is a program: it names functions and says what to call them with. Here
 each name stands for an inert function, which returns plain data, and names
 without one are refused. Nothing that a file names is imported or called. A file
-can still keep the reader busy for ever, by keys of nested tuples, whose hashing
-takes 2^depth steps: pickle hashes them before any code of ours sees them.
+can still keep the reader busy without end, by dict keys of nested tuples, whose
+hashing takes 2^depth steps: pickle hashes them before this code sees them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from diffusion_distillation.runtime import files
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # of the format before PyTorch 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # begins files written before PyTorch 1.6
 _DTYPES = {
   'torch.HalfStorage': '<f2',
   'torch.FloatStorage': '<f4',
@@ -48,7 +48,7 @@ class Tensor(NamedTuple):
 
 
 class Array(NamedTuple):
-  """An array in a file that is not read yet."""
+  """An array in a file that has not been read yet."""
 
   shape: tuple
   read: Callable[[], np.ndarray]
@@ -62,8 +62,8 @@ def find_arrays(content):
       holds a flat dict of tensors.
 
   Raises:
-    ValueError: it is something else, is damaged, or names what is not allowed.
-      `Array.read` raises it, too.
+    ValueError: the file is not such a file, is damaged, or refers to names that
+      are not allowed. `Array.read` raises it, too.
   """
   if content.startswith(b'PK'):
     return _find_in_zip(content)
@@ -82,7 +82,7 @@ def unpickle(file, stand_ins):
       names are refused.
 
   Raises:
-    ValueError: it names something else, or is damaged.
+    ValueError: the pickle refers to another name, or is damaged.
   """
   with _damage():
     start = file.tell()
@@ -100,12 +100,12 @@ class _Unpickler(pickle.Unpickler):
     full_name = f'{module}.{name}'
     _check(
       full_name in self._stand_ins,
-      f'it calls for {full_name}, which was not run',
+      f'it refers to {full_name}, which was not run',
     )
     stand_in = self._stand_ins[full_name]
     if isinstance(stand_in, str):
       return stand_in
-    # New ones each time, since a pickle can set attributes of what it gets.
+    # A new object each time, since a pickle can set attributes of what it gets.
     if isinstance(stand_in, type):
       return type(name, (stand_in,), {})
     return lambda *args, function=stand_in: function(*args)
@@ -118,7 +118,7 @@ class _Unpickler(pickle.Unpickler):
       and isinstance(key, str)
       and _are_counts(size)
       and view in ([], [None]),
-      'it refers to something else than a whole storage',
+      'it refers to something other than a whole storage',
     )
     return Storage(dtype, key, size)
 
@@ -126,8 +126,8 @@ class _Unpickler(pickle.Unpickler):
 def _check_counts(file):
   """Checks the sizes that a pickle states, since Unpickler reserves them.
 
-  Those of strings are checked by `genops`, which reads them; the memo is an
-  array up to the largest index.
+  `genops` checks the sizes of strings, since it reads the strings. The memo is
+  an array as long as its largest index.
   """
   for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
     if instruction.name in ('PUT', 'BINPUT', 'LONG_BINPUT'):
@@ -135,14 +135,14 @@ def _check_counts(file):
 
 
 class _Dict(dict):
-  """A dict without the attributes that PyTorch adds, versions of modules."""
+  """A dict that drops the attributes PyTorch adds: versions of modules."""
 
   def __setstate__(self, state):
     del state
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
-  """Returns a Tensor, once it lies within its storage."""
+  """Returns a Tensor after checking that it lies within its storage."""
   _check(isinstance(storage, Storage), 'a tensor has no storage')
   _check(
     isinstance(shape, tuple)
@@ -161,7 +161,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *_):
   return Tensor(storage, offset, shape, strides)
 
 
-# For the names that torch.save writes where it saves a dict of tensors.
+# Stand-ins for the names that torch.save writes for a dict of tensors.
 STAND_INS = {
   'collections.OrderedDict': _Dict,
   'torch._utils._rebuild_tensor_v2': _rebuild_tensor,
@@ -181,7 +181,7 @@ def _find_in_zip(content):
 
   def read(name):
     with _damage():
-      # Compressed data may have any size once they are unpacked.
+      # Compressed data could have any size when unpacked.
       compression = archive.getinfo(folder + name).compress_type
       _check(compression == zipfile.ZIP_STORED, f'{name} is compressed')
       return archive.read(folder + name)
@@ -222,12 +222,12 @@ def _find_in_pickles(content):
     size = int.from_bytes(content[start : start + 8], 'little', signed=True)
     _check(
       key in storages and size == storages[key].size,
-      f'storage {key} is of no tensor, or of another size',
+      f'storage {key} belongs to no tensor, or has another size',
     )
     end = start + 8 + size * np.dtype(storages[key].dtype).itemsize
     data[key] = memoryview(content)[start + 8 : end]
     start = end
-  _check(start == len(content), f'it has {len(content)} bytes of {start}')
+  _check(start == len(content), f'it has {len(content)} bytes, not {start}')
   _check(data.keys() == storages.keys(), 'a storage is missing')
   return {
     name: Array(t.shape, functools.partial(_view, t, data[t.storage.key]))
@@ -236,12 +236,12 @@ def _find_in_pickles(content):
 
 
 def _tensors(value):
-  """Returns a dict of Tensors as it is.
+  """Returns a dict of Tensors unchanged.
 
   Raises:
-    ValueError: it is something else.
+    ValueError: the value is not a dict of named Tensors.
   """
-  _check(isinstance(value, dict), 'it holds no dict of tensors')
+  _check(isinstance(value, dict), 'it does not hold a dict of tensors')
   for name, tensor in value.items():
     _check(
       isinstance(name, str) and isinstance(tensor, Tensor),
@@ -275,7 +275,7 @@ def _check(condition, text):
 
 @contextlib.contextmanager
 def _damage():
-  """Turns whatever damage makes a library raise into ValueError, one line."""
+  """Turns any exception that damage causes in a library into a ValueError."""
   try:
     yield
   except Exception as error:

@@ -32,13 +32,13 @@ def check_shapes(path, weights, expected, source):
   """Checks that weights have the names and shapes of a network's parameters.
 
   Args:
-    path: of the weights, for the message.
+    path: path of the weights, for the message.
     weights: nested dict of arrays, or of anything else with a shape.
-    expected: likewise, of the network.
-    source: what the network is described by, for the message.
+    expected: the same for the parameters of the network.
+    source: text that says what describes the network, for the message.
 
   Raises:
-    UserError: they do not; the message names the first leaf that differs.
+    UserError: they differ; the message names the first leaf that does.
   """
   weights = traverse_util.flatten_dict(weights, sep='/')
   expected = traverse_util.flatten_dict(expected, sep='/')
@@ -59,7 +59,7 @@ def to_float32(name, leaf):
   """Returns a leaf of weights as float32.
 
   Raises:
-    ValueError: it holds something else than floats, or one is not finite.
+    ValueError: it holds something other than floats, or one is not finite.
   """
   leaf = np.asarray(leaf)
   if not dtypes.issubdtype(leaf.dtype, np.floating):

@@ -69,9 +69,9 @@ def test_views_types_and_parameters_are_read(name):
 @pytest.mark.parametrize(
   ('name', 'message'),
   [
-    ('reduce.pt', 'calls for posix.system, which was not run'),
-    ('persistent_id_reduce.pt', 'calls for posix.system, which was not run'),
-    ('persistent_id_type.pt', 'calls for posix.system, which was not run'),
+    ('reduce.pt', 'refers to posix.system, which was not run'),
+    ('persistent_id_reduce.pt', 'refers to posix.system, which was not run'),
+    ('persistent_id_type.pt', 'refers to posix.system, which was not run'),
     ('zero_stride.pt', 'a tensor exceeds its storage'),
     ('beyond_storage.pt', 'a tensor reaches beyond its storage'),
     ('bit_in_a_tensor.pt', 'CRC'),
