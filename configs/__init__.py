@@ -1,1 +1,1 @@
-"""Config files: `--config=configs/NAME.py` runs one, base.py has every key."""
+"""Config files: `--config=configs/NAME.py` runs one; base.py has every key."""

@@ -20,7 +20,7 @@ def get_config():
   config.sampler = 'ddim'
 
   # Folder where JAX keeps compiled programs, so that the next start is faster;
-  # empty keeps none.
+  # an empty string keeps none.
   config.compilation_cache_dir = config_dict.FieldReference(
     '~/.cache/diffusion_distillation/xla', field_type=str
   )
@@ -110,7 +110,7 @@ def _train():
   train.optimizer = 'adam'
   # Learning rate after the warm-up and before annealing.
   train.learning_rate = 2e-4
-  # Updates over which the learning rate rises linearly from 0; 0 is none.
+  # Updates over which the learning rate rises linearly from 0; 0: no warm-up.
   train.learning_rate_warmup_steps = 0
   # 'constant', or 'linear' for a linear decay to 0.
   train.learning_rate_anneal_type = 'constant'
@@ -159,7 +159,8 @@ def _eval():
   # File of reference statistics, a .npz with `mu` and `sigma`; None compares
   # with the training images.
   settings.reference_path = config_dict.placeholder(str)
-  # Folder that keeps the training images' statistics; empty keeps none.
+  # Folder that keeps the training images' statistics; an empty string keeps
+  # none.
   settings.cache_dir = config_dict.FieldReference(
     '~/.cache/diffusion_distillation', field_type=str
   )
@@ -188,8 +189,8 @@ def _distillation():
 def _teacher(model, train):
   """Returns the section `teacher`: what differs while the teacher is trained.
 
-  A key that is None is as in `model` or `train`. All are None in a config
-  without students.
+  A key that is None takes its value from `model` or `train`. All keys are None
+  in a config without students.
   """
   teacher = ConfigDict()
   teacher.model = _unset(model, ('train_num_steps', 'eval_sampling_num_steps'))
@@ -199,7 +200,7 @@ def _teacher(model, train):
 
 
 def _unset(section, keys):
-  """Returns some keys of a section, with their types but all None."""
+  """Returns some keys of a section, with their types and the value None."""
   return ConfigDict(
     {key: config_dict.placeholder(section.get_type(key)) for key in keys}
   )
@@ -209,11 +210,11 @@ def to_distill(config):
   """Turns the config of a teacher into that of its distillation.
 
   `model` and `train` then describe the students, and `teacher` keeps what they
-  said of the teacher. What only a teacher has is None in `model` and `train`:
-  the length of its training and its numbers of steps.
+  said about the teacher. The keys that only a teacher has, the length of its
+  training and its numbers of steps, are None in `model` and `train`.
 
   Args:
-    config: the config of a teacher; it is changed.
+    config: the config of a teacher, which is changed in place.
 
   Returns:
     The same config.
@@ -223,7 +224,8 @@ def to_distill(config):
   teacher.train.update(train.to_dict())
   for key in ('train_num_steps', 'eval_sampling_num_steps'):
     teacher.model[key], model[key] = model[key], None
-  # As in the paper: no dropout, no warm-up, no average, and a linear decay.
+  # The paper's students have no dropout, no warm-up, no average, and a linear
+  # decay of the learning rate.
   model.args.dropout = 0.0
   train.update(
     num_updates=None,

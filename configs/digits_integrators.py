@@ -4,7 +4,7 @@ python main.py --config=configs/digits_integrators.py --workdir=runs/integrators
 
 Hardware: 2 CPU cores (AMD EPYC, JAX 0.10.2).
 Time: 1.1 minutes for the teacher, 4 for the samples.
-Expect: the Frechet distances in docs/samplers.md. At equal NFE of 8 and more,
+Expect: the Frechet distances in docs/samplers.md. At an equal NFE of 8 or more,
   Euler's method in log-SNR is the best of them and Heun's, whose first step
   from pure noise is inaccurate, the worst. In one step, all of them are DDIM.
 """

@@ -3,9 +3,9 @@
 python main.py --config=configs/folder_base.py --workdir=runs/mine_teacher
   --config.dataset.args.path=FOLDER
 
-FOLDER is a folder or a zip of images of any size. The settings are those that
-served the paper's larger data sets. A few hundred thousand updates are usual; a
-set of a few thousand images needs fewer, and more dropout.
+FOLDER is a folder or a zip of images of any size. The settings follow
+those of the paper's larger data sets. A few hundred thousand updates are usual;
+a set of a few thousand images needs fewer updates and more dropout.
 
 - If GPU memory runs out, set train.accumulate=2 or halve train.batch_size.
 - For 32x32 images, set dataset.args.image_size=32 and

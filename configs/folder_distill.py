@@ -5,7 +5,7 @@ python main.py --config=configs/folder_distill.py --workdir=runs/mine
 
 It first trains the teacher of configs/folder_base.py, then ten rounds of 20,000
 updates each, fewer than the paper's 50,000 to 100,000. More updates help most
-in the last rounds. --mode=plan prints what it costs.
+in the last rounds. --mode=plan prints the cost of each round.
 """
 
 from . import base, folder_base

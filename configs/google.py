@@ -1,9 +1,9 @@
-"""A config file written for Google's original, translated.
+"""Translates a config file that was written for Google's original.
 
 python main.py --config=configs/google.py:THEIRS.py --workdir=DIR
 
 THEIRS.py is a file such as the original's config/cifar_distill.py, unchanged.
-Data sets and samplers get the names that they have here. What the original does
+Data sets and samplers get their names in this project. What the original does
 not say, such as how to evaluate, is as in base.py.
 """
 
@@ -52,13 +52,13 @@ def get_config(path=None):
 def translate(theirs):
   """Returns the config of this project that means the same.
 
-  The keys that have no meaning here are named in a line on stderr.
+  A line on stderr names the keys that are ignored.
 
   Args:
     theirs: the ConfigDict of a config file of the original.
 
   Raises:
-    UserError: it has a key or a data set that is unknown here.
+    UserError: `theirs` has a key or a data set that is unknown here.
   """
   theirs, config = theirs.to_dict(), base.get_config()
   for name in ('dataset', 'model', 'train'):
@@ -78,7 +78,7 @@ def translate(theirs):
   ignored = [key for key in idle if _pop(theirs, key)]
   if ignored:
     print(
-      f'config: ignored, no meaning here: {", ".join(ignored)}',
+      f'config: ignored keys without a meaning here: {", ".join(ignored)}',
       file=sys.stderr,
     )
   _merge(config, theirs)
@@ -86,7 +86,7 @@ def translate(theirs):
 
 
 def _set_dataset(config, dataset):
-  """Sets our data set of the original's section `dataset`.
+  """Sets the data set that the original's section `dataset` names.
 
   A teacher's training gets the length of our own config: the original trains
   until it is stopped.
@@ -137,10 +137,10 @@ def _gamma(logvar_type):
 
 
 def _check_section(name, value):
-  """Returns a section, a dict.
+  """Returns the value of a section.
 
   Raises:
-    UserError: it is none.
+    UserError: the value is not a dict.
   """
   if not isinstance(value, dict):
     raise UserError(f'{name} must be a section of the config, got {value!r}')
@@ -154,7 +154,7 @@ def _pop(config, key):
 
 
 def _merge(config, theirs, prefix=''):
-  """Sets what a dict has in a config, which has all keys that are known.
+  """Copies the values of a dict into a config that has all known keys.
 
   Raises:
     UserError: a key is unknown.
@@ -168,5 +168,5 @@ def _merge(config, theirs, prefix=''):
     if isinstance(config[key], ConfigDict):
       _merge(config[key], _check_section(name, value), f'{name}.')
     else:
-      # Tuples are what flags can change.
+      # A tuple, since flags cannot change a list.
       config[key] = tuple(value) if isinstance(value, list) else value

@@ -267,7 +267,7 @@ def test_a_config_of_the_original_is_translated(capsys):
   assert config.distillation.teacher_checkpoint_path == 'TEACHER'
   assert config.eval.to_dict() == base.get_config().eval.to_dict()
   said = capsys.readouterr().err
-  assert said.startswith('config: ignored, no meaning here: ')
+  assert said.startswith('config: ignored keys without a meaning here: ')
   assert said.count('\n') == 1
   for key in ('train.enable_update_skip', 'model.train_num_steps'):
     assert key in said

@@ -619,7 +619,7 @@ WRONG = {
   'wrong type': (['--config.train.batch_size=many'], 'many'),
   'a fraction': (['--config.train.batch_size=8.5'], '8.5'),
   'unknown flag': (['--workdri=x'], 'workdri'),
-  'no flag': (['train'], "'train' is no flag"),
+  'no flag': (['train'], "'train' is not a flag"),
   'unknown mode': (['--mode=distill'], 'train'),
   'no such config': (['--config=configs/nothing.py'], 'nothing.py'),
   'head': (['--config.model.mean_type=score'], 'known: x, eps, v, both'),

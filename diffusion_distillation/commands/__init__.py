@@ -1,6 +1,6 @@
 """What the command line can do: the table of modes, and a file for each.
 
-The table imports nothing, so that `--help` answers at once.
+The table imports nothing, so that `--help` answers quickly.
 """
 
 from typing import NamedTuple

@@ -26,7 +26,7 @@ evaluates them.
     [--config.KEY=VALUE ...]
 
 Rerun the same command to resume a run. In a distill config, `model` and `train`
-describe the students, and `teacher` what differs while the teacher is trained.
+describe the students, and `teacher` has what differs in the teacher's training.
 
 Modes, with their flags; the default is train:
 {modes}
@@ -53,7 +53,7 @@ _FLAGS = {
   'workdir': ('DIR', 'run folder'),
   'checkpoint': (
     'PATH',
-    'such as runs/digits/student_00004, or a weights file',
+    'such as runs/digits/student_00004, or a file of weights',
   ),
   'out': ('PATH', 'FILE.npz, FILE.png or a folder; export: a file'),
   'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
@@ -79,9 +79,10 @@ def main():
   signals.use_system_defaults()
   try:
     run(sys.argv)
-    sys.stdout.flush()  # at the exit, nothing would catch the error
+    sys.stdout.flush()  # an error at the exit could not be caught
   except BrokenPipeError:
-    # Nobody reads on, as in `... | head -1`: end as other programs do then.
+    # The reader has closed the pipe, as in `... | head -1`: end by SIGPIPE, as
+    # other programs do.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.raise_signal(signal.SIGPIPE)
 
@@ -168,11 +169,11 @@ def _change(config, argv, known):
 
   Args:
     config: a ConfigDict, or None.
-    argv: the arguments that are no other flags.
+    argv: the arguments that are not other flags.
     known: FlagValues of the other flags, for the error message.
 
   Raises:
-    UserError: there is no such key, or an argument is something else.
+    UserError: there is no such key, or an argument is not a flag.
     flags.Error: a value has the wrong type.
   """
   changes, given = flags.FlagValues(), {}
@@ -199,14 +200,14 @@ def _change(config, argv, known):
       hint = 'give --config=FILE.py as well'
     raise UserError(f'unknown flag --{name}; {hint}') from None
   except (LookupError, TypeError, ValueError) as error:
-    # Such as an index into a tuple.
+    # The key is, for example, an index into a tuple.
     raise flags.Error(str(error)) from error
   if rest[1:]:
-    raise UserError(f'{rest[1]!r} is no flag; flags start with --')
+    raise UserError(f'{rest[1]!r} is not a flag; flags start with --')
 
 
 def _is_no_number(arg, config):
-  """Returns whether an argument is a number's None, which no parser takes."""
+  """Returns whether an argument sets a number to None; no parser accepts that."""
   match = _OVERRIDE.fullmatch(arg)
   return (
     match is not None
@@ -240,7 +241,7 @@ def _check_flags(mode, values):
 
 def _run_mode(name, values):
   """Runs one mode."""
-  # This imports JAX, which --help and wrong flags need not wait for.
+  # This imports JAX, which takes long and is not needed for --help and errors.
   function = pkgutil.resolve_name(MODES[name].function)
   from diffusion_distillation.runtime import allocator, devices
 

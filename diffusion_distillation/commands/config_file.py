@@ -21,7 +21,7 @@ _OPEN = (
   'teacher.model.args',
 )
 
-# Files in configs/ that are no runs by themselves.
+# Files in configs/ that do not describe a run by themselves.
 _NO_RUNS = ('__init__', 'base', 'google', 'paper')
 
 
@@ -91,12 +91,12 @@ def available():
 
 
 def near(key, config, prefix=''):
-  """Returns the end of a message: which keys of a config resemble one.
+  """Returns the end of a message, which suggests similar keys of a config.
 
   Args:
     key: dotted name of a key that the config does not have.
     config: a ConfigDict.
-    prefix: dotted name of the section that it is, with a dot.
+    prefix: dotted name of the section that `config` is, with a last dot.
   """
   similar = difflib.get_close_matches(key, _names(config, prefix))
   if similar:
@@ -112,11 +112,11 @@ def _find(name):
   """Returns the path of a config file.
 
   Raises:
-    UserError: there is none of that name.
+    UserError: there is no config file of that name.
   """
   path = pathlib.Path(os.path.expanduser(name))
   if path.suffix not in ('', '.py'):
-    raise UserError(f'{name} is no config file: give FILE.py, a Python file')
+    raise UserError(f'{name} is not a config file: give FILE.py, a Python file')
   if path.is_file():
     return path
   packaged = _folder() / f'{path.stem}.py'
@@ -142,7 +142,7 @@ def _check_keys(config, base, text, prefix=''):
   """Checks that a config has the keys of the base config, and no others.
 
   Raises:
-    UserError: it does not; the message names one key.
+    UserError: a key is missing or unknown; the message names it.
   """
   for key in config:
     if key not in base:
@@ -164,7 +164,7 @@ def _check_keys(config, base, text, prefix=''):
 
 
 def _names(config, prefix=''):
-  """Yields the dotted names of all keys of a config that are no sections."""
+  """Yields the dotted names of all keys of a config except sections."""
   for key, value in config.items():
     if isinstance(value, ConfigDict):
       yield from _names(value, f'{prefix}{key}.')

@@ -29,17 +29,18 @@ def evaluate(
 ):
   """Measures a finished run, or one checkpoint, or a set of images.
 
-  Of a run, only what is missing is measured, and the report is written. The
-  metrics of a checkpoint or of images are printed as JSON.
+  For a run, only the rows that are not measured yet are measured, and the
+  report is written. The metrics of a checkpoint or of images are printed as
+  JSON.
 
   Args:
-    config: of the run or of the reference data; a checkpoint of this program
-      needs none.
+    config: config of the run or of the reference data; a checkpoint of this
+      program needs none.
     workdir: path of a run folder.
-    checkpoint: path of a checkpoint, in place of a run.
-    images: path of images, in place of a run.
-    sampler: for a checkpoint; by default its own.
-    num_steps: sampling steps, for a checkpoint; by default its own.
+    checkpoint: path of a checkpoint, instead of a run.
+    images: path of images, instead of a run.
+    sampler: sampler of the checkpoint; None takes the checkpoint's own.
+    num_steps: sampling steps of the checkpoint; None takes its own.
 
   Raises:
     UserError: it is not clear what to measure, or it cannot be measured.
@@ -51,7 +52,7 @@ def evaluate(
     )
   if checkpoint is None and (sampler or num_steps):
     raise UserError(
-      '--sampler and --num_steps need --checkpoint; a run is measured by '
+      '--sampler and --num_steps need --checkpoint; for a run, set '
       '--config.eval.samplers and --config.eval.num_steps'
     )
   if checkpoint is None and config is None:
@@ -67,12 +68,12 @@ def evaluate(
 
 
 def measure_and_report(config, dataset, workdir, evaluator):
-  """Measures what is missing of a finished run, and writes its report.
+  """Measures the missing rows of a finished run, and writes its report.
 
   Args:
-    config: of the run, checked.
-    dataset: its Dataset.
-    workdir: absolute path of its folder.
+    config: checked config of the run.
+    dataset: Dataset of the config.
+    workdir: absolute path of the run folder.
     evaluator: an Evaluator; None draws pictures of samples instead.
   """
   protocol = None
@@ -126,11 +127,11 @@ def _evaluate_images(path, config):
 def _config_of(card, path):
   """Returns the config inside a card, and its Dataset.
 
-  A card may come from a stranger, so that the paths in it are neither read nor
-  written.
+  A card may come from an untrusted file, so the paths in it are neither read
+  nor written.
 
   Raises:
-    UserError: the card does not say enough.
+    UserError: the card does not describe the evaluation.
   """
   give = 'give --config=FILE.py'
   config = card.config or {}
@@ -145,9 +146,10 @@ def _config_of(card, path):
         raise ValueError(f'eval.{key} is {settings.get(key)!r}')
     name, args = config.dataset.name, config.dataset.args
     if any(args.get(key) for key in ('path', 'data_dir')):
-      raise ValueError('its data are in a folder that it names')
+      raise ValueError('its data set is a folder, which is not opened')
     return config, load_dataset(name, args)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(
-      f'{path} cannot be measured by its card: {files.reason(error)}; {give}'
+      f'the card of {path} does not say how to measure it: '
+      f'{files.reason(error)}; {give}'
     ) from error

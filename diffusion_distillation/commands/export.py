@@ -15,7 +15,7 @@ def export(checkpoint, out, config=None):
     config: describes the network of a file that has no card.
 
   Raises:
-    UserError: the checkpoint cannot be read, or `out` not be written.
+    UserError: the checkpoint cannot be read, or `out` cannot be written.
   """
   write = checkpoints.writer_of(out)
   check_writable(out, is_file=True)

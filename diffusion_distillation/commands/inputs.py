@@ -1,4 +1,4 @@
-"""Checkpoints, and how to sample them, as several modes ask for them."""
+"""Checkpoints and how to sample them, for the modes that take a checkpoint."""
 
 import sys
 
@@ -16,7 +16,7 @@ def load_checkpoint(path, config=None):
     config: describes the network of a file that has no card.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: there is no checkpoint, or it cannot be read.
   """
   if config is not None:
     check(config)
@@ -29,12 +29,12 @@ def sampling_of(card, sampler=None, num_steps=None):
   A number of steps that the checkpoint was not made for gives a warning.
 
   Args:
-    card: of the checkpoint; its own sampler and steps are the defaults.
-    sampler: its spelling, or None.
+    card: Card of the checkpoint; its sampler and steps are the defaults.
+    sampler: spelling of a sampler, or None.
     num_steps: int, or None.
 
   Raises:
-    UserError: there is no such sampler.
+    UserError: the sampler is unknown.
   """
   try:
     spelling = canonical(sampler or card.sampler)

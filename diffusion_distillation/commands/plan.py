@@ -8,7 +8,7 @@ def plan(config):
   """Prints the rounds of a config with their costs; runs nothing.
 
   Raises:
-    UserError: the config makes no sense.
+    UserError: the config is not valid.
   """
   _, denoiser = check(config)
   print(plans.plan(config, denoiser))

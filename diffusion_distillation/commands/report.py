@@ -15,8 +15,8 @@ def report(config, workdir):
   """Writes the report of a finished run from what was measured.
 
   Args:
-    config: of the run.
-    workdir: path of its folder.
+    config: config of the run.
+    workdir: path of the run folder.
 
   Raises:
     UserError: the folder holds no such run, or it is not finished.
@@ -27,10 +27,10 @@ def report(config, workdir):
 
 
 def _with_classes(config, workdir):
-  """Returns a config whose data set need not be there to know its classes.
+  """Returns a config that has the number of classes.
 
-  Where the config leaves their number to the labels, the cards of the run say
-  it.
+  Where the config leaves this number to the labels, it comes from the cards of
+  the run, since the labels may be gone.
   """
   args = config.dataset.args
   counted = 'num_classes' in args and args.num_classes is None
@@ -38,7 +38,7 @@ def _with_classes(config, workdir):
     return config
   config = copy.deepcopy(config)
   for each in read_run(workdir)['rounds']:
-    with contextlib.suppress(UserError):  # a run that failed has not all rounds
+    with contextlib.suppress(UserError):  # a failed run lacks some rounds
       card = read_card(workdir / each['name'])
       config.dataset.args.num_classes = card.num_classes
   return config

@@ -30,14 +30,15 @@ def sample(
     checkpoint: path of a checkpoint.
     out: path of a .npz, of a .png, or of a folder of PNGs.
     seeds: text such as '0-63' or '1,5,9'.
-    class_: text such as '3' or '1,5', the classes to draw in turn, which goes
-      by the number of the seed; None draws all classes in turn.
-    sampler: its spelling; the checkpoint's by default.
-    num_steps: sampling steps; the checkpoint's by default.
+    class_: text such as '3' or '1,5', the classes to draw in turn by the number
+      of the seed; None draws all classes in turn.
+    sampler: spelling of a sampler; None takes the checkpoint's own.
+    num_steps: sampling steps; None takes the checkpoint's own.
     config: describes the network of a file that has no card.
 
   Raises:
-    UserError: the checkpoint cannot be sampled so, or `out` not be written.
+    UserError: the checkpoint cannot be sampled in this way, or `out` cannot be
+      written.
   """
   seeds = parse_seeds(seeds)
   check_writable(out)
@@ -63,7 +64,7 @@ def parse_classes(text, num_classes):
 
   Args:
     text: such as '3' or '1,5'; None stands for all classes.
-    num_classes: of the checkpoint; 1 where it is unconditional.
+    num_classes: classes of the checkpoint; 1 if it is unconditional.
 
   Raises:
     UserError: the text does not name classes of the checkpoint.

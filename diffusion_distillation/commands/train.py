@@ -1,4 +1,4 @@
-"""--mode=train: everything that a config describes."""
+"""--mode=train: does everything that a config describes."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ def train(
 
 def _lead(config, workdir):
   """Runs as process 0, which alone reads and writes the run folder."""
-  # Before anything is read: another process may be at work there.
+  # This comes before anything is read: another process may be using the folder.
   run_folder.check_run_folder(workdir, config)
   dataset, _ = check(config, open_data=True)
   print(f'{dataset.name}: {dataset.describe()}', file=sys.stderr)
@@ -99,8 +99,8 @@ def _lead(config, workdir):
 def _teacher(config, dataset, workdir):
   """Returns the Checkpoint of an outside teacher, or None.
 
-  None is also returned where it is gone and all rounds are finished: training
-  needs no teacher then.
+  The result is also None if the teacher is gone and all rounds are finished,
+  since training then needs no teacher.
   """
   path = config.distillation.teacher_checkpoint_path
   if not has_students(config) or path is None:
@@ -109,7 +109,7 @@ def _teacher(config, dataset, workdir):
   if run is not None and run['teacher'] is not None:
     same = run['config']['distillation']['teacher_checkpoint_path'] == path
     if same and pathlib.Path(run['teacher']).exists():
-      path = run['teacher']  # the same path may mean a newer checkpoint by now
+      path = run['teacher']  # `path` may now have a newer checkpoint
   try:
     return load_teacher(path, config, dataset)
   except UserError:
@@ -132,7 +132,7 @@ def _is_trained(config, workdir):
 
 
 def _follow(config, workdir):
-  """Runs as any process but 0: trains and draws what process 0 says."""
+  """Runs as a process other than 0: trains and draws as process 0 directs."""
   dataset, _ = check(config, open_data=True)
   run = processes.broadcast(None)
   run_folder.check_same(json.loads(run), config)
@@ -184,10 +184,10 @@ def _evaluation(config, dataset, workdir, evaluator, log):
 
 
 def _report_failure(config, dataset, workdir, error):
-  """Records why training failed, and writes the report of what there is."""
+  """Records why training failed, and writes the report of what is finished."""
   try:
     run_folder.record_failure(workdir, error)
     report_run(config, dataset, workdir)
   except (UserError, OSError) as report_error:
-    # The failure of the training is the one to show.
+    # The caller shows the failure of the training, which matters more.
     print(f'no report: {report_error}', file=sys.stderr)

@@ -117,7 +117,7 @@ WRONG = {
   'no value': (['--config.train.batch_size'], 'Missing value'),
   'unknown flag': (['--workdri=x'], '--workdri; did you mean --workdir?'),
   'odd flag': (['--zzz'], 'unknown flag --zzz; see --help'),
-  'no flag': (['plan'], "'plan' is no flag"),
+  'no flag': (['plan'], "'plan' is not a flag"),
   'unknown mode': (['--mode=fly'], 'train|sample|evaluate|report|plan|export'),
   'bounds': (['--num_steps=0'], '--num_steps=0'),
   'no number': (['--num_steps=two'], '--num_steps=two'),

@@ -133,7 +133,7 @@ def test_a_file_that_is_no_python_is_not_run(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'config.json').write_text('{}')
   assert error(name) == (
-    f'{name} is no config file: give FILE.py, a Python file'
+    f'{name} is not a config file: give FILE.py, a Python file'
   )
 
 
