@@ -692,7 +692,7 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    (['--seeds=9-1'], '--seeds=9-1 does not parse'),
+    (['--seeds=9-1'], '--seeds=9-1 is not valid'),
     (['--out='], '--mode=sample needs --out=PATH'),
     (['--out=/dev/null/x.npz'], 'cannot be written'),
     (['--checkpoint=/nowhere'], 'no checkpoint at /nowhere'),

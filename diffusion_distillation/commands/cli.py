@@ -207,7 +207,7 @@ def _change(config, argv, known):
 
 
 def _is_no_number(arg, config):
-  """Returns whether an argument sets a number to None; no parser accepts that."""
+  """Returns whether an argument sets a number to None."""
   match = _OVERRIDE.fullmatch(arg)
   return (
     match is not None

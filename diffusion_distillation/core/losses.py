@@ -46,7 +46,7 @@ def weighted_mse(name, x_target, x_hat, logsnr):
   """Returns the loss of each example, (B,).
 
   Args:
-    name: of the weighting, as in `weight`.
+    name: name of the weighting, as in `weight`.
     x_target: (B, ...) clean images, or a distillation target.
     x_hat: like x_target.
     logsnr: (B,) noise level at which x_hat was predicted.

@@ -39,7 +39,7 @@ class Head(NamedTuple):
 
   to_x_hat: Callable  # (output, z, alpha, sigma) -> x_hat
   scale_input: Callable = _unscaled  # (z, alpha, sigma) -> the network's input
-  output_channels: int = 1  # of the network, for each channel of the image
+  output_channels: int = 1  # network outputs per channel of the image
 
 
 HEADS = {
@@ -48,7 +48,7 @@ HEADS = {
   'v': Head(_v),
   'both': Head(_both, output_channels=2),
 }
-# The names of diffusers.
+# The names in the diffusers library.
 ALIASES = {'sample': 'x', 'epsilon': 'eps', 'v_prediction': 'v'}
 
 
@@ -75,7 +75,7 @@ def get_head(mean_type):
 
 
 def network_input(mean_type, z, logsnr):
-  """Returns z as the network is to see it, (B, H, W, C) float32.
+  """Returns the network's input for z, (B, H, W, C) float32.
 
   Args:
     mean_type: as in `predict_x`.

@@ -1,4 +1,4 @@
-"""The diffusion process: its theory, once, and its formulas.
+"""The diffusion process: its theory and its formulas.
 
 Time runs from t = 0 (data) to t = 1 (noise), and s < t. The noise level is
 lambda_t = log(alpha_t^2 / sigma_t^2), `logsnr` in the code, and the process
@@ -60,7 +60,7 @@ def diffuse_from(z_s, logsnr_s, logsnr_t, eps):
 
   Args:
     z_s: (B, ...) noisy images.
-    logsnr_s: (B,) noise level of z_s; +inf is data, and the draw `diffuse`'s.
+    logsnr_s: (B,) noise level of z_s; +inf is data, as in `diffuse`.
     logsnr_t: (B,) noise level to go to, at most logsnr_s.
     eps: like z_s, standard normal.
   """
@@ -86,8 +86,8 @@ def probability_flow(z, x_hat, logsnr):
 def ddim_step(z_t, x_hat, logsnr_t, logsnr_s):
   """Returns z_s, one DDIM step, Eq. (6) (paper, Eq. 8).
 
-  No eps is formed and nothing is subtracted from its near-equal, so a step of
-  any length keeps float32's digits.
+  No eps is formed and no two nearly equal numbers are subtracted, so a step of
+  any length keeps the digits of float32.
 
   Args:
     z_t: (B, ...) noisy images.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 def _cosine(logsnr_min, logsnr_max):
-  """alpha_t = cos(pi t / 2) (paper, section 4), angles clipped to the range."""
+  """Returns the schedule alpha_t = cos(pi t / 2) (section 4), clipped."""
   # alpha = cos(phi) and sigma = sin(phi), so logsnr = -2 log tan(phi), with phi
   # linear in t between the angles of the two ends.
   at_data = math.atan(math.exp(-logsnr_max / 2))  # phi(0)
@@ -16,7 +16,7 @@ def _cosine(logsnr_min, logsnr_max):
   def schedule(t):
     # tan near pi/2 would cost 1e-3 of log-SNR in float32 at t = 1; there the
     # complementary angle is small and exact, and tan(pi/2 - a) = 1 / tan(a).
-    # where, not minimum and maximum, whose derivatives at t = 1/2 are halved.
+    # `where` is used since minimum and maximum halve the derivative at t = 1/2.
     below = t < 0.5
     near_data = jnp.tan(slope * jnp.where(below, t, 0.5) + at_data)
     near_noise = jnp.tan(slope * (1 - jnp.where(below, 0.5, t)) + at_noise)
@@ -26,7 +26,7 @@ def _cosine(logsnr_min, logsnr_max):
 
 
 def _uniform(logsnr_min, logsnr_max):
-  """Log-SNR linear in t."""
+  """Returns the schedule whose log-SNR is linear in t."""
 
   def schedule(t):
     return logsnr_max * (1 - t) + logsnr_min * t
@@ -35,8 +35,8 @@ def _uniform(logsnr_min, logsnr_max):
 
 
 SCHEDULES = {'cosine': _cosine, 'uniform': _uniform}
-# Beyond it, alpha^2 or sigma^2 would be 0 in float32, whose smallest normal
-# number is exp(-87).
+# Beyond this log-SNR, alpha^2 or sigma^2 would be 0 in float32, whose smallest
+# normal number is exp(-87).
 _MAX_LOGSNR = 80
 
 

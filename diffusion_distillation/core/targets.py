@@ -24,8 +24,8 @@ def two_step_target(first, second, z_t, logsnr_t, logsnr_m, logsnr_u):
   `lambda z, logsnr: x`, and then the student.
 
   Args:
-    first: (z, logsnr) -> x_hat, asked at t; its prediction is not clipped.
-    second: (z, logsnr) -> x_hat, asked at m.
+    first: (z, logsnr) -> x_hat, evaluated at t; its prediction is not clipped.
+    second: (z, logsnr) -> x_hat, evaluated at m.
     z_t: (B, ...) float32 noisy images at t.
     logsnr_t: (B,) float32 noise level of z_t.
     logsnr_m: (B,) noise level between, logsnr_t < logsnr_m <= logsnr_u.

@@ -4,8 +4,8 @@ import os
 
 import grain
 
-# Each thread reads a batch of its own, and as many finished batches are kept
-# waiting. Memory grows with the number of threads, hence the limit.
+# Each thread reads one batch, and as many finished batches are kept waiting.
+# Memory grows with the number of threads, so it is limited.
 _NUM_THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -50,7 +50,7 @@ def batches(
       f'a batch of {batch_size} cannot be split over {process_count} processes'
     )
   examples = grain.MapDataset.source(dataset.train).seed(seed)
-  # Endless in practice. Grain cannot slice the length that repeat(None) gives.
+  # A large number is endless in practice; Grain cannot slice repeat(None).
   examples = examples.shuffle().repeat(2**62 // len(dataset.train))
   if dataset.random_flip:
     examples = examples.random_map(_RandomFlip())

@@ -48,7 +48,7 @@ class Dataset:
     random_flip: whether training flips half of the images left to right.
     open_train: () -> Examples to train on. Raises UserError if the data are
       missing or damaged.
-    open_heldout: () -> Examples that are never trained on, likewise.
+    open_heldout: () -> Examples that are never trained on; raises the same.
   """
 
   name: str
@@ -71,9 +71,9 @@ class Dataset:
   def fingerprint(self, split):
     """Returns a hexadecimal checksum of a split.
 
-    It changes if any image or label changes, or how images are resized. Images
-    in memory are hashed whole; of files, what the file system or the archive
-    knows about them is hashed.
+    It changes if any image or label changes, or the way images are resized.
+    Images in memory are hashed whole. For files, what the file system or the
+    archive knows about them is hashed.
 
     Args:
       split: 'train' or 'heldout'.
@@ -113,8 +113,8 @@ def digest(values):
   return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-# Name -> the function (**dataset.args) -> Dataset. Modules are imported only
-# when their data set is used: TensorFlow Datasets takes a while.
+# name -> function (**dataset.args) -> Dataset. Modules are imported only when
+# their data set is used: TensorFlow Datasets takes a while to import.
 DATASETS = {
   'digits': 'diffusion_distillation.data.digits:load',
   'cifar10': 'diffusion_distillation.data.tfds:cifar10',

@@ -1,4 +1,4 @@
-"""Your own images: a folder of image files, or a zip of one."""
+"""Your own images: a folder of image files, or a zip of such a folder."""
 
 import collections
 import functools
@@ -19,10 +19,10 @@ from diffusion_distillation.runtime.errors import UserError
 
 _SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 _LABELS = 'dataset.json'
-# Files and folders that begin like this are ignored: hidden ones, and what
-# macOS adds to zips.
+# Files and folders whose names begin like this are ignored: hidden ones, and
+# those that macOS adds to zips.
 _IGNORED = ('.', '__MACOSX')
-# A network has a vector per class: a larger number is taken for a mistake.
+# A larger number is assumed to be a mistake: a network has a vector per class.
 _MAX_CLASSES = 2**16
 _PATH = '--config.dataset.args.path'
 
@@ -46,13 +46,13 @@ def load(
   Args:
     path: a folder, which is searched recursively, or a .zip file.
     image_size: height and width, in pixels.
-    channels: 3: grey images become RGB; 1: colour images become grey.
+    channels: 3 makes grey images RGB; 1 makes colour images grey.
     class_conditional: whether labels are used.
-    num_classes: number of classes; None: the largest label plus one. Set it if
-      classes may be added later: the network depends on it.
+    num_classes: number of classes; None takes the largest label plus one. Set
+      it if classes may be added later, since the network depends on it.
     random_flip: whether training flips half of the images left to right.
-    heldout_fraction: part of the images that is held out, between 0 and 1; at
-      least one image is.
+    heldout_fraction: fraction of the images that is held out, between 0 and 1;
+      at least one image is held out.
 
   Raises:
     ValueError: an argument has a bad value.
@@ -120,7 +120,7 @@ def _check_arguments(
 
 
 def _split(files, labels, fraction):
-  """Returns the names to train on and the names held out, both sorted."""
+  """Returns the names to train on and the held-out names, both sorted."""
   names = files.names
   if len(names) < 2:
     raise UserError(
@@ -195,7 +195,7 @@ def open_files(path, flag):
     UserError: the path is neither a folder nor a zip, or something in it cannot
       be used as it is; the message names it.
   """
-  # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+  # Unlike pathlib's, this keeps the ~ if there is no home folder.
   path = pathlib.Path(os.path.expanduser(path))
   if os.path.isdir(path):
     return _Folder(path)
@@ -269,7 +269,7 @@ def _walk(top):
 
 
 def _checked(top, name):
-  """Returns a name; raises UserError if it is an image's and not UTF-8."""
+  """Returns a name; raises UserError if an image's name is not UTF-8."""
   try:
     name.encode()
   except UnicodeEncodeError as error:
@@ -334,7 +334,7 @@ def _is_image(name):
 
 
 def _sort_out(names):
-  """Returns the names of images, sorted, and all other names."""
+  """Returns the sorted names of images, and all other names."""
   images, others = [], []
   for name in names:
     (images if _is_image(name) else others).append(name)
@@ -345,8 +345,8 @@ def _read_labels(files, num_classes):
   """Returns the labels by file name.
 
   Raises:
-    UserError: there are none, or they are not integers from 0 to the number of
-      classes minus one.
+    UserError: there are no labels, or they are not integers from 0 to the
+      number of classes minus one.
   """
   where = f'{files.path}: {_LABELS}'
   if _LABELS not in files.others:

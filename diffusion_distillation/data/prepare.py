@@ -1,4 +1,4 @@
-"""Downloads a data set and converts it to array_record, once.
+"""Downloads a data set and converts it to array_record files.
 
 python -m diffusion_distillation.data.prepare --dataset=cifar10 [--data_dir=DIR]
 
@@ -20,7 +20,7 @@ _IMAGENET_FILES = ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar')
 
 
 def prepare(name, data_dir):
-  """Prepares a data set, unless that is done; returns its folder.
+  """Prepares a data set if needed, and returns its folder.
 
   Args:
     name: a key of tfds.SOURCES.
@@ -97,7 +97,7 @@ def _remove_leftovers(builder, downloads):
 def main():
   parser = argparse.ArgumentParser(
     prog='python -m diffusion_distillation.data.prepare',
-    description='Downloads a data set and converts it, once.',
+    description='Downloads a data set and converts it to array_record files.',
   )
   parser.add_argument('--dataset', required=True, choices=list(tfds.SOURCES))
   parser.add_argument(

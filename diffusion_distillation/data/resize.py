@@ -1,4 +1,4 @@
-"""From image files to square uint8 images: decode, crop, resize.
+"""Turns image files into square uint8 images: decode, crop, resize.
 
 A resize is linear and separable: weighted sums along the rows, then along the
 columns. Two methods are offered, which equal those of TensorFlow up to float32
@@ -46,14 +46,14 @@ def decode(data, name, *, upright=False, channels=3):
 
 @contextlib.contextmanager
 def opened(data, name):
-  """Gives the Pillow image in the bytes of a file.
+  """Opens the bytes of a file as a Pillow image, for a `with` block.
 
   Args:
     data: bytes of the file.
     name: name of the file, for error messages.
 
   Raises:
-    UserError: the file is damaged or not an image, or the block failed.
+    UserError: the file is damaged or not an image, or the block raised.
   """
   try:
     with Image.open(io.BytesIO(data)) as image:
@@ -75,7 +75,7 @@ def _to_rgb(image):
   if image.mode.startswith('I;16'):
     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
   if image.mode == 'P':
-    # By way of RGBA: Pillow warns if a transparent palette becomes RGB.
+    # RGBA comes first: Pillow warns if a transparent palette becomes RGB.
     image = image.convert('RGBA')
   return image.convert('RGB')
 
@@ -89,8 +89,8 @@ def central_square(image):
   """Returns the largest central square of an image (H, W, C)."""
   height, width = image.shape[:2]
   side = min(height, width)
-  # As in the original. (height - side) // 2 is one less if the height is even
-  # and the side odd.
+  # The original computes this offset. (height - side) // 2 is one less if the
+  # height is even and the side odd.
   top, left = height // 2 - side // 2, width // 2 - side // 2
   return image[top : top + side, left : left + side]
 
@@ -124,7 +124,7 @@ def _weighted_sums(image, indices, weights):
 
 @functools.lru_cache(256)
 def _taps(method, num_from, num_to):
-  """Returns which source pixels make each target pixel, with what weights.
+  """Returns the source pixels of each target pixel, and their weights.
 
   Returns:
     Indices and float32 weights, both (K, num_to), where K is the largest number

@@ -1,4 +1,4 @@
-"""The paper's data sets, by TensorFlow Datasets, read without TensorFlow.
+"""The paper's data sets from TensorFlow Datasets, read without TensorFlow.
 
 They are read from array_record files, a format with random access, which
 `python -m diffusion_distillation.data.prepare` writes once. Training never
@@ -100,8 +100,9 @@ class _Records(Sequence):
       builder: a builder of TensorFlow Datasets whose data are prepared.
       name: name of the data set.
       split: name of the split in TensorFlow Datasets.
-      resizing: size and method of the resize; without a method there is none.
-      conditional: whether labels are used; otherwise all are 0.
+      resizing: size and method of the resize; if the method is None, images are
+        not resized.
+      conditional: whether labels are used; otherwise all labels are 0.
     """
     import tensorflow_datasets as tfds
 
@@ -141,7 +142,7 @@ class _Records(Sequence):
 
 
 def _in_memory(examples):
-  """Returns the same examples, decoded once."""
+  """Returns the same examples, decoded and held in memory."""
   every = list(examples)
   return ArrayExamples(
     np.stack([example['image'] for example in every]),
@@ -187,10 +188,10 @@ def is_prepared(name, builder):
 
   Args:
     name: a key of SOURCES.
-    builder: its builder.
+    builder: builder of the data set.
 
   Raises:
-    UserError: they are damaged, or in a format without random access.
+    UserError: files are damaged, or in a format without random access.
   """
   splits = [builder.info.splits.get(s) for s in ('train', SOURCES[name][1])]
   if None in splits:
@@ -219,7 +220,7 @@ def _check_shards(what, split, folder):
     reader = array_record_module.ArrayRecordReader(str(path))
     count = reader.num_records()
     if count != expected:
-      # Not closed: closing the reader of a damaged file raises.
+      # The reader is not closed, since that raises if the file is damaged.
       reason = f'{path.name} has {count} of {expected} records'
       raise _damaged(what, folder, reason)
     reader.close()

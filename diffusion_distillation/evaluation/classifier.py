@@ -1,4 +1,4 @@
-"""A small classifier of digits, in whose features digits are measured."""
+"""A small classifier of digits, whose features are used to measure digits."""
 
 import hashlib
 import pathlib

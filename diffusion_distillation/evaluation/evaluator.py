@@ -1,4 +1,4 @@
-"""Measures images against a data set: FID, precision, recall and the others."""
+"""Measures images against a data set: FID, precision, recall and others."""
 
 import functools
 import hashlib
@@ -30,13 +30,13 @@ def open_evaluator(config, dataset, needed=True):
 
   Args:
     config: the config of a run or of a card.
-    dataset: its Dataset.
-    needed: whether missing weights of Inception are an error; otherwise the
-      result is None then.
+    dataset: Dataset of the config.
+    needed: whether missing weights of Inception are an error; if not, the
+      result is then None.
 
   Raises:
     UserError: the weights, the data or the reference cannot be used, or
-      `eval.num_samples` or `eval.resize` makes no sense.
+      `eval.num_samples` or `eval.resize` is not valid.
   """
   settings = config.eval
   statistics.check_count(settings.num_samples, 'config: eval.num_samples')
@@ -49,7 +49,7 @@ def open_evaluator(config, dataset, needed=True):
 
 
 def open_network(dataset_name, settings):
-  """Returns the network in whose features a data set is measured.
+  """Returns the network whose features are used to measure a data set.
 
   That is a small classifier for the data sets that have one, and otherwise
   Inception, or None if `inception_path` is not set.
@@ -101,7 +101,7 @@ class Evaluator:
       count = len(dataset.train)
       statistics.check_count(count, f'training images of {dataset.name}')
     else:
-      # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+      # Unlike pathlib's, this keeps the ~ if there is no home folder.
       self._path = pathlib.Path(os.path.expanduser(self._path))
       self._file = statistics.read(self._path)
       self._check_file()
@@ -137,7 +137,7 @@ class Evaluator:
 
   @functools.cached_property
   def _has_heldout(self):
-    # With a reference file, the data set need not even exist.
+    # With a reference file, the data set need not exist.
     if self._file is not None or self._dataset.heldout is None:
       return False
     return len(self._dataset.heldout) > 1
@@ -146,13 +146,13 @@ class Evaluator:
     return statistics.of_split(self._network, self._dataset, split, self._cache)
 
   def protocol(self, num_samples, images=SEEDS):
-    """Returns all that decides the figures, apart from the images, as JSON.
+    """Returns what determines the figures, apart from the images, as JSON.
 
     Figures are comparable if their protocols are equal.
 
     Args:
       num_samples: number of images that are measured.
-      images: a text that says what they are.
+      images: text that describes these images.
     """
     dataset, network = self._dataset, self._network
     small = isinstance(network, Classifier)
@@ -220,8 +220,8 @@ class Evaluator:
   def measure(self, batches, num_images):
     """Returns the figures of images as a dict of floats.
 
-    'frechet_distance_error' is the standard error of 'frechet_distance', as far
-    as it comes from the images that are measured.
+    'frechet_distance_error' is the standard error of 'frechet_distance' that is
+    due to the choice of the measured images.
 
     Args:
       batches: iterable of uint8 images (B, H, W, C).

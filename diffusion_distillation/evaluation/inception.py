@@ -109,7 +109,7 @@ def _prepare(rule, images):
 def prepare_tf1(images):
   """Resizes images to 299 x 299 as TensorFlow 1 did, for the original FID.
 
-  Output pixel i is taken from input pixel i H / 299, corner on corner, and grey
+  Output pixel i is taken from input pixel i H / 299, corners aligned, and grey
   levels become (x - 128) / 128. EDM, StyleGAN and ADM measure FID this way.
 
   Args:
@@ -121,8 +121,8 @@ def prepare_tf1(images):
 def prepare_pytorch(images):
   """Resizes images to 299 x 299 as pytorch-fid does.
 
-  Output pixel i is taken from input pixel (i + 1/2) H / 299 - 1/2, centre on
-  centre, as in PyTorch's interpolate(align_corners=False), and grey levels
+  Output pixel i is taken from input pixel (i + 1/2) H / 299 - 1/2, centres
+  aligned, as in PyTorch's interpolate(align_corners=False), and grey levels
   become x / 127.5 - 1.
 
   Args:
@@ -203,8 +203,8 @@ _halve = functools.partial(_max_pool, strides=(2, 2))
 def _conv(x, name, out_ch, size=1, stride=1, padding='SAME'):
   """Returns relu(conv(x)); `size` is an int or (height, width)."""
   size = (size, size) if isinstance(size, int) else size
-  # 'highest' rules out TF32 and bfloat16 on accelerators: FID is compared with
-  # other programs' in the third digit.
+  # 'highest' rules out TF32 and bfloat16 on accelerators, since FID is compared
+  # with that of other programs to three digits.
   layer = nn.Conv(
     out_ch, size, stride, padding=padding, precision='highest', name=name
   )

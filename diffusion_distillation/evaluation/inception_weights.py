@@ -21,7 +21,7 @@ HOW_TO_GET = (
 
 
 def read_weights(path, shapes):
-  """Reads float32 arrays from a `.pth` or `.npz`, which may be hostile.
+  """Reads float32 arrays from a `.pth` or `.npz`, which may be malicious.
 
   Nothing in the file is executed, and no memory is allocated for a size that
   the file states before that size is checked.
@@ -37,7 +37,7 @@ def read_weights(path, shapes):
   Raises:
     UserError: the file cannot be read, is damaged, or holds anything else.
   """
-  # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+  # Unlike pathlib's, this keeps the ~ if there is no home folder.
   path = pathlib.Path(os.path.expanduser(path))
   if not os.path.isfile(path):
     raise UserError(f'{path} is not a file: {HOW_TO_GET}')

@@ -77,9 +77,9 @@ def _cholesky_factor(cov):
 def frechet_distance_error(mean, cov, features):
   """Returns the standard error of the Frechet distance of generated features.
 
-  It says how much the distance would vary with other seeds; the reference is
-  taken as exact. To first order, an image x moves the distance of N images by
-  influence(x) / N:
+  The error says how much the distance would vary with other seeds. The
+  reference is taken as exact. To first order, an image x moves the distance of
+  N images by influence(x) / N:
 
     influence(x) = 2 (m2 - m1)^T d + |d|^2 - d^T T d + const,    d = x - m2
 
@@ -92,7 +92,7 @@ def frechet_distance_error(mean, cov, features):
   The estimate errs on the safe side: where the distance is mostly the bias of
   few images, it is up to 1.6 times too large (measured on Gaussian data). The
   bias itself is not part of it, since it is about the same in all distances of
-  as many images.
+  the same number of images.
 
   Args:
     mean: (D,) of the reference.
@@ -212,7 +212,7 @@ def precision_recall(real, generated, real_radii=None):
     real_radii = knn_radii(real)
   generated_radii = knn_radii(generated)
   real, generated = (x.astype(np.float64) for x in (real, generated))
-  # In blocks of rows: all distances of 50,000 images would take 20 GB.
+  # Blocks of rows are used, since all distances of 50,000 images take 20 GB.
   squares = np.sum(generated**2, axis=1)
   covered = np.zeros(len(generated), bool)
   covers = np.zeros(len(real), bool)

@@ -1,4 +1,4 @@
-"""Statistics of the features of many images, and the files that keep them."""
+"""Statistics of the features of many images, and the files that hold them."""
 
 import concurrent.futures
 import dataclasses
@@ -20,9 +20,9 @@ from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 
-# Precision and recall need the most: each image and its neighbours.
+# Precision and recall need the most images: each one and its neighbours.
 MIN_IMAGES = NUM_NEIGHBOURS + 1
-# Features of at most so many images are kept for precision, recall and KID.
+# Features of at most this many images are kept for precision, recall and KID.
 MAX_FEATURES = 50_000
 _BATCH_SIZE = 512
 
@@ -65,10 +65,10 @@ def check_count(count, what):
 
   Args:
     count: number of images.
-    what: what they are, for the error message.
+    what: description of the images, for the error message.
 
   Raises:
-    UserError: there are too few.
+    UserError: there are too few images.
   """
   if count < MIN_IMAGES:
     raise UserError(
@@ -105,7 +105,7 @@ def compute(network, batches, kept=None):
     done += len(images)
   mu, sigma = moments.result()
   if found.spatial is None:
-    # A small classifier, whose images are too few to be split.
+    # This is a small classifier, whose images are too few to be split.
     mu_s, sigma_s, splits = None, None, 1
   else:
     (mu_s, sigma_s), splits = spatial.result(), 10
@@ -145,14 +145,14 @@ def with_progress(batches, what, total):
 def of_split(network, dataset, split, cache=None):
   """Returns the Statistics of a data set's split, from the cache if possible.
 
-  Those of 'train' have `features` and `score` of at most MAX_FEATURES evenly
-  spaced images; those of 'heldout' have none.
+  The statistics of 'train' have `features` and `score` of at most MAX_FEATURES
+  evenly spaced images; those of 'heldout' have neither.
 
   Args:
     network: as in `compute`.
     dataset: a Dataset.
     split: 'train' or 'heldout'.
-    cache: folder, as `files.cache_folder` returns it; None computes them anew.
+    cache: folder that `files.cache_folder` returned, or None for no cache.
   """
   path = None
   if cache is not None:
@@ -175,7 +175,7 @@ def of_split(network, dataset, split, cache=None):
     arrays = dataclasses.asdict(found)
     try:
       files.write_npz(path, {k: v for k, v in arrays.items() if v is not None})
-    except UserError as error:  # the statistics are good all the same
+    except UserError as error:  # the statistics can still be used
       print(f'notice: statistics are not kept: {error}', file=sys.stderr)
   return found
 
@@ -189,7 +189,7 @@ def _cache_name(network, dataset, split):
 
 def _read_batches(examples):
   """Yields the images of examples, (B, H, W, C)."""
-  # Threads, since decoding a large image takes as long as the network.
+  # Threads are used, since decoding a large image takes as long as the network.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for indices in batches_of(range(len(examples))):
       found = pool.map(examples.__getitem__, indices)
@@ -205,7 +205,7 @@ def read(path):
   Raises:
     UserError: the file is missing, damaged or of another kind.
   """
-  # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+  # Unlike pathlib's, this keeps the ~ if there is no home folder.
   path = pathlib.Path(os.path.expanduser(path))
   if not os.path.isfile(path):
     raise UserError(f'no statistics at {path}: there is no such file')

@@ -1,4 +1,4 @@
-"""Images from seeds: an image depends on its seed alone, not on the batch."""
+"""Draws images from seeds: an image depends on its seed, not on the batch."""
 
 import functools
 
@@ -9,7 +9,7 @@ import numpy as np
 from diffusion_distillation.runtime import devices, processes
 from diffusion_distillation.samplers import canonical, sample
 
-# Folded into the keys of images, so that no training of the same seed has them.
+# Folded into the keys of images, so that they differ from the keys of training.
 _DOMAIN = int.from_bytes(b'imag')
 
 
@@ -18,10 +18,10 @@ def condition_of(seeds, num_classes, label=None):
 
   Args:
     seeds: (N,) ints.
-    num_classes: 1 is unconditional: all labels are 0.
+    num_classes: number of classes; 1 is unconditional, and all labels are 0.
     label: class or classes to draw, in turn; None draws all classes in turn.
-      The turn goes by the seed's number: seed s has class s mod K of K, so that
-      an image does not depend on the other seeds.
+      Of K classes, seed s has number s mod K, so that an image does not depend
+      on the other seeds.
 
   Returns:
     {'label': (N,) int32}.
@@ -35,8 +35,8 @@ class Generator:
   """Draws images from the network that a card describes, on all devices.
 
   One compilation per sampler serves all step counts and all weights of that
-  network. Of several processes, 0 decides what to draw and gets all images; the
-  others `follow` it until it calls `dismiss`.
+  network. If there are several processes, process 0 decides what to draw and
+  gets all images; the others `follow` it until it calls `dismiss`.
   """
 
   def __init__(self, card, batch_size):
@@ -58,10 +58,10 @@ class Generator:
     """Returns uint8 images, (len(seeds), H, W, C), one for each seed.
 
     Args:
-      weights: of the network.
+      weights: parameters of the network.
       seeds: (N,) ints, 0 to 2^32 - 1.
       num_steps: sampling steps.
-      sampler: its spelling, such as 'ancestral:gamma=0.3'.
+      sampler: spelling of the sampler, such as 'ancestral:gamma=0.3'.
       label: see `condition_of`.
       progress: called with the number of images drawn so far.
     """
@@ -77,9 +77,9 @@ class Generator:
     """Returns draw(seeds (B,), num_steps) -> uint8 images (B, H, W, C).
 
     Args:
-      weights: of the network.
-      sampler: its spelling.
-      num_images: to be drawn in all. B is at most that, and at most
+      weights: parameters of the network.
+      sampler: spelling of the sampler.
+      num_images: number of images in all. B is at most that, and at most
         `batch_size`; smaller batches are padded, so that one compiled program
         serves all of them.
       label: see `condition_of`.

@@ -11,10 +11,10 @@ from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
 _COLUMNS, _ROWS = 20, 5
-GRID_IMAGES = _COLUMNS * _ROWS  # images of a grid, unless it is told otherwise
+GRID_IMAGES = _COLUMNS * _ROWS  # images of a grid by default
 _MIN_HEIGHT = 40  # pixels that smaller images are enlarged to
 _LINE = 96  # grey level between the images
-_KEYWORD = 'Description'  # one of PNG's own
+_KEYWORD = 'Description'  # a keyword that PNG predefines
 
 
 def grid(images, columns=_COLUMNS, rows=_ROWS):
@@ -53,7 +53,7 @@ def read_grid(path, image_shape):
     (N, H, W, C) uint8; the empty places of the last row are images, too.
 
   Raises:
-    UserError: the file is no such picture.
+    UserError: the file cannot be read, or is not such a picture.
   """
   height, width, channels = image_shape
   scale = max(1, round(_MIN_HEIGHT / height))
@@ -65,7 +65,7 @@ def read_grid(path, image_shape):
   height, width = height * scale + 1, width * scale + 1  # with the line
   rows, columns = page.shape[0] // height, page.shape[1] // width
   if page.shape != (rows * height + 1, columns * width + 1, channels):
-    raise UserError(f'{path} is no grid of images of {image_shape}; remove it')
+    raise UserError(f'{path} is not a grid of {image_shape} images; remove it')
   cells = page[1:, 1:].reshape(rows, height, columns, width, channels)
   cells = cells[:, :-1:scale, :, :-1:scale].swapaxes(1, 2)
   return cells.reshape(rows * columns, *image_shape)
@@ -93,7 +93,7 @@ def save_image(array, path, text=None):
   new = path.with_name(f'{path.name}.new')
   with files.writing(path):
     try:
-      # Not `files.write_bytes`: waiting for the disk takes 5 ms a sample.
+      # `files.write_bytes` would wait for the disk, 5 ms for each sample.
       to_image(array).save(new, format='png', pnginfo=info)
       os.replace(new, path)
     finally:
@@ -101,12 +101,12 @@ def save_image(array, path, text=None):
 
 
 def save_grid(images, path, text=None):
-  """Writes the `grid` of images as a PNG, and makes its folder if needed.
+  """Writes the `grid` of images as a PNG, and creates its folder if needed.
 
   Args:
     images: (N, H, W, C) uint8.
     path: path of the file.
-    text: what the images are; see `shows`.
+    text: description of the images; see `shows`.
 
   Raises:
     UserError: the file cannot be written.
@@ -117,7 +117,7 @@ def save_grid(images, path, text=None):
 
 
 def shows(path, text):
-  """Returns whether a file is a whole picture saved with that text."""
+  """Returns whether a file is an intact picture that was saved with a text."""
   try:
     with Image.open(path) as image:
       image.load()

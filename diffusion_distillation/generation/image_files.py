@@ -1,4 +1,4 @@
-"""Files of images: reading images to measure, and writing samples."""
+"""Image files: reads the images to measure, and writes samples."""
 
 import math
 import os
@@ -18,7 +18,7 @@ from diffusion_distillation.runtime.errors import UserError
 _BATCH_SIZE = 512
 _MAX_SEEDS = 10_000_000
 _GRID = 'grid.png'  # beside the samples in a folder
-# Files that somebody may expect from --out, and that are not written.
+# Formats that a user may expect from --out, but that are not supported.
 _OTHER_FILES = ('.npy', '.zip', '.jpg', '.jpeg', '.webp', '.gif', '.bmp')
 
 
@@ -35,13 +35,13 @@ class ImageFiles:
     Args:
       path: FILE.npz with uint8 images (N, H, W, C) under `arr_0`, `samples` or
         its only name; or a folder or FILE.zip of image files, at any depth.
-      image_shape: (H, W, C) that they must have; grey images become RGB where
-        C is 3.
+      image_shape: (H, W, C) that the images must have; grey images become RGB
+        if C is 3.
 
     Raises:
       UserError: there are no images, or they have another shape or type.
     """
-    # Unlike pathlib's, this leaves a ~ alone where there is no home folder.
+    # Unlike pathlib's, this keeps the ~ if there is no home folder.
     self._path = pathlib.Path(os.path.expanduser(path))
     self._shape, self._array = tuple(image_shape), None
     is_folder = os.path.isdir(self._path)
@@ -50,7 +50,7 @@ class ImageFiles:
       self.num_images = len(self._array)
     else:
       self._files = image_folder.open_files(path, '--images')
-      # The picture of all samples, which --mode=sample writes beside them.
+      # --mode=sample writes a picture of all samples beside them.
       self._names = [name for name in self._files.names if name != _GRID]
       self.num_images = len(self._names)
     if not self.num_images:
@@ -60,7 +60,8 @@ class ImageFiles:
     """Yields uint8 images (B, H, W, C).
 
     Raises:
-      UserError: an image cannot be read or has another shape; it is named.
+      UserError: an image cannot be read or has another shape; the message
+        names it.
     """
     for first in range(0, self.num_images, _BATCH_SIZE):
       batch = slice(first, first + _BATCH_SIZE)
@@ -82,7 +83,7 @@ class ImageFiles:
     return self._to_shape(pixels.reshape(1, *pixels.shape[:2], -1), where)[0]
 
   def _to_shape(self, images, where):
-    """Returns images in the wanted shape; grey becomes RGB if needed."""
+    """Returns images in the required shape; grey becomes RGB if needed."""
     if images.shape[-1] == 1 and self._shape[-1] == 3:
       images = np.repeat(images, 3, axis=-1)
     if images.shape[1:] != self._shape:
@@ -99,7 +100,7 @@ def _read_npz(path):
     raise UserError(f'--images={path}: there is no such file')
   with files.reading(f'--images={path}'), path.open('rb') as file:
     if not zipfile.is_zipfile(file):
-      raise ValueError('it is not a .npz archive; write one by numpy.savez')
+      raise ValueError('it is not a .npz archive; write one with numpy.savez')
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
       names = [n for n in ('arr_0', 'samples') if n in arrays] or arrays.files
@@ -121,7 +122,7 @@ def parse_seeds(text):
   """Returns seeds, (N,) ints, from a text such as '0-63' or '1,5,10-12'.
 
   Raises:
-    UserError: the text does not parse, or means too many seeds.
+    UserError: the text cannot be parsed, or gives too many seeds.
   """
   seeds = []
   for part in text.split(','):
@@ -130,7 +131,7 @@ def parse_seeds(text):
     first, last = int(first), int(last)
     if last < first or last >= 2**32 or last - first >= _MAX_SEEDS:
       raise UserError(
-        f'--seeds={text} does not parse; give integers below 2^32 and ranges '
+        f'--seeds={text} is not valid; give integers below 2^32 and ranges '
         f'of at most {_MAX_SEEDS:,}, such as 0-63 or 1,5,10-12'
       )
     seeds.append(np.arange(first, last + 1))
@@ -138,7 +139,7 @@ def parse_seeds(text):
 
 
 def check_writable(out, is_file=None):
-  """Checks that `out` can be written, and makes its folder.
+  """Checks that `out` can be written, and creates its folder.
 
   Args:
     out: path that --out gives.
@@ -146,7 +147,7 @@ def check_writable(out, is_file=None):
       `write_samples` does.
 
   Raises:
-    UserError: it cannot be written, or has a suffix of other files.
+    UserError: `out` cannot be written, or its suffix is not supported.
   """
   if str(out).startswith('gs://'):
     raise UserError(f'--out={out} is not local; write a local file and copy it')
@@ -182,7 +183,7 @@ def write_samples(out, images, seeds, labels=None):
     labels: (N,) int32, the class of each image; None writes zeros.
 
   Raises:
-    UserError: a file cannot be written; it is named.
+    UserError: a file cannot be written; the message names it.
   """
   check_writable(out)
   out = pathlib.Path(out)

@@ -15,8 +15,8 @@ from diffusion_distillation.runtime.errors import UserError
 class Shards:
   """The images of seeds 0, 1, ..., with one file per batch.
 
-  Each file says what its images are. One that says something else, or that is
-  damaged, is drawn again.
+  Each file says what its images are. A file that is damaged, or that describes
+  other images, is drawn again.
   """
 
   def __init__(self, folder, identity, num_samples, batch_size):
@@ -24,7 +24,7 @@ class Shards:
 
     Args:
       folder: path of the folder for the files.
-      identity: JSON values that decide the images: network, sampler, steps.
+      identity: JSON values that determine the images: network, sampler, steps.
       num_samples: number of images.
       batch_size: images per file.
     """
@@ -40,7 +40,7 @@ class Shards:
 
     Args:
       open_drawer: () -> function (seeds (B,), num_steps) -> uint8 images
-        (B, H, W, C); called if any batch is missing.
+        (B, H, W, C); it is called if any batch is missing.
       num_steps: number of sampling steps.
       progress: a Progress that counts images.
 
@@ -52,7 +52,7 @@ class Shards:
       return
     self._folder.mkdir(parents=True, exist_ok=True)
     draw = open_drawer()
-    draw(missing[0], 1)  # compiles, so that no batch is timed with it
+    draw(missing[0], 1)  # compiles, so that no time includes compilation
     done = sum(map(len, self.batches)) - sum(map(len, missing))
     for seeds in missing:
       started = time.monotonic()
@@ -70,7 +70,7 @@ class Shards:
     """Yields the images of each batch, uint8 (B, H, W, C).
 
     Raises:
-      UserError: a batch is not drawn yet, or its file is gone.
+      UserError: a batch has not been drawn yet, or its file is gone.
     """
     for seeds in self.batches:
       yield self._drawn(seeds)['images']
@@ -110,7 +110,7 @@ class Shards:
     path = self._path(seeds)
     if not path.exists():
       return None
-    with files.reading(path):  # the images may be good
+    with files.reading(path):  # an unreadable file may still be intact
       content = path.read_bytes()
     try:
       with np.load(io.BytesIO(content), allow_pickle=False) as file:

@@ -16,11 +16,11 @@ from diffusion_distillation.runtime.arguments import check_arguments
 # and `num_classes`, which the data and the head determine, and the arguments in
 # `model.args`, among them `dropout` and `dtype`. FREE_ARGS names the arguments
 # that change neither its parameters nor what they mean. It has a method
-# check(image_shape), which raises ValueError where attributes and images do not
-# go together, and is called as module(z, logsnr, condition, train=...,
+# check(image_shape), which raises ValueError if the attributes do not fit the
+# images, and is called as module(z, logsnr, condition, train=...,
 # dropout_keys=...) -> (B, H, W, out_ch) float32; the condition may be None.
 NETWORKS = {'unet_iddpm': UNet, 'mlp': MLP}
-# What `build_denoiser` sets, and what every Flax module has.
+# Attributes that `build_denoiser` sets, and those of every Flax module.
 _NOT_ARGUMENTS = ('out_ch', 'num_classes', 'parent', 'name')
 
 
@@ -41,7 +41,7 @@ class Denoiser:
   def init(self, key):
     """Returns random initial parameters, float32."""
     z = jnp.zeros((1, *self.image_shape))
-    # The condition's values do not matter, and so None serves any network.
+    # The values of the condition do not matter, so None suits any network.
     variables = self.network.init(key, z, jnp.zeros((1,)), None, train=False)
     return variables['params']
 
@@ -53,8 +53,8 @@ class Denoiser:
     """Returns denoise(z, logsnr) -> x_hat with these parameters.
 
     Args:
-      params: of the network.
-      condition: what the images are to show, handed to the network as it is:
+      params: parameters of the network.
+      condition: what the images are to show, passed to the network unchanged:
         {'label': (B,) int32 classes}, or None for the unconditional input.
       dropout_keys: (B,) random keys activate dropout, with a mask for each
         example that does not depend on the batch or the device; None is
@@ -87,11 +87,11 @@ def build_denoiser(model, image_shape, num_classes):
   Args:
     model: mapping with 'name', 'mean_type' and 'args'.
     image_shape: (H, W, C).
-    num_classes: 1 is unconditional.
+    num_classes: number of classes; 1 is unconditional.
 
   Raises:
-    ValueError: there is no such network, argument or head, an argument has
-      another type, or the network refuses it or the size of the images.
+    ValueError: the network, an argument or the head is unknown, an argument has
+      another type, or the network does not accept it or the size of the images.
   """
   name = model['name']
   mean_type = parameterization.canonical(model['mean_type'])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 zeros_init = nn.initializers.zeros_init()
 DTYPES = ('float32', 'bfloat16', 'float16')
-_MAX_SIZE = 2**16  # of a layer; anything larger is taken for a mistake
+_MAX_SIZE = 2**16  # a larger layer is assumed to be a mistake
 
 
 def normalize(channels, *, dtype, name):
@@ -36,20 +36,20 @@ def sinusoidal_embedding(position, width):
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-# The angle of the cosine schedule, as a fraction of pi/2: nearly t itself.
+# The position is the angle of the cosine schedule divided by pi/2, nearly t.
 def inv_cos(logsnr):
   """Returns the noise level as a position in [0, 1], (B,)."""
   return jnp.arctan(jnp.exp(-jnp.clip(logsnr, -20, 20) / 2)) / (jnp.pi / 2)
 
 
 def one_hot_labels(condition, batch_size, num_classes):
-  """Returns one-hot labels, (B, num_classes); all zeros where there is none.
+  """Returns one-hot labels, (B, num_classes); all zeros if there is no label.
 
   Args:
-    condition: {'label': (B,) int}, or (B,) int labels, or None, of which the
-      first may be -1: no class.
+    condition: {'label': (B,) int}, or (B,) int labels, or None; a label of -1
+      means no class.
     batch_size: B.
-    num_classes: of the network.
+    num_classes: number of classes of the network.
   """
   if isinstance(condition, Mapping):
     condition = condition.get('label')
@@ -66,7 +66,7 @@ def check_attributes(network, sizes):
     sizes: names of attributes that are positive ints, or None.
 
   Raises:
-    ValueError: one is out of range.
+    ValueError: an attribute is out of range.
   """
   for name in sizes:
     value = getattr(network, name)
@@ -85,10 +85,10 @@ def check_attributes(network, sizes):
 
 
 def active_keys(rate, train, dropout_keys):
-  """Returns the random keys of dropout, or None where it is not active.
+  """Returns the random keys of dropout, or None if dropout is not active.
 
   Raises:
-    ValueError: it is active and there are no keys.
+    ValueError: dropout is active and there are no keys.
   """
   if not train or rate == 0:
     return None
@@ -100,12 +100,12 @@ def active_keys(rate, train, dropout_keys):
 
 
 def upsample(x):
-  """Returns x (B, H, W, C) at twice the size, nearest neighbour."""
+  """Returns x (B, H, W, C) at twice the size, by nearest neighbour."""
   return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def downsample(x):
-  """Returns x (B, H, W, C) at half the size, mean of 2 x 2."""
+  """Returns x (B, H, W, C) at half the size, by means of 2 x 2."""
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
   return jnp.mean(x, axis=(2, 4))
@@ -197,17 +197,18 @@ def attention_implementation(device, dtype, pixels, head_dim):
   """Returns the implementation of attention to use: 'cudnn' or 'xla'.
 
   cuDNN's fused attention never stores the pixels x pixels matrix, but supports
-  some types and sizes only: 16 bits, from compute capability 8.0 on, and with a
-  gradient heads of up to 128 channels, on Hopper (9.x) up to 256. Its tiles
-  have 64 pixels, and other sizes have failed in some versions.
+  some types and sizes only. It needs 16-bit types and compute capability 8.0 or
+  higher. With a gradient, heads may have up to 128 channels, or up to 256 on
+  Hopper (9.x). Its tiles have 64 pixels; other sizes have failed in some
+  versions.
 
   Args:
     device: one of the jax.Devices in use.
-    dtype: of the query.
+    dtype: type of the query.
     pixels: sequence length.
     head_dim: channels of a head.
   """
-  # Devices other than GPUs have none, and AMD's has another form.
+  # Other devices have no capability, and that of AMD's GPUs has another form.
   capability = str(getattr(device, 'compute_capability', ''))
   major = re.fullmatch(r'(\d+)\.\d+', capability)
   if device.platform not in ('gpu', 'cuda') or major is None:
@@ -223,7 +224,7 @@ def attention_heads(channels, num_heads, head_dim):
   """Returns the number of attention heads of a layer.
 
   Raises:
-    ValueError: the channels cannot be split into them.
+    ValueError: the channels cannot be split into heads of equal size.
   """
   heads = num_heads or max(1, channels // head_dim)
   if channels % heads or (head_dim and channels % head_dim):

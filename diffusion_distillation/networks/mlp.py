@@ -13,11 +13,11 @@ class MLP(nn.Module):
 
   Attributes:
     out_ch: output channels.
-    num_classes: 1 is unconditional.
-    width: of the hidden layers.
+    num_classes: number of classes; 1 is unconditional.
+    width: width of the hidden layers.
     depth: number of hidden layers.
-    dropout: rate, active where train=True.
-    dtype: of the computation; parameters and output are float32.
+    dropout: dropout rate, which applies if train=True.
+    dtype: type of the computation; parameters and output are float32.
   """
 
   out_ch: int
@@ -30,7 +30,7 @@ class MLP(nn.Module):
   FREE_ARGS = ('dropout', 'dtype')
 
   def check(self, image_shape):
-    """Raises ValueError where the attributes do not make a network."""
+    """Raises ValueError if the attributes do not make a network."""
     del image_shape  # all sizes are possible
     layers.check_attributes(self, ('width', 'depth'))
 

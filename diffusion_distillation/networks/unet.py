@@ -31,7 +31,7 @@ class UNet(nn.Module):
 
   Attributes:
     out_ch: output channels.
-    num_classes: 1 is unconditional.
+    num_classes: number of classes; 1 is unconditional.
     ch: channels of the first level, even and at least 4.
     emb_ch: width of the embedding of noise level and class.
     ch_mult: channels of each level, in units of ch; each level halves the size.
@@ -40,14 +40,14 @@ class UNet(nn.Module):
       attention; the middle always has it.
     num_heads: attention heads; give either this or head_dim.
     head_dim: channels of each attention head.
-    dropout: rate, active where train=True.
+    dropout: dropout rate, which applies if train=True.
     logsnr_input_type: 'inv_cos', 'linear' or 'sigmoid': the position in [0, 1]
       by which the noise level is embedded.
     logsnr_scale_range: log-SNR at 0 and 1 of the 'linear' input.
     resblock_resample: resample in residual blocks instead of convolutions.
-    dtype: of the computation; parameters, head and output are float32.
-    remat: recompute the blocks' activations in the gradient: a fifth more
-      FLOPs, and a ninth of the memory per example (CIFAR-10's, float32).
+    dtype: type of the computation; parameters, head and output are float32.
+    remat: recompute the activations of blocks in the backward pass: a fifth
+      more FLOPs, and a ninth of the memory per example (CIFAR-10, float32).
   """
 
   out_ch: int
@@ -76,7 +76,7 @@ class UNet(nn.Module):
       x: (B, H, W, C) noisy images.
       logsnr: (B,) noise levels.
       y: the condition, {'label': (B,) int classes}, or the labels alone; it has
-        no effect where num_classes is 1. None, or a label of -1, is no class.
+        no effect if num_classes is 1. None, or a label of -1, means no class.
       train: whether dropout is active.
       dropout_keys: (B,) random keys, which active dropout needs: a mask for
         each example and layer.
@@ -89,7 +89,7 @@ class UNet(nn.Module):
     h = self._attention(h, 'mid.attn_1')
     h = self._block(h, emb, h.shape[-1], 'mid.block_2', keys)
     h = self._up(h, skips, emb, keys)
-    # In float32, since it costs little and x_hat keeps any rounding here.
+    # The head is float32: it costs little, and x_hat keeps any rounding here.
     h = layers.normalize(h.shape[-1], dtype=jnp.float32, name='norm_out')(h)
     return self._conv(
       nn.swish(h),
@@ -104,7 +104,7 @@ class UNet(nn.Module):
     """Checks the attributes, alone and with images of (H, W, C).
 
     Raises:
-      ValueError: they do not make a network.
+      ValueError: the attributes do not make a network.
     """
     if self.logsnr_input_type not in LOGSNR_INPUTS:
       known = ', '.join(LOGSNR_INPUTS)
@@ -139,7 +139,7 @@ class UNet(nn.Module):
     heights = [height // 2**level for level in range(len(ch_mult))]
     for resolution in self.attn_resolutions:
       if resolution not in heights:
-        # Otherwise the attention would be missing without a word.
+        # Without this check, the attention would be left out silently.
         raise ValueError(
           f'attn_resolutions={tuple(self.attn_resolutions)}: no level of '
           f'{height}x{width} images is {resolution} pixels high; the levels '

@@ -51,7 +51,7 @@ def test_a_grid_is_read_back(tmp_path, shape, count):
 def test_what_is_no_grid_is_not_read(tmp_path):
   path = tmp_path / 'grid.png'
   grids.save_grid(np.zeros((4, 8, 8, 1), np.uint8), path)
-  with pytest.raises(UserError, match='no grid of images'):
+  with pytest.raises(UserError, match='is not a grid of'):
     grids.read_grid(path, (8, 9, 1))
   path.write_bytes(b'nothing')
   with pytest.raises(UserError, match='cannot read'):
