@@ -1,4 +1,4 @@
-"""How a report names samplers and figures, and prints numbers."""
+"""Names of samplers and figures in a report, and the format of numbers."""
 
 import dataclasses
 import math
@@ -15,10 +15,11 @@ _DECIMALS_AT_MOST = 6
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-  """How one figure is shown, in a table's column.
+  """The format of one figure in a column of a table.
 
   Attributes:
-    heading: its name; `{label}` stands for the Frechet distance's own name.
+    heading: name of the figure; `{label}` stands for that of the Frechet
+      distance.
     decimals: digits after the point; small figures get more.
     better: 1 if larger figures are better, -1 if smaller ones are, else 0.
     error: key of its uncertainty, in the same unit.
@@ -56,7 +57,7 @@ def sampler_label(sampler):
   """Returns a sampler's name for a reader.
 
   Args:
-    sampler: its spelling in configs, such as 'ancestral:gamma=0.3', which
+    sampler: spelling in configs, such as 'ancestral:gamma=0.3', which
       becomes 'ancestral (gamma 0.3)'.
   """
   name, _, options = sampler.partition(':')
@@ -69,11 +70,12 @@ def sampler_label(sampler):
 def group(rows):
   """Returns the rows by network and sampler, label -> rows by rising steps.
 
-  Students come before the teacher. Rows that only their round tells apart, such
-  as several students that are sampled in as many steps, are grouped by round.
+  Students come before the teacher. Rows that differ only in their round, such
+  as several students that are sampled in the same number of steps, are grouped
+  by round.
 
   Args:
-    rows: of a report.
+    rows: rows of a report.
   """
 
   def curve(row):
@@ -97,7 +99,7 @@ def heading(key, metric):
   """Returns the heading of a column.
 
   Args:
-    key: of `COLUMNS`.
+    key: a key of `COLUMNS`.
     metric: the protocol of the figures, or None.
   """
   label = metric['label'] if metric else 'Frechet distance'
@@ -113,8 +115,8 @@ def column(rows, key):
   """Returns one figure of all rows as text, with the same decimals.
 
   Args:
-    rows: of a report; the text of one without that figure is ''.
-    key: of `COLUMNS`.
+    rows: rows of a report; the text of a row without the figure is ''.
+    key: a key of `COLUMNS`.
   """
   column = COLUMNS[key]
   errors = [row.get(column.error) for row in rows]
@@ -125,12 +127,12 @@ def numbers(values, places=2, errors=()):
   """Returns numbers as text, with the same decimals.
 
   They show two significant digits of the smallest number and one of the
-  smallest error, as far as six decimals do.
+  smallest error, but at most six decimals.
 
   Args:
     values: numbers; the text of None is ''.
-    places: decimals at least.
-    errors: the numbers' standard errors, None where it is not known.
+    places: smallest number of decimals.
+    errors: the numbers' standard errors, None if one is not known.
   """
   errors = errors or [None] * len(values)
   places = max(places, _decimals(values, 2), _decimals(errors, 1))
@@ -141,7 +143,7 @@ def numbers(values, places=2, errors=()):
 
 
 def _decimals(values, digits):
-  """Returns the decimals that show so many digits of the smallest value."""
+  """Returns the decimals that show `digits` digits of the smallest value."""
   sizes = [abs(value) for value in values if value and math.isfinite(value)]
   if not sizes or all(isinstance(size, int) for size in sizes):
     return 0

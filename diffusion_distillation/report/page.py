@@ -23,7 +23,7 @@ def make_page(report, *, row_images, real_images=None, entries=()):
   Each row adds about 4 KB to it if images are 8x8, and at most 70 KB otherwise.
 
   Args:
-    report: of `report.make_report`.
+    report: result of `report.make_report`.
     row_images: (round, sampler, num_steps) -> (N, H, W, C) uint8, the first
       samples of a row, drawn from the same noise for every row; 6 are enough.
       A row may be absent.
@@ -60,7 +60,7 @@ def make_page(report, *, row_images, real_images=None, entries=()):
 
 
 def _header(report):
-  """Returns the result in a sentence, and what it rests on."""
+  """Returns the result in a sentence, and how it was measured."""
   first, *others = result.sentences(report)
   failure = ''
   if report['failure'] is not None:
@@ -76,7 +76,7 @@ def _header(report):
     )
   if any('frechet_distance_error' in row for row in report['rows']):
     others.append(_ERRORS)
-  # Flags would otherwise break after their dashes.
+  # Otherwise lines could break after the dashes of a flag.
   first = re.sub(r'--[\w.=]+', r'<code>\g<0></code>', _text(first))
   return (
     f'<header>\n<h1>{_text(report["title"])}: distillation report</h1>\n'
@@ -168,7 +168,7 @@ def _samples(report, row_images, real_images):
     )
   if not lines:
     return ''
-  caption = 'The same noise for every sampler; none is chosen by hand.'
+  caption = 'All samplers start from the same noise; no image was selected.'
   if any(figures.values()):
     metric = labels.heading('frechet_distance', report['metric'])
     caption += f' Below them is the {metric}.'
@@ -246,7 +246,7 @@ def _column(rows, key):
     if not text:
       cells.append('<td></td>')
       continue
-    # What looks the same is equally good.
+    # Figures with the same text count as equally good.
     is_best = text.split(' ')[0] == best
     content = f'<span class="best">{text}</span>' if is_best else text
     cells.append(f'<td data-value="{row[key]}">{content}</td>')
@@ -257,7 +257,7 @@ def _training(report, entries):
   """Returns the trainings: a table, and their curves."""
   rounds = report['rounds']
   names = {training['name']: training['num_steps'] for training in rounds}
-  # A training that failed has entries, but is no finished round.
+  # A training that failed has entries, but is not a finished round.
   names |= {e['stage']: e['stage'] for e in entries if e['stage'] not in names}
   teacher = {name: names[name] for name in names if name == 'teacher'}
   students = {name: names[name] for name in names if name != 'teacher'}
@@ -269,7 +269,7 @@ def _training(report, entries):
       if figure is not None:
         caption = f'The {who} {label} while training.'
         if len(part) > 1:
-          caption += ' Rounds follow each other; above is their step count.'
+          caption += ' Rounds follow each other, with their step counts above.'
         figures.append(
           f'<figure>{plots.to_svg(figure, caption)}'
           f'<figcaption>{_text(caption)}</figcaption></figure>\n'
@@ -304,7 +304,7 @@ def _rounds(rounds):
   )
   return _table(
     'rounds',
-    'Trainings in their order. Time is h:mm:ss.',
+    'Trainings in order. Time is h:mm:ss.',
     ('folder', 'objective', 'steps', 'updates', 'time', 'final loss'),
     [lines],
     foot,
@@ -312,7 +312,7 @@ def _rounds(rounds):
 
 
 def _settings(report):
-  """Returns how to repeat the run, and everything that it was made with."""
+  """Returns the command, settings and versions of the run."""
   facts = {
     'started': report['date'],
     'commit': report['commit'],
@@ -367,7 +367,7 @@ def _notes(sentences):
 
 
 def _facts(facts):
-  """Returns names and values, without those that are not known."""
+  """Returns names and values, without unknown values."""
   items = ''.join(
     f'<dt>{_text(name.replace("_", " "))}</dt><dd>{_text(value)}</dd>\n'
     for name, value in facts.items()
@@ -385,12 +385,12 @@ def _row(label, cells):
 
 
 def _table(kind, caption, headings, bodies, foot=''):
-  """Returns a table that scrolls by itself where the page is too narrow.
+  """Returns a table that scrolls if the page is too narrow.
 
   Args:
-    kind: its class in page.css.
+    kind: class of the table in page.css.
     caption: a sentence.
-    headings: of the columns, as HTML.
+    headings: headings of the columns, as HTML.
     bodies: lists of rows, as HTML.
     foot: the table's last rows, as HTML.
   """

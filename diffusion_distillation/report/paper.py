@@ -75,8 +75,8 @@ _READ_OFF = (
   "The paper's FIDs are read off its Figure 4, to within 0.02 (0.1 above 9)"
 )
 _NOTES = {
-  'cifar10': f'{_READ_OFF}, but for those of 1 to 8 student steps, which its '
-  'Table 2 prints',
+  'cifar10': f'{_READ_OFF}, except those of 1 to 8 student steps, which are in '
+  'its Table 2',
   'imagenet64': _READ_OFF,
 }
 _TUNED = 'Its ancestral sampler has a variance tuned for each number of steps.'
@@ -85,8 +85,8 @@ _TUNED = 'Its ancestral sampler has a variance tuned for each number of steps.'
 def curves(metric):
   """Returns the paper's FID, (network, sampler) -> sampling steps -> FID.
 
-  It is {} for data sets that the paper does not have, and for metrics other
-  than FID.
+  The result is {} for data sets that the paper does not have, and for metrics
+  other than FID.
 
   Args:
     metric: an Evaluator's protocol, or None.
@@ -98,11 +98,11 @@ def curves(metric):
 
 
 def figure(metric, row):
-  """Returns {'paper': FID} for a row that the paper has too, or {}.
+  """Returns {'paper': FID} for a row that the paper also has, or {}.
 
   Args:
     metric: an Evaluator's protocol, or None.
-    row: of a report.
+    row: row of a report.
   """
   fid = curves(metric).get(key(row), {}).get(row['num_steps'])
   return {} if fid is None else {'paper': fid}
@@ -111,11 +111,11 @@ def figure(metric, row):
 def key(row):
   """Returns the key of `curves` that a row of a report is compared with.
 
-  The paper's ancestral sampler is compared with that of any variance, since the
-  paper tunes it.
+  The paper's ancestral sampler is compared with one of any variance, since the
+  paper tunes the variance.
 
   Args:
-    row: of a report.
+    row: row of a report.
   """
   sampler = row['sampler']
   if sampler.startswith('ancestral:'):
@@ -124,9 +124,9 @@ def key(row):
 
 
 def note(metric):
-  """Returns where the paper's figures come from, and whether they compare.
+  """Returns the source of the paper's figures, and whether they are comparable.
 
-  It is '' for data sets and metrics that the paper does not have.
+  The result is '' for data sets and metrics that the paper does not have.
 
   Args:
     metric: an Evaluator's protocol, or None.

@@ -7,10 +7,10 @@ import io
 import numpy as np
 from PIL import Image
 
-ROWS = 2  # of the images that stand together
+ROWS = 2  # rows of images in one picture
 _SMALL, _LARGE = 40, 64  # pixels that an image is enlarged or reduced to
 _GAP = 2  # pixels between images
-_GREY = 128  # of the gap, which shows on black and on white images
+_GREY = 128  # grey level of the gap, visible beside black and white images
 
 
 def columns(images):
@@ -31,7 +31,7 @@ def to_html(images, num_columns, description):
   Args:
     images: (N, H, W, C) uint8, C 1 or 3.
     num_columns: images in a row.
-    description: a sentence for readers who do not see them.
+    description: a sentence for readers who cannot see the images.
   """
   images = np.stack([_resize(image) for image in images[: ROWS * num_columns]])
   missing = -len(images) % num_columns

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from diffusion_distillation.report import labels, paper
 
-# At least 3:1 against the page's background, light and dark.
+# Each color has a contrast of 3:1 or more with the page, light or dark.
 COLORS = (
   '#d64545',
   '#d97700',
@@ -24,11 +24,11 @@ COLORS = (
   '#80823a',
   '#138f9c',
 )
-# As matplotlib draws them, and as text does.
+# Markers in matplotlib -> the same markers as characters.
 MARKERS = {'o': '●', 's': '■', '^': '▲', 'D': '◆', 'v': '▼', 'P': '✚', '*': '★'}
 _INK = '#1f2328'  # becomes the page's own text color in SVG
 _PAPER = '#808890'  # for the paper's curves that this run has no rows for
-_POINTS = 300  # at most, in a training curve
+_POINTS = 300  # largest number of points in a training curve
 _STYLE = {
   'axes.axisbelow': True,
   'axes.edgecolor': _INK,
@@ -71,11 +71,11 @@ def quality_curves(report):
 def plot_quality(report, x='num_steps', *, legend=True):
   """Returns the Frechet distance against what sampling costs, log-log.
 
-  Against steps it is the paper's Figure 4 of this run, with the paper's own
+  Against steps, this is the paper's Figure 4 for this run, with the paper's own
   figures as thin lines. Bars are standard errors.
 
   Args:
-    report: of `report.make_report`.
+    report: result of `report.make_report`.
     x: 'num_steps' or 'nfe'.
     legend: whether the figure names its curves.
 
@@ -125,9 +125,9 @@ def plot_training(entries, rounds, key, label):
   Args:
     entries: lines of metrics.jsonl: `stage`, the round's name, `step`, and
       metrics.
-    rounds: those to draw, name -> what it is called in the figure.
-    key: of the metric.
-    label: the metric's name.
+    rounds: rounds to draw, name -> label in the figure.
+    key: key of the metric in `entries`.
+    label: name of the metric.
 
   Returns:
     a matplotlib Figure; None if the metric was not logged.
@@ -178,7 +178,7 @@ def to_svg(figure, description):
 
   Args:
     figure: a matplotlib Figure of this module.
-    description: a sentence for readers who do not see it.
+    description: a sentence for readers who cannot see the figure.
   """
   file = io.StringIO()
   # Names within a figure derive from the salt, and differ from other figures'.
@@ -201,7 +201,7 @@ def to_svg(figure, description):
 
 
 def _axes(size):
-  # Not pyplot, which would change the state of a notebook that calls this.
+  # pyplot would change the state of a notebook that calls this.
   figure = Figure(figsize=size, dpi=150, layout='constrained')
   axes = figure.subplots()
   axes.grid(alpha=0.15)
@@ -215,7 +215,7 @@ def _draw(axes, curve, x):
     [row.get('frechet_distance_error') or 0 for row in curve.rows]
   )
   costs = [row[x] for row in curve.rows]
-  # A bar that reached zero would have no end on a logarithmic axis.
+  # On a logarithmic axis, a bar that reached zero would have no end.
   bars = np.minimum(errors, 0.9 * values), errors
   axes.errorbar(costs, values, yerr=bars, fmt='none', color=curve.color, lw=1)
   axes.plot(
@@ -231,7 +231,7 @@ def _draw(axes, curve, x):
 
 
 def _round_ticks(axes):
-  """Puts round numbers on the logarithmic y axis, whatever its span is."""
+  """Puts round numbers on the logarithmic y axis, whatever its range."""
   low, high = axes.get_ylim()
   if high / low < 5:
     axes.yaxis.set_major_locator(ticker.MaxNLocator(6))

@@ -4,11 +4,11 @@ A report is one mapping, which report.json holds and the page is made from:
 
   title              name of the data set
   config, versions, command, commit, date
-                     of the run; date and commit are those of its start
+                     facts of the run; date and commit are those of its start
   hardware           {'cpu': model, 'cores': number, 'devices': names}
-  parameters         of the network
+  parameters         number of parameters of the network
   failure            why the training failed, or None
-  metric             how samples were measured; None: they were not
+  metric             how samples were measured; None if they were not
   floor              Frechet distance of the held-out images, or None
   train_classifier_score
                      classifier score of the training images, or None
@@ -35,14 +35,14 @@ def make_report(run, rows, trainings, **facts):
     trainings: one mapping per finished training, the teacher's first: `name`,
       `objective`, `num_steps`, `updates`, `seconds`, `final_loss`,
       `compilations`.
-    **facts: what else is known of `hardware`, `parameters`, `failure`,
-      `metric`, `floor`, `train_classifier_score`; the rest is None.
+    **facts: those of `hardware`, `parameters`, `failure`, `metric`, `floor` and
+      `train_classifier_score` that are known; the others are None.
   """
   metric = facts.get('metric')
   counts = {'train_step': 0, 'distill_step': 0}
   for training in trainings:
     step = 'train_step' if training['name'] == 'teacher' else 'distill_step'
-    # The most that one process needed: resuming compiles once more.
+    # The largest count of one process: resuming compiles once more.
     counts[step] = max(counts[step], training['compilations'])
   return {
     'title': run['config']['dataset']['name'],
@@ -70,8 +70,8 @@ def compare(rows, metric):
   """Returns rows with their ratio to the reference, and the paper's figure.
 
   The ratio's standard error adds the relative errors of both distances in
-  quadrature, which takes them as independent. Rows share their noise and the
-  training images, so that the true error is usually smaller.
+  quadrature, as if they were independent. Rows share their noise and the
+  training images, so the true error is usually smaller.
 
   Args:
     rows: mappings with `network` ('teacher' or 'student'), `round`, `sampler`,
@@ -105,8 +105,8 @@ def write_report(report, folder, *, row_images, real_images, entries):
   """Writes report.json, the curves and index.html to a folder.
 
   Args:
-    report: of `make_report`.
-    folder: path; it is made if it does not exist.
+    report: result of `make_report`.
+    folder: path of the folder, which is created if it does not exist.
     row_images, real_images, entries: as `page.make_page` takes them.
   """
   folder = pathlib.Path(folder)
@@ -128,10 +128,10 @@ def write_report(report, folder, *, row_images, real_images, entries):
 def summary(report):
   """Returns the figures and the result of a report as lines of text.
 
-  It is '' if nothing is measured.
+  The text is '' if nothing is measured.
 
   Args:
-    report: of `make_report`.
+    report: result of `make_report`.
   """
   if report['metric'] is None:
     return ''

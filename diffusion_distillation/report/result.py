@@ -1,4 +1,4 @@
-"""The result of a run in a sentence, as sure as its errors allow."""
+"""The result of a run in a sentence, which takes the errors into account."""
 
 import fractions
 import math
@@ -15,12 +15,12 @@ _UNMEASURED = (
 def differ(row, other):
   """Returns whether the distances of two rows differ by more than chance.
 
-  That is by more than two standard errors of their difference. None means that
-  an error is not known.
+  The threshold is two standard errors of their difference. None means that an
+  error is not known.
 
   Args:
     row: a measured row of a report.
-    other: another.
+    other: another measured row.
   """
   errors = [each.get('frechet_distance_error') for each in (row, other)]
   if None in errors or not all(map(math.isfinite, errors)):
@@ -37,7 +37,7 @@ def sentences(report):
   good as the teacher, and the third says how many rows are not measured yet.
 
   Args:
-    report: of `report.make_report`.
+    report: result of `report.make_report`.
   """
   rows = report['rows']
   texts = labels.column(rows, 'frechet_distance')
@@ -115,7 +115,7 @@ def _students(measured):
 
 
 def _reference(measured):
-  """Returns the teacher's row as it is distilled, or None."""
+  """Returns the row of the teacher as it is distilled, or None."""
   found = (row for row in measured if row['is_reference'] and 'ratio' in row)
   return next(found, None)
 

@@ -12,7 +12,7 @@ from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import canonical, make_sampler
 from diffusion_distillation.training.config import teacher_num_steps
 
-# What is measured, in the order of the columns; a row has some of it.
+# Keys of the figures, in the order of the columns; a row has some of them.
 FIGURES = (
   'frechet_distance',
   'frechet_distance_error',
@@ -26,7 +26,7 @@ FIGURES = (
   'kid',
   'images_per_second',
 )
-# What a protocol has at least.
+# Keys that every protocol has.
 _PROTOCOL_KEYS = {
   'label',
   'dataset',
@@ -44,12 +44,12 @@ class Row:
   Attributes:
     network: 'teacher' or 'student'.
     round: name of the round that trained it.
-    sampler: its canonical spelling, such as 'ancestral:gamma=0.3'.
+    sampler: canonical spelling of the sampler, such as 'ancestral:gamma=0.3'.
     num_steps: sampling steps.
-    updates: of the network's training; None for a teacher from elsewhere.
-    checksum: tells its weights from all others; for a teacher from elsewhere
-      their `weights_checksum`, or None where the run does not know it.
-    path: of its checkpoint.
+    updates: updates of the network; None for a teacher from elsewhere.
+    checksum: checksum that identifies the weights; for a teacher from elsewhere
+      their `weights_checksum`, or None if the run does not know it.
+    path: path of the checkpoint.
   """
 
   network: str
@@ -68,13 +68,13 @@ class Row:
   @property
   def name(self):
     """A file name, such as 'student_00004_ddim_00004'."""
-    # One for one, so that a sign stays: x=1 and x=-1 are two files.
+    # Each character is replaced by one, so x=1 and x=-1 have different names.
     sampler = re.sub(r'[^\w.+]', '-', self.sampler)
     return f'{self.round}_{sampler}_{self.num_steps:05}'
 
   @property
   def identity(self):
-    """What tells the row from all others of the run, as JSON values."""
+    """The JSON values that identify the row among all rows of the run."""
     return {
       'round': self.round,
       'sampler': self.sampler,
@@ -89,7 +89,7 @@ class Row:
     return json.dumps(self.identity)
 
   def grid(self, workdir):
-    """Returns the path of its picture."""
+    """Returns the path of the picture of the row's samples."""
     return workdir / 'samples' / f'{self.name}.png'
 
 
@@ -102,8 +102,8 @@ def plan_rows(config, workdir, partial=False):
   more than `eval.max_num_steps` are left out.
 
   Args:
-    config: of the run.
-    workdir: the run folder, absolute.
+    config: config of the run.
+    workdir: absolute path of the run folder.
     partial: whether to leave out rounds whose training is not finished.
 
   Raises:
@@ -111,7 +111,7 @@ def plan_rows(config, workdir, partial=False):
   """
   run = run_folder.read_run(workdir)
   rounds = run['rounds']
-  # A teacher from elsewhere is no round, but the parent of the first one.
+  # A teacher from elsewhere is not a round, but the parent of the first round.
   teachers = [r['parent'] or r['name'] for r in rounds[:1]]
   students = [r for r in rounds if r['parent'] is not None]
   steps = [teacher_num_steps(config), *(r['num_steps'] for r in students)]
@@ -158,7 +158,7 @@ def finished_updates(path):
   """Returns the number of updates of a finished training.
 
   Raises:
-    UserError: there is none, or it is not finished.
+    UserError: there is no training, or it is not finished.
   """
   card = read_card(path)
   if not card.is_finished:
@@ -199,7 +199,7 @@ class Measured:
   def newest_protocol(self):
     """Returns the protocol of the newest line, or None."""
     protocols = [line.get('metric') for line in files.read_jsonl(self._path)]
-    # Earlier versions had fewer keys; their lines count as not measured.
+    # Lines of earlier versions have fewer keys and count as not measured.
     complete = [
       p for p in protocols if isinstance(p, dict) and p.keys() >= _PROTOCOL_KEYS
     ]

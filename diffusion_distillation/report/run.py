@@ -1,4 +1,4 @@
-"""From a run folder to its report: measures, draws and collects."""
+"""Makes the report of a run folder: measures, draws and collects."""
 
 import contextlib
 import functools
@@ -36,9 +36,10 @@ def evaluate_run(config, dataset, workdir, evaluator):
   """Measures the rows of a run that are not measured yet, and draws grids.
 
   Args:
-    config: of the run, checked.
-    dataset: its Dataset.
-    workdir: the run folder, absolute; gets evaluations.jsonl and samples/*.png.
+    config: checked config of the run.
+    dataset: Dataset of the config.
+    workdir: absolute path of the run folder, which gets evaluations.jsonl and
+      samples/*.png.
     evaluator: an Evaluator.
   """
   measured, rows = Measured(workdir), plan_rows(config, workdir)
@@ -71,7 +72,7 @@ def evaluate_run(config, dataset, workdir, evaluator):
     shards.remove()
     distance = figures['frechet_distance']
     print(f'{row.name}  {protocol["label"]} {distance:.3g}', file=sys.stderr)
-  # What a kill leaves between writing a row's figures and removing its images.
+  # A kill after writing a row's figures may have left its images.
   shutil.rmtree(workdir / 'evaluation', ignore_errors=True)
 
 
@@ -79,9 +80,9 @@ def draw_grids(config, dataset, workdir):
   """Draws the grids of a run's rows that do not exist yet.
 
   Args:
-    config: of the run, checked.
-    dataset: its Dataset.
-    workdir: the run folder, absolute; gets samples/*.png.
+    config: checked config of the run.
+    dataset: Dataset of the config.
+    workdir: absolute path of the run folder, which gets samples/*.png.
   """
   rows = plan_rows(config, workdir)
   missing = [r for r in rows if not grids.shows(r.grid(workdir), r.description)]
@@ -107,10 +108,11 @@ def evaluate_checkpoint(config, checkpoint, evaluator, *, sampler, num_steps):
   """Returns the figures of one checkpoint and their protocol, as JSON values.
 
   Args:
-    config: says how many images, and where they are kept while they are drawn.
+    config: config with the number of images, and where to keep them while they
+      are drawn.
     checkpoint: a Checkpoint.
     evaluator: an Evaluator.
-    sampler: its canonical spelling.
+    sampler: canonical spelling of the sampler.
     num_steps: sampling steps.
   """
   num_samples = config.eval.num_samples
@@ -137,10 +139,11 @@ def report_run(config, dataset, workdir, protocol=None):
   """Writes the report of a run from what was measured, and returns it.
 
   Args:
-    config: of the run, checked.
-    dataset: its Dataset.
-    workdir: the run folder, absolute.
-    protocol: of the figures to show; None takes that of the newest.
+    config: checked config of the run.
+    dataset: Dataset of the config.
+    workdir: absolute path of the run folder.
+    protocol: protocol of the figures to show; None takes that of the newest
+      ones.
 
   Raises:
     UserError: a training is not finished, and has not failed.
@@ -225,8 +228,9 @@ def _row_images(rows, workdir, image_shape):
 def _training_images(dataset, workdir, protocol):
   """Returns the first training images, and keeps a picture of them.
 
-  It is drawn where there is none yet, it is damaged, or the samples were
-  measured against others since. None: neither data nor picture can be read.
+  The picture is drawn if it is missing or damaged, or if the samples have since
+  been measured against other images. The result is None if neither the data nor
+  the picture can be read.
   """
   path = workdir / 'samples' / 'training_images.png'
   reference = protocol and protocol.get('reference_checksum')
@@ -257,7 +261,7 @@ def make_generator(config, dataset):
 
 
 def _by_checkpoint(rows):
-  """Returns rows in an order in which those of a checkpoint are together."""
+  """Returns rows in an order that keeps those of a checkpoint together."""
   paths = [row.path for row in rows]
   return sorted(rows, key=lambda row: paths.index(row.path))
 
@@ -266,14 +270,14 @@ def _open_drawers(config, dataset):
   """Returns a Generator, and (Row, number of images) -> function that draws."""
   generator = make_generator(config, dataset)
 
-  @functools.lru_cache(1)  # for rows of one checkpoint that follow each other
+  @functools.lru_cache(1)  # consecutive rows often have the same checkpoint
   def weights_of(path, checksum):
     checkpoint = load(path, config)
     if checksum not in (None, checkpoint.checksum):
       raise UserError(
         f'{checkpoint.path} is not the teacher that this run was distilled '
-        'from: their weights differ; set distillation.teacher_checkpoint_path '
-        'to the place where that is now'
+        'from: the weights differ; set distillation.teacher_checkpoint_path '
+        'to the path of that teacher'
       )
     return checkpoint.weights
 
