@@ -21,8 +21,8 @@ def keep_freed_memory():
   since the heaps of threads have that size; a single heap for all threads made
   the updates slower.
 
-  The setting holds for the whole process, from the call on. C libraries other
-  than glibc are left as they are.
+  The setting applies to the whole process from the call on. C libraries other
+  than glibc are not changed.
   """
   if sys.platform != 'linux':
     return

@@ -15,11 +15,11 @@ def check_arguments(function, args, prefix, other=()):
     function: a function or a class. Annotations other than bool, int, float,
       str, None, their unions and sequences of them are not compared.
     args: mapping from names to values.
-    prefix: name of the config's section that they are from, with a last dot.
+    prefix: name of their section of the config, with a last dot.
     other: names of parameters that the section does not set.
 
   Raises:
-    ValueError: there is no such parameter, or a value has another type.
+    ValueError: a parameter is unknown, or a value has another type.
   """
   parameters = inspect.signature(function).parameters
   known = [key for key in parameters if key not in other]
@@ -41,5 +41,5 @@ def _fits(value, annotation):
   kinds = inner if origin is types.UnionType else (annotation,)
   if any(kind not in _COMPARED for kind in kinds):
     return True
-  # Not isinstance, since True is an int.
+  # isinstance would accept True as an int.
   return type(value) in kinds or (float in kinds and type(value) is int)

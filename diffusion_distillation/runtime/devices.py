@@ -21,8 +21,8 @@ from jax.experimental import multihost_utils
 
 from diffusion_distillation.runtime import files
 
-# How often XLA was asked to compile a step, by its name, since `compile_step`
-# made it. An answer of the persistent cache counts, too.
+# How often XLA was asked to compile a step since `compile_step` made it, by the
+# name of the step. An answer from the persistent cache also counts.
 compilations = collections.Counter()
 _xla = collections.Counter()
 
@@ -37,7 +37,7 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def _counted(name, function):
-  """Returns the function, with its calls' compilations counted."""
+  """Returns the function, whose compilations are then counted."""
 
   def call(*args):
     before = _xla['compilations']
@@ -51,8 +51,8 @@ def _counted(name, function):
 def use_compilation_cache(folder):
   """Keeps compiled programs in a folder, so that the next process starts fast.
 
-  A cache that the user has set up by JAX's own options is left as it is. Where
-  the folder cannot be used, a notice says so, and nothing is kept.
+  A cache that the user has set with JAX's own options is not changed. If the
+  folder cannot be used, a notice says so, and nothing is kept.
 
   Args:
     folder: path, which may begin with '~'; None or '' means no cache.
@@ -62,15 +62,15 @@ def use_compilation_cache(folder):
   folder = files.cache_folder(folder, 'compilation_cache_dir')
   if folder is not None:
     jax.config.update('jax_compilation_cache_dir', str(folder))
-    # JAX leaves out what compiles in less than a second, and a run begins with
-    # many such functions.
+    # JAX's default keeps nothing that compiles in less than a second, but a run
+    # begins with many such functions.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def compile_step(step, in_axes):
   """Returns step(state, *fixed, batches, key) compiled for all devices.
 
-  A call makes as many updates as `batches` holds, by `lax.scan`. The memory of
+  A call makes one update for each of its batches, by `lax.scan`. The memory of
   the state is reused: the caller must not use the old state again.
 
   Args:
@@ -132,7 +132,7 @@ def compile_sampler(draw):
 
 
 def hardware():
-  """Returns what this process runs on: 'cpu', 'cores' and 'devices'."""
+  """Returns the hardware of this process: 'cpu', 'cores' and 'devices'."""
   cpu, cpuinfo = platform.processor(), pathlib.Path('/proc/cpuinfo')
   if cpuinfo.exists():
     names = re.findall(r'^model name\s*: (.*)$', cpuinfo.read_text(), re.M)
@@ -169,8 +169,8 @@ def gather(array):
 def replicate(tree):
   """Returns a copy of the tree on every device.
 
-  The copies are made by a pmap: arrays that are placed in another way have
-  another sharding than the results of a step, which then compiles twice.
+  The copies are made by a pmap: arrays that are placed in another way differ in
+  sharding from the results of a step, which would then compile twice.
   """
   return _copier()(np.arange(jax.local_device_count()), tree)
 
@@ -186,10 +186,10 @@ def unreplicate(tree):
 
 
 def snapshot(tree):
-  """Returns the first device's copy of a replicated tree as it is now.
+  """Returns the first device's current copy of a replicated tree.
 
   The call does not wait for the devices, and later updates do not change the
-  snapshot. `to_host` makes it NumPy arrays, also in another thread.
+  snapshot. `to_host` turns it into NumPy arrays, in any thread.
   """
   first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
   if jax.default_backend() == 'cpu':
@@ -214,7 +214,7 @@ def to_host(snapshot):
 def shard(batches):
   """Returns batches as one tree of arrays (devices, updates, B', ...).
 
-  The devices may read the memory of the batches later: do not write to them.
+  The devices may read the batches later, so do not write to their memory.
 
   Args:
     batches: list of trees of arrays (B, ...), one for each update.

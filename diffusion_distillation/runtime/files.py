@@ -16,11 +16,11 @@ def write_bytes(path, data):
   """Writes a file atomically: it has the old contents or the new ones.
 
   Args:
-    path: of the file, whose folder exists.
+    path: path of the file, whose folder must exist.
     data: bytes.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
   path = pathlib.Path(path)
   with _replacing(path, path.with_name(f'{path.name}.new')) as file:
@@ -39,7 +39,7 @@ def write_npz(path, arrays):
   a cache that they share.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
   path = pathlib.Path(path)
   new = path.with_name(f'{path.name}.{os.getpid()}.new')
@@ -49,10 +49,10 @@ def write_npz(path, arrays):
 
 @contextlib.contextmanager
 def _replacing(path, new):
-  """Gives a file at `new`, which replaces `path` once it is written."""
+  """Opens a file at `new`, which replaces `path` when the block ends."""
   with writing(path):
-    if path.exists() and not path.is_file():  # /dev/null, say, must survive
-      raise OSError(errno.EINVAL, 'it is no regular file')
+    if path.exists() and not path.is_file():  # /dev/null must survive
+      raise OSError(errno.EINVAL, 'it is not a regular file')
     try:
       with new.open('wb') as file:
         yield file
@@ -73,10 +73,11 @@ def writing(path):
   """Reports an OSError of its block as one line that names the path.
 
   Args:
-    path: of the file or folder that the block writes.
+    path: path of the file or folder that the block writes.
 
   Raises:
-    UserError: the system refused, since the disk is full, for example.
+    UserError: the block raised an OSError, for example because the disk is
+      full.
   """
   try:
     yield
@@ -89,13 +90,13 @@ def writing(path):
 
 @contextlib.contextmanager
 def reading(path):
-  """Reports whatever a library raises while it reads a file as one line.
+  """Reports any exception of a library that reads a file as one line.
 
-  Readers of damaged files raise anything; orbax often raises a bare Exception.
-  The block should therefore call little else than the reader.
+  On damaged files, libraries raise exceptions of any type; orbax often raises a
+  bare Exception. The block should therefore call little except the library.
 
   Args:
-    path: of the file or folder that the block reads.
+    path: path of the file or folder that the block reads.
 
   Raises:
     UserError: the block raised an exception.
@@ -109,7 +110,7 @@ def reading(path):
 
 
 def reason(error):
-  """Returns what an exception says in one line of at most 200 characters."""
+  """Returns the message of an exception as one line, at most 200 characters."""
   text = getattr(error, 'strerror', None) or str(error)
   first = next((line for line in text.splitlines() if line.strip()), '')
   return ' '.join(first.split())[:200] or type(error).__name__
@@ -122,7 +123,7 @@ def read_jsonl(path, types=None):
   that line.
 
   Args:
-    path: of the file; one that does not exist has no lines.
+    path: path of the file; a file that does not exist has no lines.
     types: mapping from a key that every object must have to its type.
 
   Raises:
@@ -153,7 +154,7 @@ def write_jsonl(path, entries):
 
 
 def append_jsonl(path, entry):
-  """Appends an object as a line of JSON, in place of an unfinished line.
+  """Appends an object as a line of JSON, which replaces an unfinished line.
 
   Raises:
     UserError: the file cannot be written.
@@ -167,14 +168,14 @@ def append_jsonl(path, entry):
 
 
 def cache_folder(path, key):
-  """Returns a folder for a cache, or None where there can be none.
+  """Returns a folder for a cache, or None if there cannot be one.
 
-  A cache only saves time: where its folder cannot be used, a notice on stderr
-  says so, and the caller works without one.
+  A cache only saves time: if its folder cannot be used, a notice on stderr says
+  so, and the caller works without a cache.
 
   Args:
-    path: of the folder, made if absent; may begin with '~'. None or '' means no
-      cache.
+    path: path of the folder, which is created if needed; it may begin with '~'.
+      None or '' means no cache.
     key: name of the config key that holds the path, for the notice.
   """
   if not path:

@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard events, a progress line."""
+"""The log of a run: metrics.jsonl, TensorBoard events, a progress line."""
 
 import contextlib
 import io
@@ -25,15 +25,15 @@ class RunLog:
 
   A line of metrics.jsonl has the keys 'stage' (name of a training), 'step'
   (updates made), 'time' (seconds since the epoch), the metrics, and
-  'updates_per_second' since the line before. The first line of a process has no
-  speed, and neither does one of an evaluation, which has no key 'loss'.
+  'updates_per_second' since the previous line. The first line of a process has
+  no speed, nor does a line of an evaluation, which has no key 'loss'.
 
   tensorboard/STAGE holds the same metrics as events, the settings of the run as
   text, and pictures of samples.
   """
 
   def __init__(self, workdir, settings=None):
-    """Opens the log; `rewind` must come before the first line of each training.
+    """Opens the log; call `rewind` before the first line of each training.
 
     Args:
       workdir: the run folder.
@@ -43,15 +43,15 @@ class RunLog:
     self._path = workdir / 'metrics.jsonl'
     self._tensorboard = workdir / 'tensorboard'
     self._settings = settings
-    self._events = None  # of the current stage
+    self._events = None  # file of events of the current stage
     self._last = None  # step and time of its last line in this process
 
   def rewind(self, stage, step):
     """Begins or resumes a training, and removes its later lines.
 
-    Updates after `step` are made again. So is an evaluation at `step` itself,
-    which comes after the checkpoint. TensorBoard's events are written again,
-    with their original times.
+    Updates after `step` are made again, and so is an evaluation at `step`
+    itself, which comes after the checkpoint. TensorBoard's events are written
+    again, with their original times.
 
     Args:
       stage: name of the training.
@@ -72,7 +72,7 @@ class RunLog:
       for path in folder.iterdir():
         if path.suffix != '.png' or _name_and_step(path)[1] >= step:
           path.unlink()
-      # SummaryWriter would write in a thread of its own, where an error hangs
+      # SummaryWriter would write in its own thread, where an error would hang
       # the run.
       self._events = EventsWriter(str(folder / 'events'))
     if self._settings is not None:
@@ -99,7 +99,7 @@ class RunLog:
     entry = {'stage': stage, 'step': step, 'time': now, **metrics}
     if self._last is not None and 'loss' in metrics:
       last_step, last = self._last
-      # A clock that is set back gives no speed.
+      # There is no speed if the clock was set back.
       if now > last:
         entry['updates_per_second'] = (step - last_step) / (now - last)
     self._last = step, now
@@ -112,11 +112,11 @@ class RunLog:
     Args:
       stage: name of the training.
       step: updates made.
-      name: what it shows, such as 'samples'.
+      name: name of what it shows, such as 'samples'.
       picture: path of a PNG, or a uint8 array (H, W), (H, W, 1) or (H, W, 3).
 
     Raises:
-      UserError: it cannot be written.
+      UserError: the picture cannot be written.
     """
     if isinstance(picture, np.ndarray):
       if picture.shape[2:] == (1,):
@@ -140,7 +140,7 @@ class RunLog:
     values = Summary()
     for name in sorted(entry.keys() - {'stage', 'step', 'time'}):
       values.MergeFrom(summary.scalar(name, entry[name]))
-    # Lines of earlier versions have no time.
+    # Lines that earlier versions wrote have no time.
     self._add(values, entry['step'], entry.get('time', time.time()))
 
   def _add_image(self, path):
@@ -201,10 +201,11 @@ def _name_and_step(path):
 
 
 class Progress:
-  """A progress line on stderr: what, how much of it, speed and time left.
+  """A progress line on stderr: the task, its progress, speed and time left.
 
   On a terminal the line is rewritten in place; elsewhere a new one is printed
-  every ten seconds at most. Of several processes, only process 0 prints.
+  every ten seconds at most. If there are several processes, only process 0
+  prints.
   """
 
   def __init__(self, what, total, unit='updates'):
@@ -214,7 +215,7 @@ class Progress:
     self._live = sys.stderr.isatty()
 
   def show(self, done, text=''):
-    """Shows that `done` of the total are done, and a text beside it."""
+    """Shows that `done` of the total are done, followed by a text."""
     if not processes.is_main():
       return
     now, last = time.monotonic(), done >= self._total
@@ -228,8 +229,8 @@ class Progress:
     start, end = (
       ('\r\x1b[K', '\n' if last else '') if self._live else ('', '\n')
     )
-    # Ctrl-C also ends the process that stderr is piped into, while this one
-    # still saves.
+    # Ctrl-C also ends the process that stderr is piped into, while this process
+    # is still saving.
     with contextlib.suppress(BrokenPipeError):
       print(f'{start}{line}', end=end, file=sys.stderr, flush=True)
 

@@ -2,9 +2,9 @@
 
 Each process runs the same program on its own devices, and all devices compute
 as one. Process 0 alone reads checkpoints and writes files, and sends the others
-what they need. JAX connects the processes and detects clusters; the code here
-is what remained necessary in tests of two real processes
-(tests/runtime/test_processes.py).
+what they need. JAX connects the processes and detects clusters; this module has
+what tests of two real processes (tests/runtime/test_processes.py) showed to be
+needed besides.
 """
 
 import atexit
@@ -29,10 +29,10 @@ _LOST = (
   'another process ended or does not answer, see its output; rerun the same '
   'command on all processes to resume'
 )
-# XLA's status codes of errors that another process does not cause.
+# XLA's status codes for errors that another process cannot cause.
 _OWN_ERRORS = ('RESOURCE_EXHAUSTED', 'INVALID_ARGUMENT', 'UNIMPLEMENTED')
-_HEARTBEAT_SECONDS = 30  # after which a silent process counts as lost
-_PATIENCE_SECONDS = 7 * 24 * 3600  # while process 0 measures or saves
+_HEARTBEAT_SECONDS = 30  # a process that is silent for longer counts as lost
+_PATIENCE_SECONDS = 7 * 24 * 3600  # longest wait while process 0 is busy
 _CHUNK = 2**26  # bytes of a broadcast that are on the devices at a time
 _LAG = 2  # calls that the training loop is ahead of the devices
 
@@ -120,8 +120,8 @@ def _arguments(coordinator, num_processes, process_id):
 def _detected():
   """Returns JAX's name for a cluster of several processes, or None.
 
-  JAX detects a cluster, but not whether a process is alone in it, where it
-  needs no other: an interactive Slurm session, a TPU with one host, Colab.
+  JAX detects a cluster, but not whether a process is alone in it, as in an
+  interactive Slurm session, on a TPU with one host, or on Colab.
   """
   known = os.environ
   if int(known.get('SLURM_STEP_NUM_TASKS', '1')) > 1:
@@ -175,7 +175,7 @@ def _connect(arguments):
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _on_abort(number):
-  """Ends the process with a line and our status where JAX aborts it.
+  """Ends the process with one line and our status when JAX aborts it.
 
   A thread of JAX aborts, with a stack trace of C++, when process 0 is gone or
   heartbeats fail. A handler of the module `signal` would not run: the main
@@ -210,13 +210,13 @@ def broadcast(value):
 
   Args:
     value: None or a tree of dicts with string keys, lists, strings, numbers and
-      NumPy arrays. Only that of process 0 matters.
+      NumPy arrays. Only the value of process 0 matters.
   """
   if jax.process_count() == 1:
     return value
   data = serialization.msgpack_serialize(value) if is_main() else b''
   # JAX broadcasts arrays whose shape every process knows, as a sum with zeros.
-  # That is exact for bytes; it makes the float -0.0 another number.
+  # That is exact for bytes, but would change the float -0.0.
   send = multihost_utils.broadcast_one_to_all
   size = send(np.frombuffer(len(data).to_bytes(8), np.uint8))
   buffer = np.zeros(int.from_bytes(size.tobytes()), np.uint8)
@@ -229,19 +229,19 @@ def broadcast(value):
 
 
 def agree_to_stop(requested, *, last=False):
-  """Returns whether all processes stop now, since one was asked to.
+  """Returns whether all processes stop now because one was asked to.
 
-  All processes must call it after every update, and get the same answer. It
-  tells what was requested two calls before, so that it need not wait for the
-  update that the devices are computing.
+  All processes must call it after every update, and get the same answer. The
+  answer is about the requests of two calls before, so that the call need not
+  wait for the update that the devices are computing.
 
-  JAX's `multihost_utils.reached_preemption_sync_point` knows SIGTERM alone,
+  JAX's `multihost_utils.reached_preemption_sync_point` handles SIGTERM only,
   not the Ctrl-C of test_a_signal_to_one_process_stops_all.
 
   Args:
     requested: whether this process was asked to stop.
-    last: whether there is no update for a while, as at the end of a training or
-      before an evaluation; then it waits, and tells what is requested now.
+    last: whether no update follows soon, as at the end of a training or before
+      an evaluation; the call then waits, and answers for the current requests.
   """
   if jax.process_count() == 1:
     return requested

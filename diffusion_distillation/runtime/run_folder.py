@@ -35,10 +35,10 @@ _PLACES = {
   'dataset.args.path',
   'distillation.teacher_checkpoint_path',
 }
-# Keys that a resumed run may change: lengths, intervals, places, and how the
-# same numbers are computed. A section stands for all its keys.
+# Keys that a resumed run may change: lengths, intervals, paths, and how to
+# compute the same numbers. A section stands for all its keys.
 _CHANGEABLE = _PLACES | {
-  'dataset.args.num_classes',  # the cards say how many a network has
+  'dataset.args.num_classes',  # compared with the cards of the checkpoints
   'distillation.end_num_steps',
   'distillation.steps_per_iter',
   'eval',
@@ -67,7 +67,7 @@ def versions():
 
 
 def read_run(workdir):
-  """Returns the contents of config.json, or None where there is no run.
+  """Returns the contents of config.json, or None if there is no run.
 
   Items that an earlier version did not write are None or empty.
 
@@ -92,12 +92,12 @@ def read_run(workdir):
 
 
 def check_run_folder(workdir, config):
-  """Checks that a run folder is new, or this config's and not in use.
+  """Checks that a run folder is new, or has this config and is not in use.
 
-  This lets a second process fail before it opens data and checkpoints.
+  With this check, a second process fails before it opens data and checkpoints.
 
   Raises:
-    UserError: another process uses it, or it holds another config's run.
+    UserError: another process uses the folder, or its run has another config.
   """
   if read_run(workdir) is not None:
     with open_run_folder(workdir, config):
@@ -114,22 +114,22 @@ def open_run_folder(
   data=None,
   lock=True,
 ):
-  """Gives the absolute path of a run folder after checking that it fits.
+  """Opens a run folder that fits the config, for a `with` block with its path.
 
   Args:
     workdir: path of the folder.
     config: the resolved config.
-    create: whether to make a new folder where there is none; `write_config`
-      then makes it a run. False only opens an existing run.
+    create: whether to create the folder if there is none; `write_config` then
+      makes it a run. False only opens an existing run.
     teacher_checksum: checksum of the outside teacher's checkpoint, if any.
-    data: what `write_config` will be given; None does not compare.
+    data: as in `write_config`; None does not compare the data.
     lock: whether to keep other processes out while the context lasts. The
-      system frees the lock when the process ends, however it does.
+      system frees the lock when the process ends, even if it is killed.
 
   Raises:
-    UserError: the folder holds the run of another config or teacher, or on
-      other data, or other files; it holds no run, and `create` is False; it
-      cannot be written; or another process uses it.
+    UserError: the folder holds a run with another config, teacher or data, or
+      other files; it holds no run, and `create` is False; it cannot be written;
+      or another process uses it.
   """
   workdir = pathlib.Path(workdir).absolute()
   config = _json(config)
@@ -166,7 +166,7 @@ def _check(workdir, config, create, teacher_checksum, data):
 
 
 def _check_same_run(workdir, run, config, teacher_checksum, data):
-  """Raises UserError where a run is another config's, teacher's or data's."""
+  """Raises UserError if a run has another config, teacher or data."""
   different = _differences(run['config'], config, _CHANGEABLE)
   ours, theirs = _teacher_path(config), _teacher_path(run['config'])
   if (ours is None) != (theirs is None):
@@ -200,19 +200,20 @@ def _teacher_path(config):
 def write_config(
   workdir, config, *, rounds, data, teacher=None, teacher_checksum=None
 ):
-  """Writes config.json where it changes.
+  """Writes config.json if it changes.
 
   Args:
-    workdir: what `open_run_folder` gave.
+    workdir: path from `open_run_folder`.
     config: the resolved config.
     rounds: JSON values of the trainings, in order.
     data: {'images': number of training images, 'fingerprint': their checksum}.
     teacher: path of the outside teacher's checkpoint. None keeps the one in
       config.json, if any.
-    teacher_checksum: checksum of that checkpoint; likewise.
+    teacher_checksum: checksum of that checkpoint; None keeps the one in
+      config.json, if any.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
   run = read_run(workdir) or {}
   before = run.get('data')
@@ -239,9 +240,9 @@ def write_config(
 
 
 def _commit():
-  """Returns the commit of the source code, or None outside of a checkout."""
+  """Returns the commit of the source code, or None outside a checkout."""
   root = pathlib.Path(__file__).parents[2]
-  # An installed package may lie in a folder of somebody else's repository.
+  # An installed package may be inside the repository of another project.
   if not (root / '.git').exists():
     return None
   command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
@@ -263,7 +264,7 @@ def _locked(workdir):
   """Keeps other processes out of a run folder.
 
   Raises:
-    UserError: another process is in it.
+    UserError: another process uses the folder.
   """
   with (workdir / _LOCK).open('a+') as file:
     try:
@@ -294,7 +295,7 @@ def check_same(theirs, config):
     config: the config of this process.
 
   Raises:
-    UserError: they differ in more than paths on their machines.
+    UserError: the configs differ in more than paths on their machines.
   """
   different = _differences(theirs, _json(config), _PLACES | {'eval.cache_dir'})
   if different:
@@ -313,7 +314,7 @@ def _differences(theirs, ours, ignored, prefix=''):
 
   Args:
     theirs: JSON values of a section of a config.
-    ours: likewise.
+    ours: JSON values of the section to compare with it.
     ignored: dotted names of keys and sections that may differ.
     prefix: dotted name of the section, with a last dot.
   """

@@ -20,7 +20,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stopped(BaseException):
   """Raised by a training loop that was asked to stop and has saved its state.
 
-  Its argument says where that was, such as 'teacher at update 12'.
+  Its argument says where training stopped, such as 'teacher at update 12'.
   """
 
   def __str__(self):
@@ -30,10 +30,10 @@ class Stopped(BaseException):
 def use_system_defaults():
   """Gives SIGTERM and SIGINT the system's default action.
 
-  Python turns SIGINT into KeyboardInterrupt, whose traceback helps no user, and
-  which an import or a callback of a library can turn into another exception.
-  A signal that the parent process ignores, as `nohup` and shells do for what
-  runs in the background, stays ignored.
+  Python turns SIGINT into KeyboardInterrupt, whose traceback does not help a
+  user, and which an import or a callback of a library can turn into another
+  exception. A signal that the parent process ignores, as `nohup` and shells do
+  for background jobs, stays ignored.
   """
   for number in _handlers():
     signal.signal(number, signal.SIG_DFL)
@@ -52,10 +52,10 @@ class StopFlag:
   them back their default action, so that a second signal ends the process.
   Python runs a handler between two operations of the main thread: a signal that
   comes during a long call, such as an update, takes effect when the call
-  returns. On leaving the context, the handlers from before are restored.
+  returns. On leaving the context, the previous handlers are restored.
 
-  An ignored signal does not set the flag, and outside of the main thread, where
-  Python allows no handlers, none does.
+  An ignored signal does not set the flag. Outside the main thread, where Python
+  allows no handlers, no signal does.
 
   Attributes:
     requested: whether a signal asked the process to stop.
@@ -103,7 +103,7 @@ class StopFlag:
     del number, frame
     self._disarm()
     self.requested = True
-    # `print` may be interrupted in the middle of a `print`, and must not be
-    # called then. Ctrl-C also ends the process that stderr is piped into.
+    # The signal may interrupt a `print`, and `print` must not be called during
+    # another one. Ctrl-C also ends the process that stderr is piped into.
     with contextlib.suppress(OSError):
       os.write(2, b'stopping; a second signal ends the process at once\n')

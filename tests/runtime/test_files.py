@@ -40,7 +40,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk, write):
 def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
   path = tmp_path / 'pipe'  # as /dev/null, which root could replace
   os.mkfifo(path)
-  with pytest.raises(UserError, match=r'cannot write .*pipe: it is no regular'):
+  with pytest.raises(UserError, match=r'cannot write .*pipe: it is not a reg'):
     files.write_text(path, 'new')
   assert path.is_fifo()
 
