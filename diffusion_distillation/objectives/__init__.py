@@ -1,4 +1,4 @@
-"""What is minimized: losses of denoise functions, one file for each kind."""
+"""Objectives: losses of denoise functions, one file for each kind."""
 
 from diffusion_distillation.objectives.denoising import denoising
 from diffusion_distillation.objectives.objective import (
@@ -8,8 +8,8 @@ from diffusion_distillation.objectives.objective import (
 )
 from diffusion_distillation.objectives.progressive import progressive
 
-# name -> factory: config -> Objective. The config is that of the training: for
-# the teacher the teacher's.
+# name -> factory: config -> Objective. The config is that of the training, so a
+# teacher's objective gets the teacher's config.
 OBJECTIVES = {'denoising': denoising, 'progressive': progressive}
 
 __all__ = ['OBJECTIVES', 'LossInputs', 'Objective', 'Round', 'make_objective']
@@ -20,10 +20,10 @@ def make_objective(name, config):
 
   Args:
     name: one of OBJECTIVES.
-    config: of the training.
+    config: config of the training.
 
   Raises:
-    ValueError: the name is unknown, or the config makes no sense for it.
+    ValueError: the name is unknown, or the config is not valid for it.
   """
   if name not in OBJECTIVES:
     known = ', '.join(OBJECTIVES)

@@ -11,8 +11,8 @@ def denoising(config):
   """Returns the Objective of a teacher.
 
   Args:
-    config: of the teacher. Times are drawn from `model.train_num_steps`
-      discrete ones, or from all of (0, 1) where that is 0.
+    config: config of the teacher. Times are drawn from `model.train_num_steps`
+      discrete ones, or from all of (0, 1) if that number is 0.
   """
   model = config.model
   schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)

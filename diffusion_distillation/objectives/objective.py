@@ -1,4 +1,4 @@
-"""What an objective is: a loss of denoise functions, and the rounds it has."""
+"""Defines an objective: a loss of denoise functions, and its rounds."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ class Round:
   """One training of a run: the teacher's, which is round 0, or a student's.
 
   Attributes:
-    name: of its folder in the run folder, such as 'student_00032'.
+    name: name of its folder in the run folder, such as 'student_00032'.
     objective: a name in OBJECTIVES.
     num_steps: sampling steps that the trained network is made for.
     num_updates: length of the training.
@@ -42,7 +42,7 @@ class LossInputs(NamedTuple):
   time_keys: jax.Array  # (B,) random keys to draw times from
   noise_keys: jax.Array  # (B,) random keys to draw noise from
   num_steps: jax.Array  # int32, sampling steps of this round
-  progress: jax.Array  # float32 in [0, 1), part of the training that is done
+  progress: jax.Array  # float32 in [0, 1), finished part of the training
 
   def diffuse(self, logsnr):
     """Returns z at logsnr (B,), each example with its own noise."""

@@ -10,11 +10,12 @@ def progressive(config):
   """Returns the Objective of students that take half their teacher's steps.
 
   Args:
-    config: of the students; its section `distillation` describes the rounds.
+    config: config of the students, whose section `distillation` describes the
+      rounds.
 
   Raises:
-    ValueError: the step counts cannot be halved into each other, or a round has
-      no number of updates.
+    ValueError: start_num_steps cannot be halved to end_num_steps, or a round
+      has no number of updates.
   """
   model = config.model
   schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)

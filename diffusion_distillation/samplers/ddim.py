@@ -1,4 +1,4 @@
-"""DDIM, which is distilled, and its relatives that draw noise."""
+"""DDIM, which is distilled, and related samplers that draw noise."""
 
 import numbers
 
@@ -19,8 +19,8 @@ def ancestral(gamma=1.0):
   """Returns ancestral sampling, which draws from the posterior (paper, Eq. 4).
 
   Args:
-    gamma: in [0, 1]; interpolates the log variance from the posterior's own, 0,
-      to the larger one of q(z_t | z_s), 1.
+    gamma: in [0, 1]; interpolates the log variance from that of the posterior,
+      at 0, to the larger one of q(z_t | z_s), at 1.
 
   Raises:
     ValueError: gamma is not in [0, 1].

@@ -42,8 +42,8 @@ def make_grid(grid, schedule):
     schedule: t -> logsnr.
 
   Raises:
-    ValueError: the name is unknown, or the array is no such grid. Values are
-      checked unless they are traced.
+    ValueError: the name is unknown, or the array is not such a grid. Values
+      are checked unless they are traced.
   """
   if isinstance(grid, str):
     return factory(grid)(schedule)
@@ -62,7 +62,7 @@ def make_grid(grid, schedule):
 
 def _check_times(times):
   between = np.concatenate([[1], times, [0]])
-  (wrong,) = np.nonzero(~(np.diff(between) <= 0))  # nan is wrong, too
+  (wrong,) = np.nonzero(~(np.diff(between) <= 0))  # also finds nan
   if len(wrong):
     index = min(wrong[0], len(times) - 1)
     raise ValueError(

@@ -28,20 +28,20 @@ def sample(
 
   Each step predicts x_hat and lets the sampler advance to the next noise level.
   A step that ends at data returns x_hat, as DDIM and every posterior do there;
-  an integrator in log-SNR would have an infinite distance to go. So in one step
-  all samplers are DDIM.
+  an integrator in log-SNR would have an infinite distance to go. In one step,
+  all samplers are therefore DDIM.
 
   The loop is one compiled function and the number of steps may be traced: one
   compilation then serves every step count.
 
   Args:
     denoise: (z, logsnr) -> x_hat.
-    z_1: (B, H, W, C) float32 standard normal noise; where the grid starts below
-      t = 1, noisy images at its first time.
+    z_1: (B, H, W, C) float32 standard normal noise, or noisy images at the
+      first time of the grid if that is below t = 1.
     schedule: t -> logsnr.
     num_steps: N >= 1, an int or a scalar integer array.
-    sampler: its spelling, such as 'ancestral:gamma=0.3' (the names are in
-      SAMPLERS), or a Sampler.
+    sampler: spelling of a sampler, such as 'ancestral:gamma=0.3' (the names are
+      in SAMPLERS), or a Sampler.
     grid: a name in GRIDS, a function time(index, num_steps), or (N + 1,)
       falling times. Where the last time is not 0, noisy images at that time are
       returned. None takes the grid of the sampler's spelling, such as
@@ -54,8 +54,8 @@ def sample(
     **options: options of the sampler, such as gamma=0.3.
 
   Raises:
-    ValueError: there is no such sampler, option or grid, num_steps < 1, or a
-      sampler that draws noise got neither key nor noise.
+    ValueError: the sampler, an option or the grid is unknown, num_steps < 1, or
+      a sampler that draws noise got neither key nor noise.
   """
   grid = grid_of(sampler) if grid is None else grid
   sampler = make_sampler(sampler, **options)

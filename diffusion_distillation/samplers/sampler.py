@@ -1,4 +1,4 @@
-"""What a sampler is, and one step of the sampling loop as a sampler sees it."""
+"""Defines a sampler, and one step of the sampling loop as a sampler sees it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from diffusion_distillation.core.schedules import logsnr_at
 class Step(NamedTuple):
   """A step from time t to time s < t; its properties are (B,) arrays.
 
-  Properties are computed where a sampler asks for them, so that a sampler pays
-  for nothing it does not use.
+  Properties are computed when a sampler asks for them, so that it does not pay
+  for what it does not use.
   """
 
   denoise: Callable  # (z, logsnr) -> x_hat, for another network evaluation
@@ -70,8 +70,8 @@ class Sampler:
     step: (z_t, x_hat, step, memory) -> (z_s, memory), where x_hat is the
       prediction at z_t. It is not called for a step that ends at data: there
       the loop returns x_hat.
-    order: of convergence in 1 / num_steps: to the probability-flow ODE between
-      two noise levels or, where noise is drawn, to the distribution of the
+    order: order of convergence in 1 / num_steps, to the probability-flow ODE
+      between two noise levels or, if noise is drawn, to the distribution of the
       data. At both ends of the noise range a single step spans many units of
       log-SNR, however short it is in t, so an order above 1 in log-SNR does not
       hold for the whole range.

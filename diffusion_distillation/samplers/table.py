@@ -1,4 +1,4 @@
-"""The table of samplers, and how one is spelled together with its options.
+"""The table of samplers, and the spelling of a sampler with its options.
 
 The spelling is the same in flags, configs, checkpoint cards and reports: a name
 in SAMPLERS, and after a colon the options, `ancestral:gamma=0.3`. Every sampler
@@ -13,7 +13,7 @@ from diffusion_distillation.samplers.ddim import ancestral, ddim, stochastic
 from diffusion_distillation.samplers.ode import euler, euler_t, heun, rk4
 from diffusion_distillation.samplers.sampler import Sampler
 
-# name -> factory of a Sampler, whose keyword arguments are the options. Where a
+# name -> factory of a Sampler, whose keyword arguments are the options. If a
 # default is None, an annotation such as float | None gives the option's type.
 SAMPLERS = {
   'ddim': ddim,
@@ -24,7 +24,7 @@ SAMPLERS = {
   'heun': heun,
   'rk4': rk4,
 }
-# The option that every sampler has besides its own.
+# The option that every sampler has in addition to its own.
 _GRID = inspect.Parameter(
   'grid', inspect.Parameter.KEYWORD_ONLY, default='uniform'
 )
@@ -34,13 +34,13 @@ def make_sampler(sampler, **options):
   """Returns a Sampler.
 
   Args:
-    sampler: its spelling, such as 'ddim' or 'ancestral:gamma=0.3'; a Sampler is
-      returned as it is.
-    **options: further options of the sampler. The time grid is `sample`'s, and
+    sampler: spelling of a sampler, such as 'ddim' or 'ancestral:gamma=0.3'; a
+      Sampler is returned unchanged.
+    **options: further options of the sampler. `sample` applies the time grid;
       only its name is checked here.
 
   Raises:
-    ValueError: there is no such sampler or option, or a value makes no sense.
+    ValueError: the sampler or an option is unknown, or a value is not valid.
   """
   if isinstance(sampler, Sampler) and not options:
     return sampler
@@ -55,8 +55,8 @@ def parse(spelling):
   """Returns the name and the options, a dict, of a sampler's spelling.
 
   Raises:
-    ValueError: there is no such sampler or option, or a value has another type
-      than the option.
+    ValueError: the sampler or an option is unknown, or a value does not have
+      the type of its option.
   """
   name, _, rest = str(spelling).partition(':')
   if name not in SAMPLERS:
@@ -74,13 +74,13 @@ def parse(spelling):
 
 
 def canonical(spelling):
-  """Returns the one spelling of a sampler that all its spellings have.
+  """Returns the canonical spelling of a sampler.
 
-  Options are in the order of the factory's signature, the grid last, and left
-  out where they have their default.
+  Options are in the order of the factory's signature, with the grid last, and
+  are left out if they have their default.
 
   Raises:
-    ValueError: as `parse`, or the factory refuses a value.
+    ValueError: as in `parse`, or the factory does not accept a value.
   """
   name, options = parse(spelling)
   make_sampler(name, **options)
@@ -96,10 +96,10 @@ def grid_of(sampler):
   """Returns the time grid that a sampler's spelling names.
 
   Args:
-    sampler: its spelling, or a Sampler, which names none.
+    sampler: spelling of a sampler, or a Sampler, which names no grid.
 
   Raises:
-    ValueError: as `parse`.
+    ValueError: as in `parse`.
   """
   options = {} if isinstance(sampler, Sampler) else parse(sampler)[1]
   return options.get('grid', _GRID.default)

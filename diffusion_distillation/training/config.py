@@ -1,4 +1,4 @@
-"""What a config means: its trainings, and whether it makes sense."""
+"""Interprets a config: its trainings, and checks of its values."""
 
 import contextlib
 import copy
@@ -26,8 +26,8 @@ class Training:
   Attributes:
     objective: an Objective.
     config: the config of these rounds.
-    step_name: of the compiled step, 'train_step' or 'distill_step'.
-    is_teacher: whether it is the teacher's, which starts from random
+    step_name: name of the compiled step, 'train_step' or 'distill_step'.
+    is_teacher: whether this trains the teacher, which starts from random
       parameters.
   """
 
@@ -46,12 +46,12 @@ def has_students(config):
 
 
 def teacher_config(config):
-  """Returns the config by which the teacher of a run is trained.
+  """Returns the config that the teacher of a run is trained with.
 
-  It is the config without students, changed by what its section `teacher` sets.
+  It is the config without students, with the values of its section `teacher`.
   """
   teacher = copy.deepcopy(config)
-  # Without types, so that a dropout of 0 can be that of 0.1.
+  # Types are ignored, so that a dropout of 0 can become 0.1.
   with teacher.unlocked(), teacher.ignore_type():
     _update(teacher, config.teacher)
     teacher.distillation.objective = None
@@ -70,11 +70,10 @@ def _update(config, changes):
 def trainings(config):
   """Returns the Trainings of a run, in order; the teacher's comes first.
 
-  There is none for a teacher that was trained elsewhere.
+  A teacher that was trained elsewhere has no Training.
 
   Raises:
-    ValueError: an objective is unknown, or its part of the config makes no
-      sense.
+    ValueError: an objective is unknown, or its part of the config is not valid.
   """
   found = []
   students = has_students(config)
@@ -92,7 +91,7 @@ def rounds(config):
   """Returns the Rounds of a run, in order.
 
   Raises:
-    ValueError: as `trainings`.
+    ValueError: as in `trainings`.
   """
   return [
     r for training in trainings(config) for r in training.objective.rounds
@@ -102,7 +101,7 @@ def rounds(config):
 def teacher_num_steps(config):
   """Returns the sampling steps of the teacher that students begin with.
 
-  For a teacher without students these are the steps it is sampled with.
+  For a teacher without students, these are its default sampling steps.
   """
   if has_students(config):
     return config.distillation.start_num_steps
@@ -110,14 +109,14 @@ def teacher_num_steps(config):
 
 
 def check(config, open_data=False):
-  """Returns the Dataset and the Denoiser of a config that makes sense.
+  """Checks a config, and returns its Dataset and its Denoiser.
 
   Args:
-    config: of a run.
-    open_data: whether the data set must be there.
+    config: config of a run.
+    open_data: whether the data set must be present.
 
   Raises:
-    UserError: it does not make sense, in one line that names the key.
+    UserError: the config is not valid; the message names the key.
   """
   with _naming_the_config():
     dataset = load_dataset(config.dataset.name, config.dataset.args)
@@ -130,7 +129,7 @@ def check(config, open_data=False):
   def build(model):
     return build_denoiser(model, dataset.image_shape, dataset.num_classes)
 
-  # The students first: they share their keys with the teacher.
+  # Students are checked first, since the teacher shares their keys.
   for training in reversed(found):
     in_teacher = has_students(config) and training.is_teacher
     with _naming_the_config(' in the section `teacher`' if in_teacher else ''):
@@ -158,13 +157,13 @@ def _check_training(training):
   for each in training.objective.rounds:
     if training.is_teacher and each.parent is not None:
       raise ValueError(
-        f'objective={each.objective!r} is one of students; set '
-        'distillation.objective to it'
+        f'objective={each.objective!r} is an objective of students; set it as '
+        'distillation.objective'
       )
     if not training.is_teacher and each.parent is None:
       raise ValueError(
-        f'distillation.objective={each.objective!r} is one of teachers; set '
-        'objective to it'
+        f'distillation.objective={each.objective!r} is an objective of '
+        'teachers; set it as objective'
       )
 
 
@@ -192,7 +191,7 @@ _BOUNDS = {
   'eval.batch_size': (1, 2**20),
   'eval.max_num_steps': (1, MAX_NUM_STEPS),
 }
-# Those that may be None.
+# Numbers that may be None.
 _OPTIONAL = (
   'train.num_updates',
   'train.learning_rate_anneal_steps',
@@ -213,7 +212,7 @@ def check_numbers(config):
     value = section.get(name)
     if value is None and (key in _OPTIONAL or name not in section):
       continue
-    # Written so that nan is refused, too.
+    # The condition is written so that it also refuses nan.
     if not (value is not None and low <= value <= (high or math.inf)):
       limit = f'at least {low}' if high is None else f'{low} to {high}'
       raise ValueError(f'{key} must be {limit}, got {value}')
@@ -228,7 +227,7 @@ _KEYS_OF_TEACHERS = {
 
 
 def _check_keys_of_teachers(config):
-  """Raises ValueError where they are set for students, or for no teacher."""
+  """Raises ValueError if students have such a key, or a teacher lacks one."""
   path = config.distillation.teacher_checkpoint_path
   teacher = teacher_config(config)
   for key, instead in _KEYS_OF_TEACHERS.items():
@@ -238,7 +237,7 @@ def _check_keys_of_teachers(config):
         raise ValueError(f'{key} is not set')
     elif config[section][name] is not None:
       raise ValueError(
-        f'{key} means nothing for students; set teacher.{key}{instead}'
+        f'{key} does not apply to students; set teacher.{key}{instead}'
       )
     elif path is None and teacher[section][name] is None:
       raise ValueError(
@@ -248,7 +247,7 @@ def _check_keys_of_teachers(config):
 
 
 def _check_schedules(model):
-  """Raises ValueError where a noise schedule or one of its keys is wrong."""
+  """Raises ValueError if a noise schedule or one of its keys is wrong."""
   get_schedule = schedules.get_logsnr_schedule
   for name in ('train_logsnr_schedule', 'eval_logsnr_schedule'):
     check_arguments(get_schedule, model[name], f'model.{name}.')

@@ -17,20 +17,20 @@ from diffusion_distillation.training import metrics
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """The training of one round, and all that it reads and writes.
+  """The training of one round, and everything that it reads and writes.
 
   Attributes:
-    name: of its folder in the run folder: 'teacher', 'student_00032'.
-    step_name: of the compiled step, to count its compilations.
+    name: name of its folder in the run folder, such as 'student_00032'.
+    step_name: name of the compiled step, to count its compilations.
     start: () -> the TrainState before the first update, on all devices.
-    template: the TrainState of one device as ShapeDtypeStructs.
+    template: the TrainState of one device, as ShapeDtypeStructs.
     num_updates: length of the training.
     update: (state, batches) -> (state, metrics), compiled for all devices.
-    batches: (start=number of a batch) -> iterator of batches from there on.
-    train: its config.train.
+    batches: (start=number of a batch) -> iterator of batches from that one on.
+    train: config.train of the round.
     checkpoints: a CheckpointFolder.
     card: the Card of its weights, without the number of updates.
-    saver: a Saver, which may still be saving the round before.
+    saver: a Saver, which may still be saving the previous round.
     log: a RunLog.
     evaluate: (weights, card, name, updates made) -> metrics, called every
       `train.eval_every_steps` updates.
@@ -56,10 +56,10 @@ class Stage:
 def train_stage(stage):
   """Returns the weights after all updates of a Stage, on all devices.
 
-  It continues from the newest good checkpoint, if there is one, and saves every
-  `train.checkpoint_every_secs`, when it is asked to stop, and at the end. The
-  result and the log are the same whether it was interrupted or not. The last
-  checkpoint may still be being written on return: see `Stage.saver`.
+  Training continues from the newest good checkpoint, if there is one, and saves
+  every `train.checkpoint_every_secs`, when it is asked to stop, and at the end.
+  The result and the log are the same whether it was interrupted or not. On
+  return, the last checkpoint may still be being written: see `Stage.saver`.
 
   Args:
     stage: a Stage.
@@ -105,7 +105,7 @@ def _restore(stage):
     return None
   card = dataclasses.replace(stage.card, **found['numbers'])
   template = stage.template
-  if card.updates >= stage.num_updates:  # finished: the weights alone
+  if card.updates >= stage.num_updates:  # finished: it has weights only
     params = template.params if template.ema_params is None else None
     template = template.replace(params=params, opt_state=None)
   state = jax.tree.unflatten(jax.tree.structure(template), found['leaves'])
@@ -142,8 +142,8 @@ class _Loop:
         self._evaluate()
       with _enough_memory(stage.name):
         self._update(batches, min(per_call, stage.num_updates - self.step))
-        # Not before the first update, which compiles: a signal that comes
-        # earlier ends the process at once, since nothing is lost.
+        # Signals are caught only after the first update, which compiles: an
+        # earlier one ends the process at once, since nothing is lost.
         stage.stop.arm()
         last = self.step == stage.num_updates
         stop = processes.agree_to_stop(stage.stop.requested, last=last)
@@ -159,7 +159,7 @@ class _Loop:
     return Stopped(f'{self._stage.name} at update {self.step}')
 
   def _crossed(self, interval, count):
-    """Returns whether the last `count` updates crossed a multiple of it."""
+    """Returns whether `count` updates crossed a multiple of `interval`."""
     before = max(self.step - count, 0)
     return interval is not None and before // interval < self.step // interval
 
@@ -172,7 +172,7 @@ class _Loop:
   def _update(self, batches, count):
     """Makes `count` updates, and stays at most two calls ahead of the devices.
 
-    Meanwhile the next batch is read and sent to them.
+    The next batch is read and sent to the devices while they compute.
     """
     try:
       taken = [next(batches) for _ in range(count)]
@@ -187,7 +187,7 @@ class _Loop:
     self.step += count
 
   def _evaluate(self):
-    """Evaluates the weights as they are now.
+    """Evaluates the current weights.
 
     The state is saved first, so that a signal during the evaluation, which may
     take long, ends the process at once and loses nothing.
@@ -218,7 +218,7 @@ class _Loop:
     )
 
   def _save(self):
-    """Starts saving the state as it is now; training continues meanwhile."""
+    """Starts to save the current state while training continues."""
     if self.step == self.saved_step or not processes.is_main():
       return
     now = time.monotonic()
@@ -236,10 +236,10 @@ class _Loop:
 
 @contextlib.contextmanager
 def _enough_memory(name):
-  """Reports an error of the devices about memory as one line.
+  """Reports that the memory of the devices is full as one line.
 
   Raises:
-    UserError: their memory is full.
+    UserError: the block ran out of memory.
   """
   try:
     yield
@@ -257,8 +257,8 @@ def _write(stage, step, state, unlogged, progress):
   """Writes a checkpoint; runs in the thread of the saver.
 
   Raises:
-    DivergedError: it is not worth saving. The loss is computed before the
-      update, so the last update shows in the weights alone.
+    DivergedError: a loss or a weight is not finite. The loss is computed before
+      the update, so the effect of the last update shows in the weights only.
   """
   state, values = devices.to_host(state), metrics.fetch(unlogged)
   if wrong := metrics.not_finite(values, step):

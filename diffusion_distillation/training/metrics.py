@@ -1,4 +1,4 @@
-"""Metrics of updates, on their way from the devices to the log."""
+"""Metrics of updates: fetched from the devices, checked and stored."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ def fetch(calls):
   """Returns the metrics of some calls as host arrays, name -> (updates,).
 
   Args:
-    calls: list of what a compiled step gave, name -> (devices, updates).
+    calls: list of the metrics of compiled calls, name -> (devices, updates).
   """
   host = [jax.tree.map(lambda m: np.asarray(m)[0], call) for call in calls]
   names = host[0] if host else ()
@@ -16,21 +16,21 @@ def fetch(calls):
 
 
 def to_json(metrics):
-  """Returns host arrays of metrics as JSON values, to the last bit."""
+  """Returns host arrays of metrics as JSON values, without rounding."""
   return {name: values.tolist() for name, values in metrics.items()}
 
 
 def from_json(values):
-  """Returns the list of calls that `fetch` makes the same metrics of."""
+  """Returns a list of calls from which `fetch` makes the same metrics."""
   arrays = {k: np.array([v], np.float32) for k, v in (values or {}).items()}
   return [arrays] if arrays else []
 
 
 def not_finite(metrics, step):
-  """Returns what is wrong with the first update that is, or None.
+  """Returns a text about the first update that is not finite, or None.
 
   Args:
-    metrics: host arrays, of the updates up to number `step`.
+    metrics: host arrays for the updates up to number `step`.
     step: updates made.
   """
   if not metrics:

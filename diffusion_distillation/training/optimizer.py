@@ -16,8 +16,8 @@ def make_optimizer(train):
   """Returns the optax transformation from gradients to a descent direction.
 
   It clips by global norm, applies the optimizer, and then adds decoupled weight
-  decay: with the rate of `learning_rate`, Adam, or AdamW where the weight decay
-  is not 0.
+  decay. Multiplied by `learning_rate`, this is Adam, or AdamW if the weight
+  decay is not 0.
 
   Args:
     train: config.train.
@@ -45,10 +45,10 @@ def make_optimizer(train):
 def learning_rate(train, step, num_updates):
   """Returns the learning rate of update number `step` (from 0), float32.
 
-  A linear warm-up over `learning_rate_warmup_steps` updates, multiplied, where
-  the annealing is 'linear', by a line from 1 to 0 over
-  `learning_rate_anneal_steps` updates, or over this whole training where that
-  is None.
+  It rises linearly over `learning_rate_warmup_steps` updates. If the annealing
+  is 'linear', it is multiplied by a line from 1 to 0 over
+  `learning_rate_anneal_steps` updates, or over this whole training if that is
+  None.
 
   Args:
     train: config.train.
@@ -76,7 +76,7 @@ def update_ema(ema_params, params, step, decay):
 
   Args:
     ema_params: the average so far; the initial parameters in update 0.
-    params: after the update.
+    params: the parameters after the update.
     step: int32 array, the number of the update, from 0.
     decay: float, the decay after the warm-up.
   """

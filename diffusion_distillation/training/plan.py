@@ -1,4 +1,4 @@
-"""What a config will cost, before anything runs."""
+"""Counts what a config will cost, before anything runs."""
 
 import dataclasses
 import functools
@@ -11,20 +11,20 @@ from diffusion_distillation.training.config import trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
 
-# Of the forward pass, for the student's forward and backward pass together.
+# Cost of a student's forward and backward pass, in forward passes.
 _GRADIENT_PASSES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class RoundCost:
-  """What one round costs.
+  """The cost of one round.
 
   Attributes:
-    name: of the round.
-    num_updates: its updates.
+    name: name of the round.
+    num_updates: number of updates.
     num_images: training images that it sees.
-    flops_per_update: by XLA's count for one forward pass.
-    checkpoint_bytes: of a checkpoint's arrays, before compression.
+    flops_per_update: FLOPs of an update, from XLA's count for one forward pass.
+    checkpoint_bytes: bytes of a checkpoint's arrays, before compression.
   """
 
   name: str
@@ -43,9 +43,10 @@ class RoundCost:
 def forward_flops(denoiser):
   """Returns the FLOPs of one evaluation of one image, by XLA's count.
 
-  In float32, since fused attention, used with other types, is not counted.
+  They are counted in float32, since XLA does not count the fused attention that
+  other types use.
   """
-  # Cached, since lowering a large network takes seconds.
+  # The result is cached, since lowering a large network takes seconds.
   network = denoiser.network.clone(dtype='float32')
   denoiser = dataclasses.replace(denoiser, network=network)
   z = jax.ShapeDtypeStruct((1, *denoiser.image_shape), jnp.float32)
@@ -68,8 +69,8 @@ def round_costs(config, denoiser):
   """Returns the RoundCost of each round; computes nothing.
 
   Args:
-    config: checked.
-    denoiser: its Denoiser.
+    config: a checked config.
+    denoiser: Denoiser of the config.
   """
   forward, costs = forward_flops(denoiser), []
   for training in trainings(config):
@@ -105,8 +106,8 @@ def plan(config, denoiser):
   """Returns the rounds of a run and their costs as a text table.
 
   Args:
-    config: checked.
-    denoiser: its Denoiser.
+    config: a checked config.
+    denoiser: Denoiser of the config.
   """
   costs = round_costs(config, denoiser)
   params, forward = num_parameters(denoiser), forward_flops(denoiser)

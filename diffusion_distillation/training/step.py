@@ -18,11 +18,11 @@ def make_step(name, objective, denoiser, optimizer, train):
   of an objective.
 
   Args:
-    name: of the function, by which its compilations are counted: 'train_step'
-      for a teacher, 'distill_step' for students.
+    name: name of the function, under which its compilations are counted:
+      'train_step' for a teacher, 'distill_step' for students.
     objective: an Objective.
     denoiser: the Denoiser of student and teacher.
-    optimizer: from `make_optimizer(train)`.
+    optimizer: result of `make_optimizer(train)`.
     train: config.train.
   """
 
@@ -42,8 +42,8 @@ def make_step(name, objective, denoiser, optimizer, train):
     def loss_fn(params, examples):
       batch, (time_keys, noise_keys, dropout_keys) = examples
       condition = {k: v for k, v in batch.items() if k != 'image'}
-      # No gradient reaches the teacher or the average: they are no functions of
-      # `params`.
+      # No gradient reaches the teacher or the average, since they do not depend
+      # on `params`.
       teacher = None
       if teacher_params is not None:
         teacher = denoiser.bind(teacher_params, condition)
@@ -82,9 +82,9 @@ def example_keys(key, step, num_examples):
   that a run does not depend on the number of devices.
 
   Args:
-    key: of this training.
+    key: random key of this training.
     step: updates made.
-    num_examples: B, of this replica.
+    num_examples: B, the number of examples of this replica.
 
   Returns:
     Keys for times, for noise and for dropout.
@@ -116,7 +116,7 @@ def mean_gradient(loss_fn, params, examples, parts):
 
   split = jax.tree.map(lambda e: e.reshape(parts, -1, *e.shape[1:]), examples)
   zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
-  # No loop on CPU, see `devices.compile_step`.
+  # On CPU the loop is unrolled; see `devices.compile_step`.
   unroll = parts if jax.default_backend() == 'cpu' else 1
   total, _ = jax.lax.scan(add, zeros, split, unroll=unroll)
   return jax.tree.map(lambda t: t / parts, total)
@@ -128,8 +128,8 @@ def gradient_update(state, loss_fn, examples, *, optimizer, train):
   Args:
     state: a TrainState.
     loss_fn: (params, examples) -> scalar, the mean over these examples.
-    examples: of this replica, a pytree whose leaves have a leading axis B.
-    optimizer: from `make_optimizer(train)`.
+    examples: pytree of this replica's examples, with a leading axis B.
+    optimizer: result of `make_optimizer(train)`.
     train: config.train.
   """
   loss, grads = mean_gradient(loss_fn, state.params, examples, train.accumulate)

@@ -37,11 +37,11 @@ class Trainer:
   """All trainings of a run, and what they share.
 
   Attributes:
-    config: of the run, checked.
-    dataset: its Dataset.
-    workdir: the run folder, absolute.
-    teacher: the Checkpoint to distill; None trains the teacher first. Of
-      several processes, 0 alone has it.
+    config: checked config of the run.
+    dataset: Dataset of the config.
+    workdir: absolute path of the run folder.
+    teacher: the Checkpoint to distill; None trains the teacher first. If there
+      are several processes, only process 0 has it.
     log: a RunLog.
     evaluate: (weights, card, name of the round, updates made) -> metrics, for
       `train.eval_every_steps`.
@@ -60,23 +60,23 @@ class Trainer:
   saver: Saver = dataclasses.field(default_factory=Saver)
 
   def check(self):
-    """Checks that the checkpoints in the run folder are this config's.
+    """Checks that the checkpoints in the run folder fit this config.
 
     Raises:
-      UserError: a round is missing, though another was distilled from it; it
-        has another length than when that one began, or more updates than the
-        config asks for; or the data set has other classes than the run had.
+      UserError: a round is missing although another was distilled from it; the
+        length of such a round has changed since then; a round has more updates
+        than the config asks for; or the number of classes has changed.
     """
     if not processes.is_main():
       return
-    followers = {}  # name of a round -> of one that was distilled from it
-    # This finds also rounds that the config leaves out, after a change of
+    followers = {}  # name of a round -> name of one that was distilled from it
+    # This also finds rounds that the config leaves out after a change of
     # `distillation.end_num_steps`.
     for folder in sorted(self.workdir.glob('*/checkpoints')):
       card = CheckpointFolder(folder).newest_card()
       self._check_classes(card, folder.parent)
       if card is not None and card.parent is not None:
-        # The name alone, since a run folder may be moved.
+        # Only the name is compared, since a run folder may be moved.
         followers[pathlib.PurePath(card.parent).name] = folder.parent.name
     for each in rounds(self.config):
       later = followers.get(each.name)
@@ -95,11 +95,11 @@ class Trainer:
 
     Raises:
       Stopped: the process was asked to stop; everything is saved.
-      UserError: as `loop.train_stage`; or the teacher was trained elsewhere,
-        is gone, and needed.
+      UserError: as in `loop.train_stage`; or a teacher that was trained
+        elsewhere is needed, and gone.
     """
     every = rounds(self.config)
-    parents = [each.parent for each in every]  # of those still to come
+    parents = [each.parent for each in every]  # parents of the rounds to come
     done = {'teacher': self._outside_teacher()}  # round -> weights on devices
     with self.saver:
       for training in trainings(self.config):
@@ -114,7 +114,7 @@ class Trainer:
       raise signals.Stopped('after the last update')
 
   def _check_classes(self, card, folder):
-    """Raises UserError where the data set has other classes than a card."""
+    """Raises UserError if the number of classes differs from that of a card."""
     classes = self.dataset.num_classes
     if card is not None and card.num_classes != classes:
       raise UserError(
@@ -162,11 +162,11 @@ class Trainer:
     """Returns the Stage of one Round, which starts from its parent's weights.
 
     Args:
-      training: the Training that the round is of.
-      compiled: what `_compile` returns for it.
+      training: the Training that has the round.
+      compiled: what `_compile` returns for the Training.
       each: the Round.
-      numbers: what `_numbers` returns for it.
-      weights: of its parent, on all devices; None without a parent.
+      numbers: what `_numbers` returns for the Round.
+      weights: weights of its parent, on all devices; None without a parent.
     """
     config, train = training.config, training.config.train
     key = _round_key(config.seed, numbers)
@@ -243,7 +243,7 @@ class Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class _Compiled:
-  """See `Trainer._compile`."""
+  """The compiled functions of a Training; see `Trainer._compile`."""
 
   step: Callable
   begin: Callable
@@ -251,7 +251,7 @@ class _Compiled:
 
 
 def _warn_of_short_training(each, train):
-  """Prints a warning where an EMA has no time to reach its decay."""
+  """Prints a warning if a training is too short for its EMA decay."""
   horizon = round(1 / (1 - train.ema_decay))
   if each.num_updates < horizon and processes.is_main():
     print(
@@ -268,12 +268,12 @@ def _check_length(each, card, later):
 
   Args:
     each: the Round.
-    card: of its newest checkpoint, or None.
+    card: Card of its newest checkpoint, or None.
     later: name of a round that was distilled from it, or None.
 
   Raises:
-    UserError: there are too many; or the training is to be longer than it was
-      when `later` began.
+    UserError: there are too many updates, or the length of the training has
+      changed since `later` began.
   """
   if card is None:
     return
@@ -285,15 +285,16 @@ def _check_length(each, card, later):
     )
   if later and card.num_updates != each.num_updates:
     raise UserError(
-      f'{later} began from {each.name} after {card.num_updates} updates, which '
-      f'can no longer become {each.num_updates}; choose another --workdir'
+      f'{later} was distilled from {each.name} after {card.num_updates} '
+      f'updates, which cannot become {each.num_updates}; choose another '
+      '--workdir'
     )
 
 
 def _numbers(each, every):
-  """Returns what tells the randomness of a Round from that of all others.
+  """Returns numbers that make the randomness of a Round its own.
 
-  These are its step count, 0 for a teacher, and the number of rounds before
+  These are its step count, or 0 for a teacher, and the number of earlier rounds
   with the same count, if there are any.
   """
   counts = [0 if r.parent is None else r.num_steps for r in every]

@@ -198,7 +198,7 @@ def test_what_is_wrong_in_the_teacher_alone_is_said_to_be(config):
 )
 def test_what_only_a_teacher_has(config, key, remedy):
   set_key(config, key, 9)
-  assert f'{key} means nothing for students; set {remedy}' in refusal(config)
+  assert f'{key} does not apply to students; set {remedy}' in refusal(config)
   teacher = config_file.load('digits_base')
   set_key(teacher, key, 9)
   check(teacher)

@@ -281,7 +281,7 @@ def test_a_data_set_with_other_classes_is_refused_by_their_number(copy):
 def test_a_round_keeps_its_length_once_another_began_from_it(copy):
   for number in (4, 2):
     config = ladder({**LENGTHS, number: LENGTHS[number] + 1})
-    with pytest.raises(UserError, match=f'began from student_{number:05} afte'):
+    with pytest.raises(UserError, match=f'distilled from student_{number:05}'):
       train(config, copy)
   with pytest.raises(UserError, match='had 2 updates, more than the 1 of'):
     train(ladder({**LENGTHS, 4: 1}), copy)
@@ -292,7 +292,7 @@ def test_a_round_keeps_its_length_once_another_began_from_it(copy):
 
 
 def test_a_round_that_the_config_leaves_out_has_begun_all_the_same(copy):
-  with pytest.raises(UserError, match='student_00001 began from student_00002'):
+  with pytest.raises(UserError, match='was distilled from student_00002'):
     train(ladder({4: 2, 2: 4}), copy)
   shutil.rmtree(copy / 'student_00002')
   with pytest.raises(UserError, match='student_00001 was distilled from it'):
