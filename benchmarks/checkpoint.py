@@ -1,7 +1,7 @@
 """The cost of saving the paper's CIFAR-10 teacher in the real training loop.
 
 60.0M parameters, their average and Adam's two moments are 960 MB. They are
-random numbers, since constants would be compressed away. In place of an update
+random numbers, since constants would be compressed away. Instead of an update,
 the loop calls a function that sleeps and counts. What the loop does between two
 calls is therefore its own time, and where a save begins, the excess over the
 usual time is the stall. The goal is at most 100 ms.
@@ -69,15 +69,15 @@ def _row(config, dataset):
 
 
 def _saves(clock):
-  """Returns for each save how long it stalled the loop, and took in all.
+  """Returns how long each save stalled the loop, and how long it took in all.
 
-  The last save is left out, because the loop has nothing to do beside it.
+  The last save is left out, because the loop has nothing left to do during it.
 
   Args:
     clock: Clock of the training of a teacher.
   """
   ends = np.array(clock.calls['train_step'])
-  # Waiting for the next batch is the first thing that the loop does for a call.
+  # To wait for the next batch is the first thing that the loop does for a call.
   begins = np.array([begin for begin, _ in clock.waits])
   own = begins[np.searchsorted(begins, ends[:-1])] - ends[:-1]
   usual = np.median(own)

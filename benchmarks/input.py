@@ -1,8 +1,8 @@
 """Images per second that the input pipeline gives, and that training takes.
 
-Also measured is the part of its time that training waits for input: in the real
-loop, from asking for a batch until it is in place for the call. The goal is at
-most 2 %.
+The suite also measures the fraction of its time that training waits for input:
+in the real loop, from asking for a batch until it is in place for the call. The
+goal is at most 2 %.
 """
 
 import io
@@ -21,10 +21,10 @@ from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.runtime import devices
 
 _REPEATS = 7
-_LOOP = 200  # updates in the loop that are measured, after as many others
+_LOOP = 200  # updates that are measured, after as many that are not
 _PAPER = ('cifar10', 'imagenet64', 'lsun_bedroom128')
-_PASSES = 3  # of an update of a teacher, in forward passes
-# An estimate: 40 % of the 989 TFLOP/s that an H200 has in bfloat16.
+_PASSES = 3  # cost of an update of a teacher, in forward passes
+# This is an estimate: 40 % of the 989 TFLOP/s of an H200 in bfloat16.
 _ASSUMED_TFLOP_PER_S = 400
 
 
@@ -85,7 +85,7 @@ def _write_jpegs(folder):
 def _given(dataset, batch_size):
   """Returns the images per second of a data set's batches, a median."""
   iterator = batches(dataset, batch_size=batch_size, seed=0)
-  # More than what is read ahead.
+  # This is more than the pipeline reads ahead.
   count = max(1, 400 // batch_size) if dataset.name == 'folder' else 100
   seconds = []
   for _ in range(1 + _REPEATS):
@@ -107,7 +107,7 @@ def _taken(measured):
 
 
 def _in_the_loop(measured):
-  """Returns the row of what the loop takes, and how long it waits for it."""
+  """Returns the row of what the loop takes, and how long it waits for input."""
   config = measured.config
   config.train.num_updates = 2 * _LOOP
   marks = _LOOP - 1, 2 * _LOOP - 1

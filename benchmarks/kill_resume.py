@@ -1,4 +1,4 @@
-"""Interrupts runs again and again, and compares what they compute in the end.
+"""Interrupts runs many times, and compares what they compute in the end.
 
 python -m benchmarks.kill_resume [--kills=30] [--signal=KILL|TERM|INT]
 
@@ -26,8 +26,8 @@ import orbax.checkpoint as ocp
 from diffusion_distillation.runtime import files, log, signals
 
 ROOT = pathlib.Path(__file__).parents[1]
-# About half a minute with everything that a run does, and checkpoints as often
-# as the disk allows.
+# A run of about half a minute that does everything that a run can do, with
+# checkpoints as often as the disk allows.
 SETTINGS = (
   '--config=configs/digits_distill.py',
   '--config.model.args.ch=8',
@@ -70,9 +70,9 @@ def finish(process, delay=None, number=signal.SIGKILL):
   """Returns the last line that a process writes, and its exit status.
 
   Args:
-    process: from `start`.
+    process: result of `start`.
     delay: seconds after which the signal is sent, unless the process has ended
-      before; None sends none.
+      before; None sends no signal.
     number: the signal.
   """
   try:
@@ -105,14 +105,14 @@ def arrays(workdir):
 
 
 def differences(want, got):
-  """Returns the names of what differs between two results of `arrays`."""
+  """Returns the names of the arrays that differ between two results."""
   return sorted(
     name for name in want.keys() | got.keys() if want.get(name) != got.get(name)
   )
 
 
 def _interrupted(workdir, delays, number):
-  """Runs to the end, and is killed on the way; yields once for each kill.
+  """Runs to the end with interruptions, and yields once for each of them.
 
   Args:
     workdir: path of the run folder.
@@ -122,8 +122,8 @@ def _interrupted(workdir, delays, number):
   Yields:
     (delay, seconds from the signal to the end, exit status, last line).
   """
-  # SIGTERM and SIGINT end the training loop with a status of its own, once it
-  # has saved, and the process itself anywhere else.
+  # SIGTERM and SIGINT end the training loop with a special status once it has
+  # saved, and anywhere else they end the process directly.
   expected = {0, -number}
   if number != signal.SIGKILL:
     expected.add(signals.STATUS)
@@ -144,7 +144,7 @@ def _options():
     '--signal', choices=('KILL', 'TERM', 'INT'), default='KILL'
   )
   parser.add_argument(
-    '--seed', type=int, default=0, help='seed of the moments of the kills'
+    '--seed', type=int, default=0, help='seed of the times of the kills'
   )
   return parser.parse_args()
 

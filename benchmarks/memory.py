@@ -1,10 +1,10 @@
 """Memory of a device in training, counted from shapes: nothing runs.
 
-What is counted: the state (parameters, moments, average), the teacher, and the
-gradient; and for each image of the batch the residuals of the network's
+The count includes the state (parameters, moments, average), the teacher and the
+gradient; and, for each image of the batch, the residuals of the network's
 vector-Jacobian product, which the forward pass keeps for the backward pass. XLA
-keeps less where it fuses operations, and needs working memory besides. Of the
-teacher's and the students' training, the larger one is reported.
+keeps less where it fuses operations, and also needs working memory. The larger
+of the teacher's and the students' training is reported.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _SPARE = 0.1  # part of a device that is left for what is not counted
 
 
 def rows(subject):
-  """Returns what a device holds, and how many images fit beside it.
+  """Returns the memory of a training, and how many images fit on a device.
 
   Args:
     subject: a Subject whose network is a U-Net.
@@ -86,7 +86,7 @@ def image_bytes(denoiser):
   Args:
     denoiser: a Denoiser.
   """
-  # The difference leaves out what does not grow with the batch.
+  # The difference of two batch sizes leaves out what does not grow with them.
   one, two = (_of_network(denoiser, size) for size in (1, 2))
   if not denoiser.network.remat:
     return two - one

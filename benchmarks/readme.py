@@ -3,11 +3,11 @@
 python -m benchmarks.readme [--digits=runs/digits]
   [--integrators=runs/integrators]
 
-A generated text stands between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
+A generated text is between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 Results come from docs/results/NAME/report.json, costs from the configs as
 --mode=plan counts them, and properties of samplers from their table. A flag
-first replaces that report.json by that of a finished run, and draws the
-pictures of it. tests/test_docs.py checks that nothing is out of date.
+first replaces that report.json with the one of a finished run, and draws its
+pictures. tests/test_docs.py checks that nothing is out of date.
 """
 
 import argparse
@@ -120,14 +120,14 @@ def digits_by_sampler():
 
 
 def integrators():
-  """Returns those of configs/digits_integrators.py, beside their NFE."""
+  """Returns the distances of configs/digits_integrators.py, and their NFE."""
   return _by_sampler(_read_report('integrators'))
 
 
 def _by_sampler(report):
   """Returns a table of Frechet distances: steps by rows, samplers by columns.
 
-  Where a sampler has another NFE than steps, it stands in brackets.
+  The NFE is in brackets if it differs from the number of steps.
   """
   groups = labels.group(report['rows'])
   counts = sorted({row['num_steps'] for row in report['rows']})
@@ -249,7 +249,7 @@ def grids():
 
 
 def _summary(function):
-  """Returns the first sentence of a docstring, without 'Returns' and stop."""
+  """Returns the first sentence of a docstring without 'Returns' and period."""
   line = inspect.getdoc(function).split('\n\n')[0].replace('\n', ' ')
   return line.removeprefix('Returns ').removesuffix('.')
 
@@ -294,7 +294,7 @@ def publish(name, workdir, x, picture):
   """Copies the report of a finished run to docs/, and draws its curve.
 
   Args:
-    name: of the folder in docs/results.
+    name: name of the folder in docs/results.
     workdir: the run folder.
     x: what the curve is drawn against, 'num_steps' or 'nfe'.
     picture: path of the curve.

@@ -2,9 +2,9 @@
 
 A round ends when its last update is finished. What is lost is the time from
 there to the end of the next round's first update, minus one update. The goals:
-no compilation, and less than 1 % of a round of 500 updates. Reported separately
-is how much slower the updates after that are, while the checkpoint of the round
-is still being written, as after any checkpoint.
+no compilation, and less than 1 % of a round of 500 updates. The suite reports
+separately how much slower the updates after that are, while the checkpoint of
+the round is still being written, as after any checkpoint.
 
 The baseline trains in the same loop with a step like the original's, whose
 teacher and number of sampling steps are constants of the program. Each round
@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import taps
 from diffusion_distillation.runtime import devices
 
-_UPDATES = 40  # of each round here
+_UPDATES = 40  # updates of each round in this suite
 _ROUND = 500  # updates of the round that the lost time is compared with
 
 
@@ -55,7 +55,7 @@ def _row(what, subject, count, replace):
       replace=replace,
     )
   ends = np.reshape(clock.calls['distill_step'], (count, _UPDATES))
-  # In the second half of a round, nothing of the round before is still running.
+  # In the second half of a round, all work of the previous round has ended.
   update = (ends[:, last] - ends[:, middle]) / (last - middle)
   usual = float(np.median(update))
   begins, ends_of_first = ends[:-1, last], ends[1:, first]

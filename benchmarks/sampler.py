@@ -1,9 +1,9 @@
-"""The time of sampling beside that of the network evaluations in it.
+"""Compares the time of sampling with that of its network evaluations.
 
 A run of N DDIM steps, in one compiled function on one device, is compared with
 N calls of the compiled network at the same batch size. The goal is a ratio of
-at most 1.05. Images per second are those of the generator that evaluation uses:
-on all devices, with drawing the noise, rounding, and copying to the host.
+at most 1.05. Images per second are those of the generator that evaluation uses,
+on all devices, including drawing the noise, rounding, and copying to the host.
 """
 
 import statistics
@@ -69,7 +69,7 @@ def _on_one_device(subject, card, batch_size):
 
   Args:
     subject: a Subject.
-    card: Card of the network, whose number of steps is taken.
+    card: Card of the network and of the number of steps.
     batch_size: images of a batch.
   """
   denoiser = card.denoiser()

@@ -1,6 +1,6 @@
-"""How long main.py takes to answer, and to make its first update.
+"""Measures how long main.py takes to answer, and to make its first update.
 
-Each measurement is a process of its own. The goals: 3 s for --help and wrong
+Each measurement runs in its own process. The goals: 3 s for --help and wrong
 flags; 40 s until the first update on digits, and 15 s with a filled compilation
 cache.
 """

@@ -1,4 +1,4 @@
-"""What the suites measure: a config, its networks, and random images."""
+"""The subject of the suites: a config, its networks, and random images."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from diffusion_distillation.training.plan import forward_flops
 from diffusion_distillation.training.state import create_state
 from diffusion_distillation.training.step import make_step
 
-_NUM_STEPS = 4  # sampling steps of the student; every number costs the same
+_NUM_STEPS = 4  # sampling steps of the student; the cost is the same for all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Subject:
 
     Args:
       training: a Training of the config.
-      batches: from `devices.shard`; every call uses the same ones.
+      batches: result of `devices.shard`; every call uses the same batches.
     """
     train = training.config.train
     optimizer = make_optimizer(train)

@@ -1,4 +1,4 @@
-"""A clock inside the real training loop, which does not know about it."""
+"""Measures times inside the real training loop, which is not changed."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from diffusion_distillation.runtime import devices, signals
 from diffusion_distillation.runtime.log import RunLog
 from diffusion_distillation.training import trainer
 
-_compilations = []  # times at which XLA finished one
+_compilations = []  # times at which XLA finished a compilation
 
 
 def _on_event(event, duration_secs, **labels):
@@ -28,7 +28,7 @@ jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 @dataclasses.dataclass
 class Clock:
-  """When a training did what, in seconds of `time.perf_counter`.
+  """The times of a training, in seconds of `time.perf_counter`.
 
   Attributes:
     calls: name of a compiled step -> times at which its calls returned.
@@ -62,9 +62,9 @@ def train(config, dataset, workdir, *, finished=(), replace=None):
     config: config of a run.
     dataset: its Dataset.
     workdir: path of the run folder.
-    finished: indices of calls, counted for each step from 0, whose results are
-      waited for, so that their times are those of the end of the computation.
-      Otherwise the loop runs ahead of the devices.
+    finished: indices of the calls, counted for each step from 0, that wait for
+      their results, so that their times include the whole computation. After
+      the other calls, the loop runs ahead of the devices.
     replace: (compile_step, step, in_axes) -> the function that the loop calls;
       None: `compile_step(step, in_axes)`.
   """

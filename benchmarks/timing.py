@@ -16,8 +16,8 @@ _FEWEST_TURNS = 5
 def interleaved(functions, profile=None):
   """Returns the seconds that a call of each function takes, turn by turn.
 
-  The functions take turns, A B A B, so that whatever else the machine does, or
-  how warm it is, affects them all alike. In its turn a function is called for
+  The functions take turns, A B A B, so that other work on the machine and its
+  temperature affect all of them alike. In its turn, a function is called for
   about half a second, without waiting for the device between the calls.
 
   Args:
