@@ -244,7 +244,7 @@ def test_memory_of_an_image_is_what_the_gradient_needs():
   assert memory.image_bytes(denoiser) == 64 * (1 + 8 + 8) * 4
 
 
-def test_memory_of_a_device():
+def test_memory_of_a_device_is_counted():
   digits = subject.read('digits_distill')
   digits.config.model.args.update(ch=8, ch_mult=(1,), attn_resolutions=(8,))
   params = jax.tree.leaves(digits.denoiser.param_shapes())

@@ -358,14 +358,14 @@ def test_the_variance_is_an_option_of_the_sampler(
     ),
   ],
 )
-def test_what_is_unknown_here_is_refused(section, values, message):
+def test_unknown_keys_and_values_are_refused(section, values, message):
   with pytest.raises(UserError, match=message):
     google.translate(changed(section, **values))
 
 
 @pytest.mark.parametrize('section', ['dataset', 'model', 'train'])
 @pytest.mark.parametrize('value', [3, None, 'x'])
-def test_what_is_no_section_is_named(section, value):
+def test_a_value_that_is_not_a_section_is_named(section, value):
   theirs = ConfigDict({**written_for_the_original().to_dict(), section: value})
   with pytest.raises(UserError, match=f'^{section} must be a section'):
     google.translate(theirs)
@@ -385,7 +385,7 @@ def test_students_of_the_original_need_a_checkpoint():
     check(config)
 
 
-def test_churches_differ_from_bedrooms_in_data_and_length():
+def test_lsun_church_differs_from_bedroom_in_data_and_length():
   bedroom, church = (
     importlib.import_module(f'configs.lsun_{name}128_distill').get_config()
     for name in ('bedroom', 'church')

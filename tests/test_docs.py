@@ -82,7 +82,7 @@ def test_generated_texts_are_up_to_date(page, name):
 
 
 @pytest.mark.parametrize('name', readme.PAPER)
-def test_the_headers_of_the_paper_s_configs(name):
+def test_the_headers_of_the_paper_s_configs_are_true(name):
   config, denoiser, costs = readme.costs_of(name)
   teacher, students = costs[:1], costs[1:]
   of_base, of_distill = (
@@ -122,7 +122,7 @@ def test_the_table_of_memory_has_our_parameters():
     assert f'{row} {state} |' in text_of('docs/scaling.md')
 
 
-def test_the_time_of_the_digits_run_is_said_once():
+def test_the_time_of_the_digits_run_is_stated_once():
   notebook = 'notebooks/diffusion_distillation.ipynb'
   for page in (*PAGES, notebook, 'CHANGELOG.md'):
     assert not re.search(r'\d [Mm]inutes', text_of(page)), page
@@ -130,7 +130,7 @@ def test_the_time_of_the_digits_run_is_said_once():
   assert len(re.findall(r'\d minutes', header)) == 1
 
 
-def test_the_headers_of_the_digits_configs():
+def test_the_headers_of_the_digits_configs_are_true():
   report = json.loads(text_of('docs/results/digits/report.json'))
   found = {
     (row['network'], row['num_steps']): row['frechet_distance']
@@ -151,7 +151,7 @@ def test_the_headers_of_the_digits_configs():
   ) in of_distill
 
 
-def test_the_digits_classifier_is_as_good_as_said():
+def test_the_digits_classifier_has_the_stated_accuracy():
   heldout = load_dataset('digits', {}).heldout
   images, labels_ = (
     np.stack([example[key] for example in heldout])

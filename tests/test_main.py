@@ -141,7 +141,7 @@ def test_cards_say_what_their_weights_are(workdir):
   assert teacher.parent is None and teacher.num_steps == 64
 
 
-def test_the_same_command_again_does_nothing_again(workdir):
+def test_the_same_command_does_nothing_twice(workdir):
   before = files(workdir)
   assert run(*TINY, f'--workdir={workdir}') is None
   after = files(workdir)
@@ -317,7 +317,7 @@ def test_samples_go_to_an_npz_or_a_folder(workdir, tmp_path, capsys):
   assert np.abs(got - samples['arr_0'][3, ..., 0].astype(int)).max() <= 1
 
 
-def test_evaluate_and_report_again(workdir, capsys):
+def test_a_finished_run_is_evaluated_and_reported_again(workdir, capsys):
   rows = json.loads((workdir / 'report' / 'report.json').read_text())['rows']
   assert run(*TINY, f'--workdir={workdir}', '--mode=evaluate') is None
   again = json.loads((workdir / 'report' / 'report.json').read_text())['rows']
@@ -700,7 +700,9 @@ def test_another_network_s_checkpoint_is_refused(workdir, tmp_path):
     (['--num_steps=two'], 'two'),
   ],
 )
-def test_wrong_requests_for_samples(workdir, tmp_path, args, message):
+def test_wrong_requests_for_samples_are_refused(
+  workdir, tmp_path, args, message
+):
   out = tmp_path / 'samples.npz'
   code = run(
     '--mode=sample',
@@ -715,7 +717,7 @@ def test_wrong_requests_for_samples(workdir, tmp_path, args, message):
 @pytest.mark.parametrize(
   'mode', ['train', 'evaluate', 'report', 'sample', 'plan']
 )
-def test_a_mode_without_what_it_needs_says_so(mode):
+def test_a_missing_flag_of_a_mode_is_named(mode):
   assert f'--mode={mode} needs ' in run(f'--mode={mode}')
 
 
@@ -728,7 +730,7 @@ def test_a_mode_without_what_it_needs_says_so(mode):
     ('x.pt', 'known: .safetensors, .flax, or none'),
   ],
 )
-def test_where_to_export_is_checked_first(tmp_path, out, message):
+def test_the_path_of_an_export_is_checked_first(tmp_path, out, message):
   out = tmp_path if out == '.' else out
   code = run('--mode=export', '--checkpoint=/nowhere', f'--out={out}')
   assert code.startswith('error: ') and message in code and '\n' not in code

@@ -42,7 +42,7 @@ def test_weights_are_finished_after_all_updates(updates, num_updates, finished):
   assert card.is_finished == finished
 
 
-def test_a_card_may_know_little():
+def test_optional_values_of_a_card_may_be_none():
   unknown = dict.fromkeys(
     ('parent', 'parent_checksum', 'updates', 'num_updates', 'config')
   )
@@ -53,7 +53,7 @@ def test_a_card_may_know_little():
 @pytest.mark.parametrize(
   'name', [field.name for field in dataclasses.fields(Card)]
 )
-def test_a_card_without_a_key_is_refused_by_its_name(name):
+def test_a_missing_key_of_a_card_is_named(name):
   values = {k: v for k, v in CARD.to_json().items() if k != name}
   with pytest.raises(UserError, match=f'the card of here has no {name}:'):
     Card.from_json(values, 'here')
@@ -120,7 +120,7 @@ def model(name='mlp', mean_type='v', **args):
     ('versions', 'all'),
   ],
 )
-def test_a_value_that_makes_no_sense_is_refused_by_its_key(name, value):
+def test_an_invalid_value_in_a_card_is_named(name, value):
   values = {**CARD.to_json(), name: value}
   with pytest.raises(
     UserError, match=f'the card of here is not valid: its {name} '

@@ -28,7 +28,7 @@ def run(tmp_path_factory):
   return folder
 
 
-def test_a_user_s_whole_program(tmp_path):
+def test_a_checkpoint_is_loaded_and_sampled(tmp_path):
   path = tmp_path / 'student.safetensors'
   export(Checkpoint(make_weights(), CARD, 'here'), path)
   labels = np.array([0, 2], np.int32)
@@ -105,7 +105,9 @@ def test_what_is_not_a_checkpoint_is_refused(run, tmp_path):
     checkpoints.load(run)
 
 
-def test_a_reader_may_fall_back_and_says_so(tmp_path, capsys):
+def test_load_falls_back_to_an_older_checkpoint_with_a_warning(
+  tmp_path, capsys
+):
   folder = CheckpointFolder(tmp_path)
   for step in (3, 5):
     folder.save(make_state(step), card_at(step), {})

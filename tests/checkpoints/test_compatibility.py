@@ -83,7 +83,7 @@ def test_a_teacher_of_another_kind_is_refused(
   assert section in str(error.value) and str(value) in str(error.value)
 
 
-def test_a_teacher_of_other_classes_is_refused_by_their_number(
+def test_a_teacher_with_another_number_of_classes_is_refused(
   config, dataset, save
 ):
   path = save()
@@ -102,13 +102,13 @@ def test_a_teacher_of_an_unknown_schedule_is_refused(
     load_teacher(path, config, dataset)
 
 
-def test_a_teacher_must_be_trained_to_its_end(config, dataset, save):
+def test_a_teacher_must_have_finished_its_training(config, dataset, save):
   path = save(updates=3, num_updates=9)
   with pytest.raises(UserError, match='has had 3 of 9 updates'):
     load_teacher(path, config, dataset)
 
 
-def test_a_student_is_a_teacher_from_its_own_steps_on(config, dataset, save):
+def test_a_student_is_a_teacher_at_its_own_steps_only(config, dataset, save):
   path = save(parent='/runs/teacher', num_steps=8)
   with pytest.raises(UserError, match='start_num_steps=8'):
     load_teacher(path, config, dataset)

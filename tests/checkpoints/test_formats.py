@@ -147,7 +147,7 @@ def test_a_bad_file_gets_one_line(tmp_path, data, message):
 @pytest.mark.parametrize(
   'num_steps', [-4, 2**20 + 1, 2.5, '8', True, None, np.arange(2), {'a': 1}]
 )
-def test_a_number_of_steps_must_be_one(tmp_path, params, num_steps):
+def test_an_invalid_number_of_steps_is_refused(tmp_path, params, num_steps):
   path = tmp_path / 'bad'
   state = {'ema_params': params, 'num_sample_steps': num_steps}
   path.write_bytes(serialization.msgpack_serialize(state))
@@ -215,7 +215,7 @@ def test_weights_are_exported_and_read_again(tmp_path, params, config, name):
   assert again.checksum == checkpoint.checksum
 
 
-def test_a_teacher_is_exported_as_one(tmp_path, params, config):
+def test_an_exported_teacher_is_read_as_a_teacher(tmp_path, params, config):
   teacher, exported = tmp_path / 'teacher', tmp_path / 'exported'
   save_google_checkpoint(teacher, params, None)
   export(load(teacher, config), exported)

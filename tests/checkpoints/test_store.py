@@ -94,7 +94,7 @@ def test_foreign_files_stay_and_unfinished_folders_go(tmp_path):
   assert names == {'3', 'notes.txt', '7'}
 
 
-def test_another_network_is_not_damage(tmp_path):
+def test_another_network_is_not_treated_as_damage(tmp_path):
   save(tmp_path, 3)
   other = make_state(0)
   other.ema_params['hidden_0']['bias'] = np.zeros(7, np.float32)
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, saved, capsys, damage):
   assert restored_step(tmp_path) == 5
 
 
-def test_damage_twice_keeps_both(tmp_path, saved):
+def test_two_damaged_checkpoints_of_a_step_are_both_kept(tmp_path, saved):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
   (tmp_path / '5.damaged').mkdir()
   empty(tmp_path / '5')
@@ -216,7 +216,7 @@ def test_if_all_are_damaged_nothing_is_touched(tmp_path, saved):
 
 @pytest.mark.parametrize('number', [errno.EIO, errno.EACCES, errno.EMFILE])
 @pytest.mark.parametrize('name', ['SHA256SUMS', 'card.json', '_METADATA'])
-def test_what_the_system_cannot_read_is_not_damage(
+def test_a_read_error_is_not_treated_as_damage(
   tmp_path, saved, monkeypatch, number, name
 ):
   shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
@@ -238,7 +238,7 @@ def test_what_the_system_cannot_read_is_not_damage(
 @pytest.mark.parametrize(
   'error', [RuntimeError("can't start new thread"), MemoryError()]
 )
-def test_intact_files_that_cannot_be_parsed_are_not_damage(
+def test_a_parse_error_of_intact_files_is_not_treated_as_damage(
   tmp_path, saved, monkeypatch, error
 ):
   def fail(*args, **kwargs):
@@ -251,7 +251,9 @@ def test_intact_files_that_cannot_be_parsed_are_not_damage(
   assert not isinstance(e.value, DamagedError) and (tmp_path / '5').is_dir()
 
 
-def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_not_treated_as_empty(
+  tmp_path, monkeypatch
+):
   def fail(path):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -305,7 +307,7 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path):
 # Saver
 
 
-def test_the_saver_saves_in_order_and_meanwhile_is_busy():
+def test_the_saver_saves_in_order_and_is_busy_while_saving():
   done, go = [], threading.Event()
   with Saver() as saver:
     assert not saver.busy

@@ -73,7 +73,7 @@ def test_keys_keep_their_types_and_may_be_unset_before():
   assert not config.eval.cache_dir
 
 
-def test_a_key_is_none_by_its_word_or_where_text_is_empty():
+def test_the_word_none_or_an_empty_text_sets_a_key_to_none():
   path, heads = 'distillation.teacher_checkpoint_path', 'model.args.num_heads'
   for args in (
     [f'--config.{path}=None', f'--config.{heads}=None'],
@@ -132,7 +132,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(('args', 'message'), WRONG.values(), ids=WRONG)
-def test_a_wrong_flag_is_told_in_one_line(args, message):
+def test_a_wrong_flag_gets_one_line(args, message):
   assert message in error(CONFIG, *args)
 
 

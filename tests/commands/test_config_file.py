@@ -44,7 +44,7 @@ def test_a_copy_of_a_config_works_in_any_folder(tmp_path):
   assert config_file.load(write(tmp_path / 'mine.py', body)).seed == 7
 
 
-def test_what_follows_a_colon_is_the_argument(tmp_path):
+def test_the_text_after_a_colon_is_the_argument(tmp_path):
   body = (
     'def get_config(text):\n  config = base.get_config()\n'
     '  config.sampler = text\n  return config'
@@ -82,7 +82,7 @@ def test_a_file_that_fails_names_the_line(tmp_path, body, message):
   assert error(path).startswith(f'{path}, {message}')
 
 
-def test_a_file_without_get_config(tmp_path):
+def test_a_file_without_get_config_is_refused(tmp_path):
   path = write(tmp_path / 'mine.py', '')
   assert error(path).startswith(f'{path}: AttributeError: ')
   assert "no attribute 'get_config'" in error(path)
@@ -129,7 +129,7 @@ def test_similar_keys_are_named():
 
 
 @pytest.mark.parametrize('name', ['digits_base.json', 'config.json'])
-def test_a_file_that_is_no_python_is_not_run(tmp_path, monkeypatch, name):
+def test_a_file_that_is_not_python_is_not_run(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'config.json').write_text('{}')
   assert error(name) == (
@@ -143,7 +143,7 @@ def test_a_config_with_a_mistake_is_listed(tmp_path, monkeypatch):
   assert list(config_file.available()) == ['mine']
 
 
-def test_every_config_says_in_a_line_what_it_is():
+def test_every_config_has_a_description_of_one_line():
   found = config_file.available()
   assert {'digits_base', 'cifar10_distill'} <= found.keys()
   assert not {'__init__', 'base', 'google', 'paper'} & found.keys()

@@ -33,12 +33,12 @@ def test_data_files_of_the_package_are_installed():
   assert files == matched
 
 
-def test_the_command_is_there():
+def test_the_command_is_installed():
   (target,) = SETTINGS['project']['scripts'].values()
   assert callable(pkgutil.resolve_name(target))
 
 
-def test_floors_are_not_below_those_of_the_dependencies():
+def test_minimum_versions_are_not_below_those_of_the_dependencies():
   lines = (ROOT / 'requirements.txt').read_text().splitlines()
   ours = [Requirement(line) for line in lines if line and line[0] != '#']
   floors = {

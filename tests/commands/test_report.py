@@ -28,7 +28,7 @@ def config():
   return config
 
 
-def test_a_run_is_reported_where_its_labels_are_gone(config, tmp_path, capsys):
+def test_a_run_is_reported_when_its_labels_are_gone(config, tmp_path, capsys):
   progress = {'seconds': 1.0, 'final_loss': 0.1, 'compilations': 1}
   made = [dataclasses.asdict(each) for each in rounds(config)]
   with run_folder.open_run_folder(tmp_path, config, create=True) as workdir:

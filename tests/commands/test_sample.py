@@ -14,7 +14,7 @@ def test_classes_parse(text, classes):
   assert parse_classes(None, 10) is None
 
 
-def test_a_checkpoint_without_classes_draws_none():
+def test_classes_are_refused_for_a_checkpoint_without_classes():
   assert parse_classes(None, 1) is None
   with pytest.raises(UserError, match='this checkpoint has no classes'):
     parse_classes('0', 1)
@@ -26,6 +26,6 @@ def test_an_unknown_class_is_refused(text):
     parse_classes(text, 10)
 
 
-def test_the_example_of_classes_is_one():
+def test_the_error_for_classes_gives_a_valid_example():
   with pytest.raises(UserError, match='0 to 1, such as 0 or 0,1'):
     parse_classes('2', 2)

@@ -63,7 +63,7 @@ def test_both_weighs_its_parts_by_sigma_and_alpha_squared():
   )
 
 
-def test_output_channels():
+def test_heads_state_their_output_channels():
   assert parameterization.get_head('v').output_channels == 1
   assert parameterization.get_head('both').output_channels == 2
 

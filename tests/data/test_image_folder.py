@@ -290,14 +290,14 @@ def test_a_file_name_that_is_not_utf_8_is_named(tmp_path, name):
   load(path).open_train()
 
 
-def test_a_zip_with_damaged_names_is_one_line(tmp_path):
+def test_a_zip_with_damaged_names_gets_one_line(tmp_path):
   path = pathlib.Path(write(tmp_path, 'zip', {'caf\xe9.png': encode(1)}))
   path.write_bytes(path.read_bytes().replace('\xe9'.encode(), b'\xe9\xe9'))
   with pytest.raises(UserError, match=r'images\.zip cannot be read \(.*utf-8'):
     load(str(path)).open_train()
 
 
-def test_a_name_must_not_be_twice_in_a_zip(tmp_path):
+def test_duplicate_names_in_a_zip_are_refused(tmp_path):
   path = tmp_path / 'images.zip'
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr('a.png', encode(1))
@@ -323,7 +323,7 @@ LABELS = {
 
 @pytest.mark.parametrize('kind', ['folder', 'zip'])
 @pytest.mark.parametrize(('text', 'message'), LABELS.values(), ids=LABELS)
-def test_bad_labels_are_one_line(tmp_path, kind, text, message):
+def test_bad_labels_get_one_line(tmp_path, kind, text, message):
   files = {f'{name}.png': encode(3) for name in 'ab'}
   if text is not None:
     files['dataset.json'] = text
@@ -335,7 +335,7 @@ def test_bad_labels_are_one_line(tmp_path, kind, text, message):
 
 
 @pytest.mark.parametrize('kind', ['folder', 'zip'])
-def test_no_images_are_one_line(tmp_path, kind):
+def test_a_path_without_images_gets_one_line(tmp_path, kind):
   path = write(tmp_path, kind, {'readme.txt': b'', '.a.png': b''})
   with pytest.raises(UserError, match='has 0, and 1 other files') as error:
     load(path).open_train()

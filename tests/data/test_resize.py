@@ -155,7 +155,7 @@ def test_with_one_channel_grey_is_kept_and_colours_become_luma():
 
 
 @pytest.mark.parametrize('mode', ['CMYK', 'L', 'RGB'])
-def test_jpegs_of_every_colour_space(mode):
+def test_jpegs_of_every_colour_space_are_read(mode):
   image = Image.new('RGB', (16, 16), (90, 160, 40)).convert(mode)
   want = np.asarray(image.convert('RGB')).astype(int)
   got = decode(encode(image, 'JPEG', quality=100), 'x')

@@ -128,7 +128,7 @@ def test_a_damaged_record_is_named(tmp_path):
 
 @pytest.mark.parametrize('name', ['cifar10', 'imagenet64'])
 @pytest.mark.parametrize('damage', [bytes, lambda n: b'', lambda n: b'x' * n])
-def test_a_damaged_shard_is_one_line(data_dir, name, damage):
+def test_a_damaged_shard_gets_one_line(data_dir, name, damage):
   folder = tfds.open_builder(name, str(data_dir)).data_path
   (path,) = folder.glob('*-train*')
   path.write_bytes(damage(len(path.read_bytes())))
@@ -141,7 +141,7 @@ def test_a_damaged_shard_is_one_line(data_dir, name, damage):
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'imagenet64'])
-def test_records_that_are_damaged_before_the_end_are_one_line(data_dir, name):
+def test_records_that_are_damaged_before_the_end_get_one_line(data_dir, name):
   folder = tfds.open_builder(name, str(data_dir)).data_path
   (path,) = folder.glob('*-train*')
   data = path.read_bytes()
@@ -181,7 +181,7 @@ def test_a_missing_shard_counts_as_not_prepared(data_dir):
     prepare.prepare('cifar10', str(data_dir))
 
 
-def test_a_damaged_description_is_one_line(data_dir):
+def test_a_damaged_description_gets_one_line(data_dir):
   (info,) = data_dir.glob('cifar10/*/dataset_info.json')
   info.write_text(info.read_text()[:100])
   with pytest.raises(UserError, match=r'dataset_info\.json of cifar10 is dam'):
@@ -230,7 +230,7 @@ def test_a_prepared_data_set_is_left_alone(data_dir, monkeypatch, capsys):
   assert capsys.readouterr().out.startswith('imagenet64 is prepared in ')
 
 
-def test_missing_packages_are_one_line(tmp_path, monkeypatch):
+def test_missing_packages_get_one_line(tmp_path, monkeypatch):
   monkeypatch.setattr(prepare, '_MODULES', ('os', 'nothing_of_this_name'))
   with pytest.raises(SystemExit) as error:
     run_prepare(monkeypatch, '--dataset=cifar10', f'--data_dir={tmp_path}')
@@ -277,7 +277,7 @@ def test_an_interrupted_run_is_cleaned_up_and_downloads_stay(
   assert all((path / 'file').exists() for path in kept)
 
 
-def test_a_failing_network_is_one_line(tmp_path, monkeypatch):
+def test_a_failing_network_gets_one_line(tmp_path, monkeypatch):
   def fail(builder):
     raise ConnectionError('no route\nto host')
 

@@ -124,7 +124,7 @@ def test_the_cache_is_read_and_keeps_all(tmp_path):
     ({'network': Projections(resize='pytorch')}, True),
   ],
 )
-def test_the_cache_tells_apart_what_changes_the_statistics(
+def test_the_cache_depends_on_what_changes_the_statistics(
   tmp_path, change, other
 ):
   evaluator(cache_dir=tmp_path).real_figures()
@@ -193,7 +193,7 @@ def test_kept_features_are_of_images_evenly_spaced(monkeypatch):
   np.testing.assert_allclose(kept.mu, train.mean(0), rtol=1e-4)
 
 
-def test_a_reference_file_of_mean_and_covariance(tmp_path):
+def test_a_reference_file_may_have_mean_and_covariance_alone(tmp_path):
   path = tmp_path / 'stats.npz'
   train = Projections()(TRAIN).features
   np.savez(path, mu=train.mean(0), sigma=np.cov(train.T))

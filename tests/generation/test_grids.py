@@ -48,7 +48,7 @@ def test_a_grid_is_read_back(tmp_path, shape, count):
   np.testing.assert_array_equal(found[:count], images)
 
 
-def test_what_is_no_grid_is_not_read(tmp_path):
+def test_a_file_that_is_not_a_grid_is_refused(tmp_path):
   path = tmp_path / 'grid.png'
   grids.save_grid(np.zeros((4, 8, 8, 1), np.uint8), path)
   with pytest.raises(UserError, match='is not a grid of'):

@@ -38,7 +38,7 @@ def png(array, mode=None):
 
 
 @pytest.mark.parametrize('key', ['arr_0', 'samples', 'images'])
-def test_an_npz_by_its_key(tmp_path, key):
+def test_an_npz_is_read_by_its_key(tmp_path, key):
   np.savez(tmp_path / 'a.npz', **{key: COLOUR})
   np.testing.assert_array_equal(read(tmp_path / 'a.npz'), COLOUR)
   np.savez(tmp_path / 'b.npz', GREY, np.arange(5))  # arr_0, and classes
@@ -54,7 +54,7 @@ def fill(write):
   write('1/._0.png', b'')
 
 
-def test_a_folder_and_a_zip_recursively_in_order_of_names(tmp_path):
+def test_folders_and_zips_are_read_recursively_in_order_of_names(tmp_path):
   folder = tmp_path / 'folder'
 
   def write(name, content):

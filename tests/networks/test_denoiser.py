@@ -126,7 +126,7 @@ def test_a_head_scales_the_input_and_sets_the_channels(monkeypatch):
     ('unet_iddpm', {'mean_type': 'w'}, 'unknown mean_type'),
   ],
 )
-def test_what_is_no_network_is_refused(name, args, message):
+def test_an_invalid_network_is_refused(name, args, message):
   with pytest.raises(ValueError, match=message):
     build(name, **args)
   with pytest.raises(ValueError, match=r'unknown network .*unet_iddpm, mlp'):

@@ -26,7 +26,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
   assert np.all(np.abs(dropped - rate) < 5 * deviation)
 
 
-def test_each_example_s_mask_is_its_own_and_goes_with_its_key():
+def test_each_example_has_its_own_mask_that_depends_on_its_key():
   got = np.asarray(layers.dropout(ONES, 0.5, KEYS)).reshape(4, -1)
   assert len(np.unique(got, axis=0)) == 4
   # Independent: two fair coins agree half of the time.
@@ -37,20 +37,20 @@ def test_each_example_s_mask_is_its_own_and_goes_with_its_key():
   )
 
 
-def test_no_rate_and_no_keys_are_the_identity():
+def test_dropout_without_a_rate_or_keys_is_the_identity():
   x = jax.random.normal(KEYS[0], ONES.shape)
   np.testing.assert_array_equal(layers.dropout(x, 0.0, KEYS), x)
   assert layers.dropout(x, 0.5, None) is x
 
 
-def test_each_layer_s_keys_are_its_own():
+def test_each_layer_has_its_own_keys():
   names = [f'down_{i}.block_{j}' for i in range(5) for j in range(5)]
   keys = [jax.random.key_data(layers.layer_keys(KEYS, n)) for n in names]
   assert len(np.unique(np.concatenate(keys), axis=0)) == 4 * len(names)
   assert layers.layer_keys(None, 'mid.block_1') is None
 
 
-def test_the_embedding_of_the_noise_level_is_float32_s():
+def test_the_embedding_of_the_noise_level_has_float32_accuracy():
   # Angles of up to 1000: in bfloat16 they would be off by whole turns.
   position = np.linspace(0, 1, 97, dtype=np.float32)
   got = layers.sinusoidal_embedding(jnp.asarray(position), 16)
@@ -98,7 +98,7 @@ def test_cudnn_s_attention_is_used_where_it_can_be(
   assert got == want
 
 
-def test_attention_asks_for_what_the_devices_in_use_can(monkeypatch):
+def test_attention_uses_what_the_devices_support(monkeypatch):
   asked = []
 
   def attention(q, k, v, implementation):

@@ -33,7 +33,7 @@ def original_schedule(t):
   return -2 * jnp.log(jnp.tan((at_noise - at_data) * t + at_data))
 
 
-def test_the_schedules_agree_but_for_the_original_s_rounding():
+def test_the_schedules_agree_except_for_the_original_s_rounding():
   t = jnp.linspace(0, 1, 65)
   ours = schedules.get_logsnr_schedule('cosine')(t)
   np.testing.assert_allclose(ours, original_schedule(t), atol=2e-3)
@@ -105,7 +105,7 @@ def sampling(model):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_network(case):
+def test_the_network_agrees_with_the_original(case):
   numbers, denoiser, *_ = load(case)
   for key, salt in (('out', ''), ('out_teacher', 'teacher:')):
     params = make_params(denoiser.param_shapes(), salt)
@@ -138,7 +138,7 @@ def test_the_paper_s_network_of_cifar10():
 
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('num_steps', [0, 1, 4, 512])
-def test_targets_and_losses(case, num_steps):
+def test_targets_and_losses_agree_with_the_original(case, num_steps):
   numbers, _, model, teacher, _ = load(case)
   u, z_t = numbers[f'u_{num_steps}'], numbers[f'z_{num_steps}']
   img, eps = numbers['img'], numbers[f'eps_{num_steps}']
@@ -171,7 +171,7 @@ def test_targets_and_losses(case, num_steps):
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('num_steps', [1, 4, 32])
 @pytest.mark.parametrize('clip', [True, False])
-def test_ddim(case, num_steps, clip):
+def test_ddim_agrees_with_the_original(case, num_steps, clip):
   numbers, *_, ddim = load(case)
   got = ddim(numbers['init'], num_steps, clip)
   want = numbers[f'ddim_{num_steps}_{"clip" if clip else "noclip"}']
@@ -185,7 +185,7 @@ def test_ddim(case, num_steps, clip):
   ('key', 'gamma'),
   [('fixed_small', 0.0), ('fixed_large', 1.0), ('fixed_medium_0.3', 0.3)],
 )
-def test_posterior(case, key, gamma):
+def test_the_posterior_agrees_with_the_original(case, key, gamma):
   numbers, _, model, *_ = load(case)
   z_t, logsnr_t = numbers['x'], jnp.asarray(numbers['logsnr'])
   x_hat = jnp.clip(model(z_t, logsnr_t), -1, 1)

@@ -60,7 +60,7 @@ def test_outputs_and_gradients_are_the_same():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_what_is_kept_for_the_gradient_is_a_fraction(dtype):
+def test_remat_keeps_a_fraction_for_the_gradient(dtype):
   # What the backward pass holds on to, by JAX's own account.
   def kept(remat):
     denoiser = build(remat, ch=32, dtype=dtype)

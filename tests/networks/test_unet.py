@@ -127,12 +127,12 @@ def test_bfloat16_computes_but_does_not_store():
     ({'num_heads': None, 'head_dim': 64}, 'attention heads'),
   ],
 )
-def test_what_makes_no_network_is_refused(args, message):
+def test_invalid_attributes_are_refused(args, message):
   with pytest.raises(ValueError, match=message):
     shapes(**args)
 
 
-def test_inputs_of_the_noise_level():
+def test_the_noise_level_enters_as_a_position_in_0_to_1():
   # At logsnr 0: half of the angle, sigmoid(0), and the middle of the range.
   for function in LOGSNR_INPUTS.values():
     np.testing.assert_allclose(function(jnp.zeros(1), -10, 10), 0.5, rtol=1e-6)
@@ -189,7 +189,7 @@ def inputs(batch=2):
   return x, jnp.zeros(batch), jnp.zeros(batch, jnp.int32), keys
 
 
-def test_each_layer_s_masks_are_its_own(monkeypatch):
+def test_each_layer_has_its_own_masks(monkeypatch):
   seen = []
 
   def record(x, rate, keys):

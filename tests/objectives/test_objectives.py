@@ -180,7 +180,7 @@ def test_rounds_may_have_their_own_lengths():
   assert [r.num_updates for r in rounds(config)] == [4, 5, 7]
 
 
-def test_a_teacher_from_elsewhere_is_no_round():
+def test_a_teacher_from_elsewhere_is_not_a_round():
   found = rounds(ladder(teacher_checkpoint_path='somewhere'))
   assert [r.name for r in found] == ['student_00002', 'student_00001']
 
@@ -201,7 +201,7 @@ def test_a_teacher_from_elsewhere_is_no_round():
     ({'objective': 'tract'}, 'unknown objective .*denoising, progressive'),
   ],
 )
-def test_rounds_that_make_no_sense_are_refused(changes, message):
+def test_invalid_rounds_are_refused(changes, message):
   config = tiny_config()
   with config.unlocked():
     config.distillation.update(changes)

@@ -171,7 +171,7 @@ def test_a_run_without_anything_has_a_page():
   assert '<img' not in text and '<svg' not in text and 'None' not in text
 
 
-def test_text_of_others_stays_text():
+def test_text_in_a_report_is_escaped():
   def poison(value):
     if isinstance(value, dict):
       return {poison(k) if k == 'x' else k: poison(v) for k, v in value.items()}
@@ -221,7 +221,7 @@ def test_a_training_that_failed_has_a_curve():
 
 
 @pytest.mark.parametrize(('size', 'limit'), [(8, 6_000), (64, 70_000)])
-def test_a_page_is_as_light_as_it_says(size, limit):
+def test_a_page_is_not_larger_than_documented(size, limit):
   report = examples.imagenet()
   images, real = examples.random_images(report, size)
   text = make(report, row_images=images, real_images=real)

@@ -65,7 +65,7 @@ def test_the_paper_compares_with_the_same_protocol_alone():
   assert 'Table 2' in paper.note(metric | {'dataset': 'cifar10'})
 
 
-def test_the_folder_of_a_report(tmp_path):
+def test_write_report_writes_its_files(tmp_path):
   options = {'row_images': {}, 'real_images': None, 'entries': []}
   report, folder = examples.imagenet(), tmp_path / 'report'
   reports.write_report(report, folder, **options)

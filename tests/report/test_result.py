@@ -29,7 +29,7 @@ def sentences(*rows, failure=None):
 TEACHER = row('teacher', 64, 1.19, 0.04)
 
 
-def test_a_student_that_is_worse():
+def test_a_worse_student_is_described():
   assert sentences(row('student', 1, 1.46, 0.05), TEACHER) == [
     "1 step: Frechet distance 1.46 ± 0.05, 1.2 times the teacher's at 64 steps "
     '(1.19 ± 0.04), for 1/64 of the network evaluations.',
@@ -37,7 +37,7 @@ def test_a_student_that_is_worse():
   ]
 
 
-def test_a_difference_within_the_error_is_none():
+def test_a_difference_within_the_error_is_not_distinguishable():
   # Two standard errors of the difference are 0.128.
   close, far = row('student', 1, 1.31, 0.05), row('student', 1, 1.33, 0.05)
   assert 'not distinguishable' in sentences(close, TEACHER)[0]
@@ -47,7 +47,7 @@ def test_a_difference_within_the_error_is_none():
   assert 'not distinguishable' in only and 'times' not in only
 
 
-def test_without_errors_nothing_is_said_to_be_the_same():
+def test_without_errors_no_rows_are_called_indistinguishable():
   found = sentences(row('student', 1, 1.2), TEACHER)
   assert len(found) == 1 and found[0].endswith('not known.')
   assert '1.01 times' in found[0]
@@ -56,7 +56,7 @@ def test_without_errors_nothing_is_said_to_be_the_same():
   assert 'not distinguishable' not in sentences(nan, TEACHER)[0]
 
 
-def test_a_student_that_is_surely_better():
+def test_a_surely_better_student_is_described():
   (found,) = sentences(row('student', 1, 0.6, 0.01), TEACHER)
   assert '0.50 times the teacher' in found
 
@@ -83,7 +83,7 @@ def test_cost_is_counted_in_network_evaluations():
     assert sentences(student, TEACHER)[0].endswith(f', for {cost}.')
 
 
-def test_runs_without_students_or_without_the_teacher_s_row():
+def test_runs_without_students_or_the_teacher_s_row_are_described():
   assert sentences(TEACHER) == [
     'The teacher at 64 steps: Frechet distance 1.19 ± 0.04; no student is '
     'measured.'
@@ -93,7 +93,7 @@ def test_runs_without_students_or_without_the_teacher_s_row():
   assert missing.startswith('1 of 2 rows are measured so far')
 
 
-def test_unmeasured_and_failed_runs():
+def test_unmeasured_and_failed_runs_are_described():
   assert '--mode=evaluate' in sentences(row('student', 1))[0]
   assert sentences(row('student', 1), failure='loss nan') == [
     'Nothing was measured before the run failed.'
@@ -101,5 +101,5 @@ def test_unmeasured_and_failed_runs():
 
 
 @pytest.mark.parametrize('distance', [np.nan, np.inf])
-def test_figures_that_are_not_finite_are_no_result(distance):
+def test_figures_that_are_not_finite_count_as_not_measured(distance):
   assert '--mode=evaluate' in sentences(row('student', 1, distance, 0.1))[0]

@@ -66,7 +66,7 @@ def test_rows_are_the_students_and_the_teacher_at_the_same_steps(workdir):
   ]
 
 
-def test_rows_of_other_samplers_and_steps(workdir):
+def test_samplers_and_steps_of_the_config_are_planned(workdir):
   config = changed(
     samplers=('ddim',),
     student_samplers=('ddim', 'ancestral:gamma=0.3'),
@@ -111,7 +111,7 @@ def test_network_evaluations_are_those_of_the_sampler(workdir):
   assert [row.nfe for row in plan_rows(config, workdir)] == [7]
 
 
-def test_no_row_has_more_steps_than_are_asked_for(workdir):
+def test_no_row_has_more_steps_than_the_maximum(workdir):
   config = changed(samplers=('ddim',), max_num_steps=2)
   assert names(config, workdir) == [
     'student_00002_ddim_00002',
@@ -184,7 +184,7 @@ def test_the_teacher_is_the_first_round_whatever_its_name(workdir):
   assert row.path == workdir / 'base'
 
 
-def test_options_that_differ_by_a_sign_have_files_of_their_own(
+def test_options_that_differ_by_a_sign_have_different_files(
   workdir, monkeypatch
 ):
   def factory(shift=0.5):
@@ -196,7 +196,7 @@ def test_options_that_differ_by_a_sign_have_files_of_their_own(
   assert len(set(names(config, workdir))) == 4
 
 
-def test_protocols_that_say_too_little_do_not_count(workdir):
+def test_incomplete_protocols_are_ignored(workdir):
   measured = Measured(workdir)
   row = plan_rows(tiny_config(), workdir)[0]
   measured.add(row, PROTOCOL, {'frechet_distance': 1.0})
@@ -205,7 +205,7 @@ def test_protocols_that_say_too_little_do_not_count(workdir):
   assert measured.newest_protocol() == PROTOCOL
 
 
-def test_figures_that_are_no_numbers_count_as_not_measured(workdir):
+def test_figures_that_are_not_numbers_count_as_not_measured(workdir):
   measured, row = Measured(workdir), plan_rows(tiny_config(), workdir)[0]
   measured.add(row, PROTOCOL, {'frechet_distance': 1.0, 'floor': None})
   for figures in ({'frechet_distance': 'x'}, {'floor': 'x'}):

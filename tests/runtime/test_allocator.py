@@ -32,7 +32,7 @@ def faults(how):
   return int(done.stdout)
 
 
-def test_what_is_freed_is_seldom_mapped_again():
+def test_freed_memory_is_rarely_mapped_again():
   default, kept = faults('default'), faults('keep')
   if platform.libc_ver()[0] == 'glibc':  # others are left alone
     # Eight results of 40 MB are 78,000 pages of 4 kB.

@@ -29,7 +29,7 @@ def function(
     {'call': 3, 'pair': 'x'},
   ],
 )
-def test_what_fits(args):
+def test_valid_arguments_are_accepted(args):
   check_arguments(function, args, 'model.args.')
 
 
@@ -49,7 +49,7 @@ def test_what_fits(args):
     ({'sizes': (1, 'a')}, "sizes must be Sequence[int], got (1, 'a')"),
   ],
 )
-def test_what_does_not_fit_is_named(args, message):
+def test_invalid_arguments_are_named(args, message):
   with pytest.raises(ValueError) as caught:
     check_arguments(function, args, 'model.args.')
   assert str(caught.value) == f'model.args.{message}'

@@ -50,7 +50,7 @@ def test_a_line_that_does_not_fit_names_the_file(tmp_path, full_disk):
     files.append_jsonl(tmp_path / 'metrics.jsonl', {})
 
 
-def test_a_folder_that_is_gone_is_one_line(tmp_path):
+def test_a_folder_that_is_gone_gets_one_line(tmp_path):
   with pytest.raises(UserError, match='none/file: No such file or') as caught:
     files.write_text(tmp_path / 'none' / 'file', '')
   assert '\n' not in str(caught.value)
@@ -79,7 +79,7 @@ def test_an_unfinished_line_is_dropped(tmp_path):
 @pytest.mark.parametrize(
   'line', ['{', '[]', '3', '{"a": "b"}', '{}', '\xff', '[' * 100_000]
 )
-def test_a_damaged_line_is_told_by_its_number(tmp_path, line):
+def test_the_number_of_a_damaged_line_is_named(tmp_path, line):
   path = tmp_path / 'lines.jsonl'
   path.write_bytes(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n'.encode('latin-1'))
   with pytest.raises(UserError, match='is damaged: line 2'):
@@ -95,7 +95,7 @@ def test_a_damaged_line_is_told_by_its_number(tmp_path, line):
     (UserError('of another network'), 'of another network'),
   ],
 )
-def test_what_a_reader_raises_is_one_line(error, message):
+def test_what_a_reader_raises_gets_one_line(error, message):
   with (
     pytest.raises(UserError, match=message) as caught,
     files.reading('file'),
@@ -106,7 +106,7 @@ def test_what_a_reader_raises_is_one_line(error, message):
   assert not isinstance(caught.value, DamagedError)
 
 
-def test_errors_for_users_are_not_errors_of_values():
+def test_a_user_error_is_not_a_value_error():
   assert not issubclass(UserError, ValueError)
 
 

@@ -152,7 +152,7 @@ def test_tensorboard_shows_settings_and_pictures(tmp_path):
   assert pictures() == before[:1]
 
 
-def test_progress_tells_speed_and_time_left(capsys, monkeypatch):
+def test_progress_shows_speed_and_time_left(capsys, monkeypatch):
   clock = iter([0.0, 10.0, 20.0])
   monkeypatch.setattr('time.monotonic', lambda: next(clock))
   progress = log.Progress('teacher', 100)
@@ -163,7 +163,7 @@ def test_progress_tells_speed_and_time_left(capsys, monkeypatch):
   assert line == 'teacher  30/100  loss 0.1  2 updates/s  0:00:35 left'
 
 
-def test_duration():
+def test_durations_have_hours_minutes_and_seconds():
   assert [log.duration(s) for s in (0.4, 61, 7325)] == [
     '0:00:00',
     '0:01:01',

@@ -128,7 +128,7 @@ def story(folder):
   return {action: run_toy(folder, action) for action in actions}
 
 
-def test_processes_hear_what_process_0_says(story, folder):
+def test_all_processes_receive_what_process_0_sends(story, folder):
   for i in range(2):
     assert json.loads((folder / f'heard_{i}.json').read_text()) == {
       'same': True,
@@ -267,7 +267,7 @@ def test_two_processes_draw_the_images_that_one_does(runs):
     )
 
 
-def test_one_process_decides_for_itself():
+def test_a_single_process_needs_no_others():
   value = object()
   assert processes.broadcast(value) is value
   assert processes.is_main()
@@ -304,7 +304,7 @@ def test_the_last_update_of_a_training_does_not_miss_a_request(monkeypatch):
     (('a:b', 2, 0), 'HOST:PORT'),
   ],
 )
-def test_wrong_flags_are_one_line(flags, message):
+def test_wrong_flags_get_one_line(flags, message):
   with pytest.raises(UserError, match=message), processes.joined(*flags):
     pass
 

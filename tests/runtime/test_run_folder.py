@@ -162,7 +162,7 @@ def test_lengths_intervals_and_places_may_change(tmp_path, key, value):
   assert got == (list(value) if isinstance(value, tuple) else value)
 
 
-def test_a_name_is_free_in_its_own_section_alone(tmp_path):
+def test_a_key_may_change_in_its_own_section_only(tmp_path):
   begun(tmp_path, changed({'dataset.args.remat': False}))
   with pytest.raises(UserError, match=r'dataset\.args\.remat: False there'):
     opened(tmp_path, changed({'dataset.args.remat': True}))
@@ -174,7 +174,7 @@ def test_images_may_move(tmp_path, capsys):
   assert not capsys.readouterr().err
 
 
-def test_other_images_are_refused_or_warned_of(tmp_path, capsys):
+def test_other_images_are_refused_or_give_a_warning(tmp_path, capsys):
   begun(tmp_path)
   before = (tmp_path / 'config.json').read_text()
   with pytest.raises(UserError, match=r'80 training images, and .* 81 now'):
@@ -239,13 +239,13 @@ def test_what_a_kill_at_the_beginning_leaves_does_not_matter(tmp_path):
   assert opened(tmp_path) == tmp_path
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_cannot_be_a_run_folder(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match=r'^--workdir=.*file cannot be used: '):
     opened(tmp_path / 'file')
 
 
-def test_a_run_that_begins_meanwhile_is_seen(tmp_path, monkeypatch):
+def test_a_run_that_begins_at_the_same_time_is_noticed(tmp_path, monkeypatch):
   """Of two new runs of different configs, the later one is refused."""
   locked = run_folder._locked
 
@@ -259,7 +259,9 @@ def test_a_run_that_begins_meanwhile_is_seen(tmp_path, monkeypatch):
     opened(tmp_path)
 
 
-def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_gives_a_notice(
+  tmp_path, monkeypatch, capsys
+):
   def none(file, how):
     raise OSError(errno.ENOLCK, 'No locks available')
 
@@ -269,7 +271,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
   assert said.startswith('notice: ') and 'No locks available' in said
 
 
-def test_a_check_makes_no_run(tmp_path):
+def test_a_check_does_not_create_a_run(tmp_path):
   check_run_folder(tmp_path / 'new', tiny_config())
   assert not (tmp_path / 'new').exists()
   begun(tmp_path)
@@ -313,7 +315,7 @@ def test_why_a_training_failed_is_remembered(tmp_path):
     '{"config": {}, "teacher": ["a"]}',
   ],
 )
-def test_a_damaged_config_file_is_one_line(tmp_path, text):
+def test_a_damaged_config_file_gets_one_line(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
   for ask in (lambda: opened(tmp_path), lambda: read_run(tmp_path)):
     with pytest.raises(UserError, match=r'cannot read .*config\.json') as error:

@@ -122,7 +122,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored():
   assert (status, words) == (0, ['False', 'survived'])
 
 
-def test_a_signal_counts_where_nobody_reads_stderr():
+def test_a_signal_counts_when_stderr_is_closed():
   """As after Ctrl-C on `main.py 2>&1 | tee log`, which ends tee first."""
   reader, writer = os.pipe()
   os.close(reader)
@@ -164,7 +164,7 @@ def test_other_threads_leave_the_signals_alone():
   assert seen == [(signal.getsignal(signal.SIGTERM), False)]
 
 
-def test_what_stopped_is_one_line():
+def test_the_message_of_stopped_has_one_line():
   assert str(signals.Stopped('teacher at update 12')) == (
     'stopped teacher at update 12; rerun the same command to resume'
   )

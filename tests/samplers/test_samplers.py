@@ -126,7 +126,7 @@ def test_equal_keys_draw_equal_images_and_others_do_not():
     assert float(jnp.abs(first - other).min()) > 0
 
 
-def test_the_network_is_asked_at_n_over_n_down_to_1_over_n():
+def test_the_network_is_evaluated_at_n_over_n_down_to_1_over_n():
   levels = []
 
   def recording(z, logsnr):
@@ -170,7 +170,7 @@ def test_an_image_depends_on_its_own_key_alone():
   assert float(jnp.abs(together[0] - together[1]).min()) > 0
 
 
-def test_old_style_keys_are_taken():
+def test_old_style_keys_are_accepted():
   new = run(3, sampler='ancestral', key=jax.random.key(7))
   old = run(3, sampler='ancestral', key=jax.random.PRNGKey(7))
   np.testing.assert_array_equal(new, old)
@@ -198,7 +198,7 @@ def test_old_style_keys_are_taken():
     ({'sampler': 'ancestral:gamma=0,gamma=1', 'key': KEY}, 'an option twice'),
   ],
 )
-def test_what_makes_no_sense_is_refused(kwargs, message):
+def test_invalid_arguments_are_refused(kwargs, message):
   with pytest.raises(ValueError, match=message):
     run(**{'num_steps': 2, **kwargs})
 

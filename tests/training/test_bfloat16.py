@@ -176,7 +176,7 @@ def through_bfloat16(array):
   return float32(array.astype(jnp.bfloat16)) if is_z else array
 
 
-def test_the_quotient_is_as_good_in_float32_and_lost_in_bfloat16(
+def test_the_quotient_is_accurate_in_float32_but_not_in_bfloat16(
   case, predictions
 ):
   # Why the target is computed by the identity. With z in float32 the paper's

@@ -51,7 +51,7 @@ def test_the_teacher_differs_where_its_section_says(config):
   assert teacher_config(teacher).to_dict() == teacher.to_dict()
 
 
-def test_the_trainings_of_a_run(config):
+def test_a_run_has_the_trainings_of_its_config(config):
   def kinds():
     return [
       (t.step_name, t.is_teacher, t.objective.needs_teacher, t.config.train)
@@ -68,7 +68,7 @@ def test_the_trainings_of_a_run(config):
   assert kinds() == [teacher]
 
 
-def test_the_steps_of_the_teacher(config):
+def test_the_steps_of_the_teacher_come_from_the_config(config):
   config.teacher.model.eval_sampling_num_steps = 32
   assert teacher_num_steps(config) == config.distillation.start_num_steps == 4
   assert teacher_num_steps(teacher_config(config)) == 32
@@ -147,15 +147,13 @@ WRONG_UNET = [
 
 
 @pytest.mark.parametrize(('key', 'value', 'message'), WRONG)
-def test_what_makes_no_sense_is_refused_in_one_line(
-  config, key, value, message
-):
+def test_an_invalid_config_is_refused_in_one_line(config, key, value, message):
   set_key(config, key, value)
   assert message in refusal(config)
 
 
 @pytest.mark.parametrize(('key', 'value', 'message'), WRONG_UNET)
-def test_what_makes_no_sense_for_a_unet(key, value, message):
+def test_invalid_arguments_of_a_unet_are_refused(key, value, message):
   config = config_file.load('digits_distill')
   set_key(config, key, value)
   assert message in refusal(config)
@@ -196,7 +194,7 @@ def test_what_is_wrong_in_the_teacher_alone_is_said_to_be(config):
     ),
   ],
 )
-def test_what_only_a_teacher_has(config, key, remedy):
+def test_keys_of_a_teacher_are_refused_for_students(config, key, remedy):
   set_key(config, key, 9)
   assert f'{key} does not apply to students; set {remedy}' in refusal(config)
   teacher = config_file.load('digits_base')
@@ -206,7 +204,7 @@ def test_what_only_a_teacher_has(config, key, remedy):
   assert refusal(teacher) == f'config: {key} is not set'
 
 
-def test_a_config_without_a_teacher(config):
+def test_a_config_without_a_teacher_needs_a_checkpoint(config):
   # As a config of the original, which does not say how to train one.
   config.teacher.train.num_updates = None
   for key in ('train_num_steps', 'eval_sampling_num_steps'):
@@ -243,7 +241,7 @@ def test_data_are_opened_only_on_request(config):
 
 
 @pytest.mark.parametrize('kind', [KeyError, TypeError, AttributeError])
-def test_a_bug_in_a_check_is_no_error_of_the_config(monkeypatch, kind):
+def test_a_bug_in_a_check_is_not_an_error_of_the_config(monkeypatch, kind):
   def check_shape(self, image_shape):
     raise kind('bug')
 

@@ -268,7 +268,7 @@ def test_evaluations_are_of_the_average_and_are_logged(compiled, tmp_path):
     FileNotFoundError(2, 'No such file or directory', 'cat.png'),
   ],
 )
-def test_data_that_vanish_cost_nothing_that_is_done(
+def test_missing_data_do_not_lose_finished_updates(
   compiled, whole, tmp_path, error
 ):
   with pytest.raises(type(error), match=r'cat\.png'):
@@ -302,7 +302,7 @@ def test_a_training_can_be_made_longer(compiled, tmp_path):
   assert run(compiled, folder, kill_at=0, num_updates=9) == got
 
 
-def test_what_cannot_be_saved_ends_the_training(
+def test_a_failed_save_ends_the_training(
   compiled, whole, tmp_path, monkeypatch
 ):
   def full(path, *args, **kwargs):
@@ -337,7 +337,7 @@ def test_the_log_of_a_full_disk_ends_the_training(
   assert run(compiled, tmp_path) == whole
 
 
-def test_a_snapshot_is_of_its_moment(compiled):
+def test_later_updates_do_not_change_a_snapshot(compiled):
   state = devices.replicate(begin())
   batch = devices.shard([{'x': np.arange(4, dtype=np.float32)}])
   state, _ = compiled(state, batch, jax.random.key(0))
@@ -456,9 +456,7 @@ def test_several_updates_per_call_cross_the_intervals(
 
 
 @pytest.mark.parametrize('where', ['update', 'snapshot'])
-def test_full_devices_are_told_in_one_line(
-  compiled, tmp_path, monkeypatch, where
-):
+def test_full_devices_get_one_line(compiled, tmp_path, monkeypatch, where):
   def fail(*args):
     raise jax.errors.JaxRuntimeError(message)
 

@@ -108,7 +108,7 @@ def averages(decay, num_updates):
   return jax.jit(lambda: jax.lax.scan(update, jnp.float32(1), steps))()[1]
 
 
-def test_the_weight_of_the_initial_parameters_in_a_short_training():
+def test_initial_parameters_have_little_weight_after_a_short_training():
   # prod (1 + k) / (10 + k) over n updates is 9! n! / (n + 9)!
   got = averages(0.999, 300)
   for n in (1, 2, 10, 300):
@@ -118,7 +118,7 @@ def test_the_weight_of_the_initial_parameters_in_a_short_training():
   assert got[299] < 1e-15
 
 
-def test_the_decay_after_the_warm_up():
+def test_the_decay_is_constant_after_the_warm_up():
   # (1 + n) / (10 + n) passes 0.9 at n = 80.
   got = np.asarray(averages(0.9, 100), np.float64)
   ratio = got[1:] / got[:-1]

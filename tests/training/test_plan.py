@@ -17,7 +17,7 @@ def denoiser(config):
   return check(config)[1]
 
 
-def test_the_parameters_and_flops_of_a_perceptron(config, denoiser):
+def test_the_parameters_and_flops_of_a_perceptron_are_counted(config, denoiser):
   # 64 pixels, 32 features of the noise level and 10 classes; a hidden layer of
   # 16; 64 pixels.
   assert num_parameters(denoiser) == (106 + 1) * 16 + (16 + 1) * 64
@@ -29,7 +29,7 @@ def test_the_parameters_and_flops_of_a_perceptron(config, denoiser):
   assert forward_flops(dataclasses.replace(denoiser, network=network)) == flops
 
 
-def test_the_costs_of_the_rounds(config, denoiser):
+def test_the_costs_of_the_rounds_are_counted(config, denoiser):
   config.train.batch_size = 8  # of the students
   costs = round_costs(config, denoiser)
   forward, params = forward_flops(denoiser), num_parameters(denoiser)

@@ -207,7 +207,7 @@ def test_the_teacher_gets_no_gradient():
   )
 
 
-def test_what_a_loss_is_given():
+def test_a_loss_gets_its_inputs():
   # The average is the EMA, without gradient; progress is a part of the length;
   # what the batch has beside images is the condition; no teacher is None.
   class Labelled:
@@ -292,7 +292,7 @@ def test_several_updates_in_one_call_equal_the_same_one_by_one():
   chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5)
 
 
-def test_a_replica_s_keys_are_its_place_in_the_global_batch():
+def test_keys_depend_on_the_place_in_the_global_batch():
   @functools.partial(jax.jit, static_argnums=0)
   def keys(parts, step):
     """Returns the data of the keys, (purposes, examples, 2)."""

@@ -278,7 +278,7 @@ def test_a_data_set_with_other_classes_is_refused_by_their_number(copy):
   assert '\n' not in str(error.value)
 
 
-def test_a_round_keeps_its_length_once_another_began_from_it(copy):
+def test_a_round_keeps_its_length_once_it_was_distilled(copy):
   for number in (4, 2):
     config = ladder({**LENGTHS, number: LENGTHS[number] + 1})
     with pytest.raises(UserError, match=f'distilled from student_{number:05}'):
@@ -291,7 +291,7 @@ def test_a_round_keeps_its_length_once_another_began_from_it(copy):
   assert checkpoints.read_card(copy / 'student_00001').updates == 3
 
 
-def test_a_round_that_the_config_leaves_out_has_begun_all_the_same(copy):
+def test_a_round_that_the_config_leaves_out_still_counts(copy):
   with pytest.raises(UserError, match='was distilled from student_00002'):
     train(ladder({4: 2, 2: 4}), copy)
   shutil.rmtree(copy / 'student_00002')
@@ -307,7 +307,7 @@ def test_a_run_folder_may_be_moved(run, copy):
   np.testing.assert_allclose(leaf(recorder.calls[0][2][0]), leaf(teacher))
 
 
-def test_a_teacher_from_elsewhere(run, tmp_path):
+def test_a_teacher_from_elsewhere_is_distilled(run, tmp_path):
   teacher = checkpoints.load(run[0] / 'student_00004')
   config = ladder({2: 1, 1: 1}, teacher_checkpoint_path='elsewhere')
   recorder = train(config, tmp_path, teacher)
@@ -332,7 +332,7 @@ def test_a_teacher_from_elsewhere(run, tmp_path):
 
 
 @pytest.mark.parametrize('step', ['train_step', 'distill_step'])
-def test_a_stopped_run_goes_on_with_the_same_updates(run, tmp_path, step):
+def test_a_stopped_run_resumes_with_the_same_updates(run, tmp_path, step):
   with pytest.raises(signals.Stopped):
     train(ladder(LENGTHS), tmp_path, stop_at=step)
   recorder = train(ladder(LENGTHS), tmp_path)
@@ -344,7 +344,7 @@ def test_a_stopped_run_goes_on_with_the_same_updates(run, tmp_path, step):
   )
 
 
-def test_a_training_shorter_than_its_average_is_warned_of(tmp_path, capsys):
+def test_a_training_too_short_for_its_ema_gives_a_warning(tmp_path, capsys):
   config = ladder({2: 1})
   train(config, tmp_path / 'a')
   err = capsys.readouterr().err
@@ -359,7 +359,7 @@ def test_a_training_shorter_than_its_average_is_warned_of(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('kind', [ValueError, KeyError])
-def test_a_bug_in_a_network_shows_as_it_is(tmp_path, monkeypatch, kind):
+def test_a_bug_in_a_network_shows_its_exception(tmp_path, monkeypatch, kind):
   def call(self, *args, **kwargs):
     raise kind('a bug')
 
