@@ -1,13 +1,14 @@
-"""Four CPU devices, strict arithmetic, and nets small enough to compile."""
+"""Sets up four CPU devices, strict arithmetic, and small networks."""
 
 import gc
 import os
 import pathlib
 import tempfile
 
-# Before JAX starts: the steps are tested on four replicas. The programs of the
-# tests run a few times each, and take longer to compile than to run: without
-# optimization and by the older emitters it takes a third of the time.
+# These settings must come before JAX starts. The steps are tested on four
+# replicas. The programs of the tests run only a few times, and take longer to
+# compile than to run: without optimization and with the older emitters,
+# compilation takes a third of the time.
 os.environ['JAX_NUM_CPU_DEVICES'] = '4'
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '')
@@ -27,7 +28,7 @@ from diffusion_distillation.runtime import allocator
 TOY = pathlib.Path(__file__).with_name('toy_distill.py')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Most of the suite's time is compilation, and much of it of the same programs.
+# Most of the suite's time is compilation, often of the same programs.
 _cache = tempfile.TemporaryDirectory()
 jax.config.update('jax_compilation_cache_dir', _cache.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
@@ -40,14 +41,14 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-  """Tracing makes objects by the million: looks at them, and back, less."""
+  """Makes garbage collection rarer, since tracing makes millions of objects."""
   gc.freeze()
   gc.set_threshold(100_000)
 
 
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs():
-  """Frees what JAX compiled for a file of tests; the cache on disk keeps it."""
+  """Frees compiled programs after a test file; the disk cache keeps them."""
   yield
   jax.clear_caches()
   gc.collect()
@@ -74,8 +75,8 @@ def tiny_config():
 
 @pytest.fixture(autouse=True)
 def strict_types(request):
-  """No implicit mixing of types in our mathematics; optax's own does mix."""
-  # Of the tests alone: a checkout may lie in a folder of such a name.
+  """Forbids implicit type promotion in our mathematics; optax needs it."""
+  # The path is relative: a checkout may be in a folder with such a name.
   path = request.path.relative_to(request.config.rootpath)
   ours = {'core', 'samplers', 'networks'} & set(path.parts)
   with jax.numpy_dtype_promotion('strict' if ours else 'standard'):

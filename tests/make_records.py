@@ -12,7 +12,7 @@ def write_records(name, data_dir, files):
 
   Args:
     name: one of tfds.SOURCES.
-    data_dir: of TensorFlow Datasets.
+    data_dir: folder of TensorFlow Datasets.
     files: split -> list of (bytes of an image file, label).
   """
   builder = tfds.open_builder(name, str(data_dir))

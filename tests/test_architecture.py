@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can hold."""
+"""The rules of the architecture that a test can check."""
 
 import ast
 import importlib
@@ -16,8 +16,7 @@ CONFIGS = sorted(
   if path.stem not in ('__init__', 'google', 'paper')
 )
 
-# What each room may import of the package, besides itself. The ground is
-# `runtime` and `data`.
+# The folders of the package that each folder may import, besides itself.
 GROUND = {'runtime', 'data'}
 MIDDLE = GROUND | {'core', 'samplers', 'objectives', 'networks', 'checkpoints'}
 ROOMS = {
@@ -34,7 +33,7 @@ ROOMS = {
   'report': MIDDLE | {'training', 'generation', 'evaluation'},
   'commands': MIDDLE | {'training', 'generation', 'evaluation', 'report'},
 }
-# Who alone may import, or call, what.
+# Imports and calls that are allowed in one place only.
 ALONE = {
   'orbax': 'checkpoints/store.py',
   'pmap': 'runtime/devices.py',

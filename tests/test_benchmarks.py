@@ -108,7 +108,7 @@ def test_turns_are_taken_and_the_ratio_is_of_each_turn(monkeypatch):
 def test_steps_count_their_arithmetic(monkeypatch, toy):
   times = {'train': [0.1] * 3, 'distill': [0.16, 0.17, 0.3], 'matrix': [1e-3]}
   monkeypatch.setattr(timing, 'interleaved', lambda functions, profile: times)
-  # Two updates in a call.
+  # A call makes two updates.
   monkeypatch.setattr(devices, 'updates_per_call', lambda *args: 2)
   measured = types.SimpleNamespace(
     config=toy.config,
@@ -207,13 +207,13 @@ def test_saves_of_a_real_loop_are_timed(toy, monkeypatch):
   assert row['saves'] >= 1
   assert row['durable s'] > 0
   assert row['restore s'] > 0
-  # The average and two moments as well, hardly compressed.
+  # The size includes the average and two moments, and is hardly compressed.
   assert row['MB'] > 0.9 * 4 * 4 * row['parameters'] / 1e6
 
 
 def test_a_stall_is_what_the_loop_takes_longer_where_it_saves():
-  # Calls that return each second. The loop asks for the next batch 1 ms later,
-  # but 51 and 81 ms after the second and the fifth, which it saves.
+  # Calls return each second. The loop asks for the next batch 1 ms later, but 51
+  # and 81 ms after the second and the fifth, which it saves.
   ends = [float(n) for n in range(1, 8)]
   own = [0.001, 0.051, 0.001, 0.001, 0.081, 0.001]
   clock = taps.Clock(

@@ -36,7 +36,7 @@ PAPER = {
   'lsun_bedroom128': (139_578_502, 2048, 3e-4, 1e-4, 0, 0.1, 1024, 10, 'both'),
   'lsun_church128': (139_578_502, 2048, 3e-4, 1e-4, 0, 0.1, 1024, 10, 'both'),
 }
-# The networks of appendix E; dropout is tested apart.
+# The networks of appendix E; another test checks dropout.
 NETWORKS = {
   'cifar10': {
     'ch': 256,
@@ -225,7 +225,7 @@ def test_a_distill_config_keeps_its_teacher_s_config(name):
   assert teacher.train.to_dict() == alone.train.to_dict()
   assert config.distillation.objective == 'progressive'
   assert alone.distillation.objective is None
-  # What only a teacher has is not said of students.
+  # Students do not have the keys that only a teacher has.
   assert config.train.num_updates is None
   assert config.model.train_num_steps is None
   assert config.model.eval_sampling_num_steps is None

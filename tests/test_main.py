@@ -45,7 +45,7 @@ class KilledError(Exception):
 
 
 def run(*args):
-  """Runs main.py in this process; returns what it exits with (None: well)."""
+  """Runs main.py in this process; returns its exit code (None: success)."""
   before = pathlib.Path.cwd()
   os.chdir(ROOT)
   try:
@@ -83,7 +83,7 @@ def lines_of(path):
 
 
 def measured(workdir):
-  """The lines of evaluations.jsonl, without the speed and orbax's files."""
+  """The lines of evaluations.jsonl, without speed and checksums of files."""
   lines = lines_of(workdir / 'evaluations.jsonl')
   return [{**line, 'images_per_second': 0, 'checksum': 0} for line in lines]
 
@@ -194,13 +194,13 @@ def reached(path, text):
 
 @pytest.mark.slow
 def test_kills_and_signals_leave_no_trace(workdir, tmp_path):
-  """`benchmarks/kill_resume.py` in short: real processes, real signals."""
+  """A short `benchmarks/kill_resume.py`: real processes and signals."""
   path, metrics = tmp_path / 'digits', tmp_path / 'digits' / 'metrics.jsonl'
   cache = (
     f'--config.compilation_cache_dir={jax.config.jax_compilation_cache_dir}'
   )
   settings = (*TINY, cache)
-  # In training a signal saves; while rows are measured nothing is to be saved.
+  # A signal in training saves; while rows are measured, nothing needs saving.
   moments = (
     (signal.SIGKILL, metrics, '"step": 2', -signal.SIGKILL),  # the teacher
     (signal.SIGTERM, metrics, 'student_00002', signals.STATUS),
@@ -253,13 +253,13 @@ def test_a_training_that_diverges_is_in_the_report(
   assert ('student', 'ddim', 1) not in rows
   page = (path / 'report' / 'index.html').read_text()
   assert 'loss nan at update 2' in page
-  # An error of the report does not hide it.
+  # An error of the report does not hide the failure.
   (path / 'evaluations.jsonl').write_bytes(b'\xff\n')
   assert run(*TINY, f'--workdir={path}') == code
   assert 'no report: ' in capsys.readouterr().err
   (path / 'evaluations.jsonl').unlink()
   monkeypatch.undo()
-  # On another machine, or by another version, it may go well.
+  # On another machine, or with another version, training may succeed.
   assert run(*TINY, f'--workdir={path}') is None
   report = json.loads((path / 'report' / 'report.json').read_text())
   assert report['failure'] is None
@@ -409,7 +409,7 @@ def test_a_kill_within_a_row_costs_a_batch(workdir, tmp_path, monkeypatch):
     lambda path, arrays: (drawn.append(path.name), save(path, arrays)),
   )
   assert run(*evaluate) is None
-  # 8 rows of 2 batches, each of them drawn once.
+  # There are 8 rows of 2 batches, and each batch is drawn once.
   assert (
     len(drawn) == 16 and drawn[2] == 'student_00001_ddim_00001/00000000.npz'
   )
@@ -438,7 +438,7 @@ def test_any_images_are_measured_as_samples_are(workdir, tmp_path, capsys):
 
 @pytest.fixture
 def foreign(workdir, tmp_path):
-  """Writes a student's weights with another card, as anyone may."""
+  """Writes a student's weights with another card, as other programs may."""
 
   def write(**changes):
     student = checkpoints.load(workdir / 'student_00002')

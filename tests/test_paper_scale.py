@@ -88,7 +88,7 @@ def test_a_distill_config_runs_from_training_to_report(
 
 @pytest.mark.parametrize('name', ['imagenet64', 'lsun_bedroom128'])
 def test_both_steps_of_larger_configs_have_shapes(name):
-  """With two levels, and without computing anything."""
+  """The configs have two levels here, and nothing is computed."""
   config = config_file.load(f'configs/{name}_distill.py')
   config.model.args.update(ch=16, emb_ch=16, num_res_blocks=1, head_dim=16)
   config.model.args.update(ch_mult=(1, 2), attn_resolutions=())
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_the_original_is_sampled_and_exported(
   drawn = []
   for args in (
     [f'--config=configs/google.py:{path}', checkpoint],
-    [f'--checkpoint={student}'],  # says itself what it is
+    [f'--checkpoint={student}'],  # its card describes it
   ):
     out = tmp_path / 'samples.npz'
     assert run('--mode=sample', *args, '--seeds=0-3', f'--out={out}') is None

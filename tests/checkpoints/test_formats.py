@@ -58,7 +58,7 @@ def config():
   config = cifar10_base.get_config()
   args = json.loads((DATA / 'cifar_like.json').read_text())['unet']
   del args['num_classes'], args['out_ch']
-  # Half the height of 32 pixels, as 8 is of the 16 that FILE was made with.
+  # This is half of 32 pixels, as 8 is half of the 16 that FILE was made with.
   config.model.args.update({**args, 'attn_resolutions': (16,)})
   return config
 
@@ -97,7 +97,7 @@ def test_what_is_written_is_read(tmp_path, params, num_steps):
   loaded, steps = load_google_checkpoint(path)
   assert steps == num_steps
   assert_same(loaded, params)
-  # The keys that the original looks for.
+  # These are the keys that the original looks for.
   raw = serialization.msgpack_restore(path.read_bytes())
   assert sorted(raw) == ['ema_params', 'num_sample_steps', 'optimizer', 'step']
 
@@ -219,7 +219,7 @@ def test_an_exported_teacher_is_read_as_a_teacher(tmp_path, params, config):
   teacher, exported = tmp_path / 'teacher', tmp_path / 'exported'
   save_google_checkpoint(teacher, params, None)
   export(load(teacher, config), exported)
-  # Its 1,024 sampling steps are a choice, which the original does not store.
+  # Its 1,024 sampling steps are a choice that the original does not store.
   raw = serialization.msgpack_restore(exported.read_bytes())
   assert raw['num_sample_steps'] == 0
 

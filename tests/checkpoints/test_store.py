@@ -86,7 +86,7 @@ def test_foreign_files_stay_and_unfinished_folders_go(tmp_path):
   (tmp_path / 'notes.txt').write_text('mine')
   (tmp_path / '7').write_text('not a folder')
   (tmp_path / '9.unfinished' / 'weights').mkdir(parents=True)
-  # Another training may still be saving while its folder is looked at.
+  # Another training may still be saving when its folder is listed.
   CheckpointFolder(tmp_path).newest_card()
   assert (tmp_path / '9.unfinished').exists()
   assert restored_step(tmp_path) == 3
@@ -263,8 +263,8 @@ def test_a_folder_that_cannot_be_listed_is_not_treated_as_empty(
     CheckpointFolder(tmp_path).restore(make_state(0), 9)
 
 
-# A process whose files may have 9,000 bytes: of the arrays that orbax writes at
-# once, some fail, as on a full disk.
+# This process may write at most 9,000 bytes per file. Some of the arrays that
+# orbax writes at the same time then fail, as on a full disk.
 FULL = """
 import resource, signal, sys
 import jax
@@ -299,7 +299,7 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path):
   assert line.startswith(f'cannot write {tmp_path / "5.unfinished"} (')
   assert 'MB are free' in line and 'rerun the same command' in line
   assert os.strerror(errno.EFBIG) in line
-  # On other devices than those of the process that saved it.
+  # The state is restored on other devices than it was saved from.
   assert jax.device_count() == 4 and restored_step(tmp_path) == 3
   assert [path.name for path in tmp_path.iterdir()] == ['3']
 

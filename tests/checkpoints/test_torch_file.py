@@ -29,7 +29,7 @@ def read(content):
 
 
 def refusal(content):
-  """Returns the one line that refuses a file, which takes little memory."""
+  """Returns the error for a file, after checking that it took little memory."""
   tracemalloc.start()
   with pytest.raises(ValueError, match=r'.') as error:
     read(content)
@@ -103,7 +103,7 @@ def test_damage_is_refused_or_harmless(name):
     except ValueError as error:
       assert '\n' not in str(error)
       refused += 1
-    else:  # a number, a letter of a name, or what is not read
+    else:  # a number, a letter of a name, or bytes that are not read
       assert [a.shape for a in arrays.values()] == list(shapes.values())
   assert refused > 50
 
@@ -113,7 +113,7 @@ def test_other_files_are_refused(content):
   refusal(content)
 
 
-# The rest is what torch.save would not write.
+# The files below are ones that torch.save would not write.
 
 
 def instructions(value):
@@ -165,7 +165,7 @@ FORMATS = [old_format, new_format]
 
 
 class Evil:
-  """Is pickled as a call."""
+  """An object that is pickled as a call of a function."""
 
   def __init__(self, function, *arguments):
     self.call = function, arguments
@@ -177,7 +177,7 @@ class Evil:
 @pytest.mark.parametrize('pack', FORMATS)
 def test_files_made_here_are_read(pack):
   np.testing.assert_array_equal(read(pack(pickled(tensor())))['w'], range(4))
-  # The stride of an axis of length 1, or of an empty tensor, may be anything.
+  # The stride of an axis of length 1, or of an empty tensor, has no effect.
   one = tensor(shape=(1, 4), strides=(2**62, 1))
   np.testing.assert_array_equal(read(pack(pickled(one)))['w'], [range(4)])
   empty = tensor(shape=(0, 2), strides=(2**62, 1))

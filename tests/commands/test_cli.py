@@ -1,4 +1,4 @@
-"""The command line: flags, errors and help. No mode is run."""
+"""The command line: flags, errors and help. The tests run no mode."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_keys_of_the_config_are_changed(args):
     assert parse('--mode=plan', *where)[1]['config'].train.batch_size == 7
 
 
-def test_keys_keep_their_types_and_may_be_unset_before():
+def test_keys_keep_their_types():
   args = [
     '--config.model.args.ch_mult=(1,)',
     '--noconfig.model.eval_clip_denoised',
@@ -98,7 +98,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
   assert values['workdir'] == '/home/me/runs'
   config = values['config']
   assert config.distillation.teacher_checkpoint_path == '/home/me/teacher'
-  # What nobody typed stays, so that cards do not name the folder.
+  # Defaults are not expanded, so that cards do not name the home folder.
   assert config.eval.cache_dir is None
   assert config.compilation_cache_dir.startswith('~/')
 
@@ -221,7 +221,7 @@ def test_help_has_modes_flags_configs_and_examples(capsys, program, typed):
 
 
 def test_a_closed_pipe_ends_the_program_quietly():
-  """As in `main.py --help | true`."""
+  """The pipe is closed as in `main.py --help | true`."""
   reader, writer = os.pipe()
   os.close(reader)
   with os.fdopen(writer) as stdout:

@@ -16,7 +16,7 @@ from tests.checkpoints.toy import CARD, card_at, make_state
 
 @pytest.fixture
 def config():
-  """Of images with classes, which their labels count, and that are gone."""
+  """A config of images that are gone, with as many classes as their labels."""
   config = folder_distill.get_config()
   config.dataset.args.update(
     path='/nowhere', image_size=4, channels=1, class_conditional=True

@@ -13,7 +13,7 @@ def case(logsnr):
   logsnr = jnp.full((2,), logsnr, jnp.float32)
   alpha, sigma = (np.asarray(a)[0] for a in process.alpha_sigma(logsnr))
   z = process.diffuse(x, logsnr, eps)
-  # What a perfect network puts out, from the definitions of the heads.
+  # These are a perfect network's outputs, from the definitions of the heads.
   outputs = {
     'x': x,
     'eps': eps,

@@ -136,7 +136,7 @@ def some(seed, shape=(5, 4, 4, 1)):
 
 
 def test_two_unequal_steps_land_where_one_step_of_the_target_lands():
-  # m is anywhere between, and the two functions differ.
+  # m is anywhere between t and u, and the two functions differ.
   with jax.enable_x64(True):
     z_t = some(1)
     t, m, u = jnp.array([[-9.0, -3, -1, 0, 4]]) + jnp.array([[0], [0.5], [6]])
@@ -156,7 +156,7 @@ def test_two_unequal_steps_land_where_one_step_of_the_target_lands():
   ('m', 'u', 'want'), [(2.0, 2.0, 1), (np.inf, np.inf, 1), (2.0, np.inf, 2)]
 )
 def test_the_limits_of_the_two_step_target(m, u, want):
-  # m = u is one step of the first function, whatever the second one says.
+  # m = u is one step of the first function, whatever the second one returns.
   z_t, level = jnp.ones((3, 2, 2, 1)), jnp.full((3,), -1.0)
   target = targets.two_step_target(
     lambda z, logsnr: jnp.ones_like(z),

@@ -25,12 +25,12 @@ def random_network(dtype):
       'torch_fidelity.feature_extractor_inceptionv3'
     )
   network_type = fidelity.FeatureExtractorInceptionV3
-  with (  # it would fetch trained weights
+  with (  # otherwise it would download trained weights
     mock.patch.object(torch, 'load'),
     mock.patch.object(network_type, 'load_state_dict'),
   ):
     network = network_type('inception', ['2048', 'logits_unbiased'], 'none')
-  # Not by its own argument, which takes 'float64' for float32.
+  # The network's own argument would treat 'float64' as float32.
   network.to(dtype).feature_extractor_internal_dtype = dtype
   shapes = {
     name: tuple(tensor.shape)

@@ -11,7 +11,7 @@ from diffusion_distillation.data.dataset import Dataset
 
 
 class Numbers:
-  """Examples that show their number: twice it at the left, plus one right."""
+  """Examples with pixels 2 n at the left and 2 n + 1 at the right."""
 
   def __init__(self, count=10):
     self._count = count
@@ -94,6 +94,6 @@ def test_flips_are_left_to_right_half_of_the_time_and_only_on_request():
 
   many = dataclasses.replace(NUMBERS, open_train=lambda: Numbers(100))
   assert flipped(many) == 0
-  # 1,000 fair coins: 5 standard deviations.
+  # The tolerance is 5 standard deviations of 1,000 fair coins.
   share = flipped(dataclasses.replace(many, random_flip=True))
   assert abs(share - 0.5) < 0.08

@@ -18,7 +18,7 @@ COUNT = 20
 
 
 def encode(value, kind='PNG', exif=None):
-  """Returns the file of a 6 x 8 image: `value` left, 100 brighter right."""
+  """Returns the file of a 6 x 8 image whose right half is 100 brighter."""
   image = np.full((6, 8, 3), value, np.uint8)
   image[:, 4:] += 100
   buffer = io.BytesIO()

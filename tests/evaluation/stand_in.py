@@ -18,7 +18,7 @@ class Projections:
   def __init__(self, path='weights', resize='tf1'):
     self.checksum = hashlib.sha256(str(path).encode()).hexdigest()
     self.resize = resize
-    self.images = 0  # seen so far
+    self.images = 0  # number of images seen so far
 
   def __call__(self, images):
     self.images += len(images)

@@ -26,7 +26,7 @@ def test_the_training_images_themselves_are_at_distance_0():
   assert figures['frechet_distance'] == pytest.approx(0, abs=1e-6)
   assert figures['sfid'] == pytest.approx(0, abs=1e-6)
   assert figures['precision'] == figures['recall'] == 1
-  # Unbiased, and so below 0 for a set and itself: 2 (own - all pairs).
+  # KID is unbiased, so it is below 0 for a set and itself.
   assert figures['kid'] < 0
 
 
@@ -200,7 +200,7 @@ def test_a_reference_file_may_have_mean_and_covariance_alone(tmp_path):
   network = Projections()
   measured = evaluator(network, reference_path=str(path))
   figures = measured.measure([OURS], 30)
-  assert network.images == 30  # none of the data set
+  assert network.images == 30  # no image of the data set
   assert set(figures) == {
     'frechet_distance',
     'frechet_distance_error',
@@ -215,7 +215,7 @@ def test_a_reference_file_may_have_mean_and_covariance_alone(tmp_path):
     'stats.npz, without sFID, without precision, recall and KID'
   )
   assert len(protocol['reference_checksum']) == 64
-  # Which rule the file was made with, it does not say.
+  # The file does not say which rule it was made with.
   assert 'EDM and ADM go with tf1' in protocol['reference_resize']
   assert measured.real_figures() == {
     'floor': None,

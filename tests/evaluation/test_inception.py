@@ -28,9 +28,9 @@ def test_activations_agree_with_torch_fidelity_s(network, case):
   # Five small images are two batches, of which one is padded.
   order = np.arange(5 if case == 'small' else 1) % len(images)
   got = network(images[order])
-  # The numbers are of float64; `rounding` is how far off them torch-fidelity
-  # itself is in float32: at most 3.6e-5 of activations of about 1. What is off
-  # a logit is off a probability, in proportion.
+  # The reference is in float64; `rounding` is the error of torch-fidelity in
+  # float32: at most 3.6e-5 of activations of about 1. An error of a logit is a
+  # relative error of a probability.
   tolerances = {
     'features': {'rtol': 0, 'atol': 4 * reference[f'{case}_features_rounding']},
     'spatial': {'rtol': 0, 'atol': 4 * reference[f'{case}_spatial_rounding']},
@@ -82,7 +82,7 @@ def test_the_rule_of_pytorch_is_pytorch_fid_s(open_input, size):
   kept = reference['kept']
   # Rounding of grey levels up to 255, in two orders of operations.
   np.testing.assert_allclose(got[:, kept][:, :, kept], want, atol=3e-6)
-  # It is what the network gets, and not by the other rule.
+  # The network gets this input, and not that of the other rule.
   if size == '32x32':
     found = open_input('pytorch')(images).features
     np.testing.assert_allclose(found, want[:, :23, :23, 0], atol=3e-6)
@@ -91,8 +91,8 @@ def test_the_rule_of_pytorch_is_pytorch_fid_s(open_input, size):
 
 
 def test_resize_has_tensorflow_1_s_places_of_pixels():
-  # A ramp tells where each pixel comes from: from i size / 299, no half pixels,
-  # and nothing beyond the last one.
+  # A ramp shows where each pixel comes from: from i size / 299, without half
+  # pixels, and from nothing beyond the last one.
   ramp = np.arange(23.0, dtype=np.float32)
   images = np.stack(np.broadcast_arrays(ramp[:, None], 10 * ramp), axis=-1)
   places = np.minimum(np.arange(299) * 23 / 299, 22)

@@ -1,4 +1,4 @@
-"""Files of torch.save, real ones and evil ones; see tests/data/README.md."""
+"""Files of torch.save, real and malicious ones; see tests/data/README.md."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from diffusion_distillation.runtime.errors import UserError
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 NUMBERS = np.arange(24, dtype=np.float32)
-# What make_torch_files.py saves, but for the count of batches.
+# The arrays that make_torch_files.py saves, without the count of batches.
 SAVED = {
   'conv.weight': NUMBERS.reshape(2, 3, 2, 2),
   'fc.weight': NUMBERS.reshape(4, 6).T,
@@ -45,7 +45,7 @@ def read(tmp_path, content, shapes):
 
 
 def refusal(tmp_path, content, shapes):
-  """Returns the one line that refuses a file."""
+  """Returns the error for a file, which must be one line."""
   with pytest.raises(UserError) as error:
     read(tmp_path, content, shapes)
   assert '\n' not in str(error.value) and len(str(error.value)) < 600
@@ -88,7 +88,7 @@ def test_damage_is_refused_or_harmless(tmp_path, name):
     except UserError as error:
       assert '\n' not in str(error)
       refused += 1
-    else:  # a number, or a word that is not read
+    else:  # a number, or bytes that are not read
       assert {k: v.shape for k, v in weights.items()} == SHAPES
   assert refused > 100
 
@@ -125,11 +125,11 @@ def test_a_missing_file_says_what_to_fetch(tmp_path):
   assert 'neither' in refusal(tmp_path, b'<html>not found</html>', W)
 
 
-# The rest is what NumPy would not write.
+# The files below are ones that NumPy would not write.
 
 
 class Evil:
-  """Is pickled as a call."""
+  """An object that is pickled as a call of a function."""
 
   def __init__(self, function, *arguments):
     self.call = function, arguments

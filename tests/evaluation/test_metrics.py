@@ -90,13 +90,13 @@ def repeated(num_samples, dim, shift, scale):
 @pytest.mark.parametrize('case', [(400, 6, 0.7, 1.3), (40, 60, 0.7, 1.3)])
 def test_the_error_is_the_spread_of_repeated_draws(case):
   distances, errors = repeated(*case)
-  # 60 draws tell their spread to a tenth.
+  # 60 draws determine their spread to a tenth.
   assert 0.8 < np.mean(errors) / np.std(distances) < 1.8
   assert np.std(errors) < 0.3 * np.mean(errors)
 
 
 def test_the_error_is_not_too_small_where_the_distance_is_bias():
-  # The same distribution: the true distance is 0, the second order is all.
+  # The distributions are equal, so the measured distance is only bias.
   distances, errors = repeated(300, 20, 0.0, 1.0)
   assert 1 < np.mean(errors) / np.std(distances) < 1.8
 
@@ -139,7 +139,7 @@ def test_precision_and_recall_of_sets_with_a_known_answer():
   real = rng.standard_normal((200, 2))
   assert metrics.precision_recall(real, real) == (1, 1)
   assert metrics.precision_recall(real, real + 100) == (0, 0)
-  # Half of the samples are real, the other half nowhere.
+  # Half of the samples are real, the other half far from all real ones.
   half = np.concatenate([real[:100], real[:100] + 100])
   precision, _ = metrics.precision_recall(real, half)
   assert precision == 0.5
@@ -159,7 +159,7 @@ def test_precision_and_recall_of_float32_features_and_known_radii():
   real, generated = rng.standard_normal((2, 700, 3)).astype(np.float32)
   got = metrics.precision_recall(real, generated, metrics.knn_radii(real))
   assert got == metrics.precision_recall(real, generated)
-  # By definition, one by one.
+  # The expected value follows the definition, one feature at a time.
   to_real = np.linalg.norm(generated[:, None] - real[None], axis=-1)
   among = np.linalg.norm(real[:, None] - real[None], axis=-1)
   radii = np.sort(among, axis=1)[:, 3]
@@ -183,7 +183,7 @@ def test_inception_score_is_the_mean_over_splits_of_any_order():
   mean, deviation = metrics.inception_score(by_class)
   assert mean == pytest.approx(5 * np.exp(-4 / 1000), rel=2e-3)
   assert 0 < deviation < 0.02
-  # Of one image each: nothing to tell it from.
+  # With one image per split, all images of a split are the same.
   assert metrics.inception_score(np.eye(3)) == pytest.approx((1, 0))
 
 
@@ -206,20 +206,20 @@ def test_kid_of_two_points_in_closed_form():
 
 
 def test_kid_is_0_in_expectation_for_the_same_distribution():
-  # Every outcome of two pairs of coins, each as likely as any other.
+  # These are all outcomes of two pairs of coins, with equal probability.
   coins = [
     np.array(c, float)[:, None] for c in itertools.product([0, 2], repeat=2)
   ]
   values = [metrics.kid(x, y) for x in coins for y in coins]
   assert np.mean(values) == pytest.approx(0, abs=1e-12)
-  assert max(values) > 1  # and it is not that all of them are 0
+  assert max(values) > 1  # not all values are 0
 
 
 def test_kid_of_subsets_estimates_that_of_all():
   rng = np.random.RandomState(0)
   x, y = rng.standard_normal((300, 4)), rng.standard_normal((400, 4)) + 0.5
 
-  # In closed form, by the sums over all pairs.
+  # The closed form uses the sums over all pairs.
   def total(a, b):
     return np.sum((a @ b.T / 4 + 1) ** 3)
 
@@ -235,7 +235,7 @@ def test_kid_of_subsets_estimates_that_of_all():
 
 
 def test_kid_s_subsets_are_random():
-  # The first 1,000 of one set are the other's; the rest is far away.
+  # The first 1,000 features of both sets are equal; the others are far away.
   near = np.random.RandomState(0).standard_normal((1000, 3))
   both = np.concatenate([near, near + 9])
   assert metrics.kid(near, both, subsets=2) > 100

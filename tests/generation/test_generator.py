@@ -71,7 +71,7 @@ UNIFORM = {'name': 'uniform', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
   ],
 )
 def test_the_card_is_obeyed(card, params, changes):
-  # Parameters times 3, so that predictions do leave [-1, 1].
+  # The parameters are tripled, so that predictions leave [-1, 1].
   loud = jax.tree.map(lambda p: 3 * p, params)
   if 'model' in changes:
     changes = {'model': {**card.model, **changes['model']}}
@@ -113,7 +113,7 @@ def test_seeds_have_the_classes_in_turn():
 
 
 def test_an_image_shows_the_class_that_is_asked_for(card, params):
-  # The class matters, and all images but those of its turn change.
+  # The class matters: all images change except those that had it in turn.
   seeds = np.arange(10)
   in_turn, sevens = (
     draw(card, params, seeds, label=label) for label in (None, 7)

@@ -25,7 +25,7 @@ def read(path, shape=(4, 6, 3)):
   files = ImageFiles(path, shape)
   images = np.concatenate(list(files))
   assert len(images) == files.num_images
-  # More than once, the same.
+  # A second iteration gives the same images.
   np.testing.assert_array_equal(np.concatenate(list(files)), images)
   return images
 
@@ -46,7 +46,7 @@ def test_an_npz_is_read_by_its_key(tmp_path, key):
 
 
 def fill(write):
-  """Writes the images in nested folders, with what lies about beside them."""
+  """Writes the images in nested folders, among files of other kinds."""
   for i, image in enumerate(COLOUR):
     write(f'{i % 2}/{i}.png', png(image))
   write('grid.png', png(COLOUR[0].repeat(2, axis=0)))

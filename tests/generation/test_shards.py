@@ -17,7 +17,7 @@ class KilledError(Exception):
 
 
 class Counting:
-  """Draws images that are their seeds; it counts them, and dies at one."""
+  """Draws images that equal their seeds, counts them, and may die at one."""
 
   def __init__(self, dies_at=None, clock=None):
     self.drawn, self._dies_at, self._clock = [], dies_at, clock
@@ -58,7 +58,7 @@ def test_a_kill_costs_no_more_than_a_batch(tmp_path):
   assert drawn(folder, again) == (list(range(10)), [10])
   assert again.drawn == [8, 9]
   these = Shards(folder, IDENTITY, 10, 4)
-  # All are there: not even the weights are loaded.
+  # If all images exist, the weights are not loaded.
   these.draw(lambda: pytest.fail('opened'), 4, Shown())
   these.remove()
   assert not folder.exists()

@@ -1,4 +1,4 @@
-"""The table of networks, and what a Denoiser makes of a network."""
+"""The table of networks, and the Denoiser of a network."""
 
 import jax
 import jax.numpy as jnp

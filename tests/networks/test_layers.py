@@ -19,7 +19,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
   got = np.asarray(got, np.float64)
   scaled = np.float64(jnp.asarray(1 / (1 - rate), dtype))
   assert set(np.unique(got)) == {0, scaled}
-  # Of a binomial count, per example: five standard deviations.
+  # The tolerance is five standard deviations of the binomial count.
   size = ONES[0].size
   deviation = np.sqrt(rate * (1 - rate) / size)
   dropped = (got == 0).mean((1, 2, 3))
@@ -29,7 +29,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
 def test_each_example_has_its_own_mask_that_depends_on_its_key():
   got = np.asarray(layers.dropout(ONES, 0.5, KEYS)).reshape(4, -1)
   assert len(np.unique(got, axis=0)) == 4
-  # Independent: two fair coins agree half of the time.
+  # The masks are independent: two fair coins agree half of the time.
   agree = (got[0] == got[1]).mean()
   assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(got.shape[1])
   np.testing.assert_array_equal(

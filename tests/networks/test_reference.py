@@ -1,4 +1,4 @@
-"""Against numbers of the original implementation; see tests/data/README.md."""
+"""Compares with numbers of the original program; see tests/data/README.md."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from tests.make_params import make_params
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 CASES = ['cifar_like', 'imagenet_like']
-# The sums of the tests' quick programs are less accurate than the numbers.
+# Sums in the unoptimized programs of the tests are less accurate.
 jit = functools.partial(
   jax.jit, compiler_options={'xla_cpu_use_fusion_emitters': True}
 )
@@ -26,8 +26,8 @@ jit = functools.partial(
 def original_schedule(t):
   """The cosine schedule as the original computes it, in float32.
 
-  Near t = 1 its tan is off by 1e-3 of log-SNR, which the numbers carry; ours is
-  not (see test_schedules), and is passed in like this one.
+  Near t = 1 its tan has an error of 1e-3 of log-SNR, which is part of the
+  reference. Our schedule does not have it (see test_schedules).
   """
   at_data, at_noise = np.arctan(np.exp(-10.0)), np.arctan(np.exp(10.0))
   return -2 * jnp.log(jnp.tan((at_noise - at_data) * t + at_data))
@@ -51,10 +51,10 @@ def quotient_rounding(z_t, index, num_steps):
 
 
 def merge_rounding(case, num_steps):
-  """Bounds what the original loses of a 'both' head at t = 1.
+  """Bounds the error of the original for a 'both' head at t = 1.
 
-  It weighs the x of eps~ by 1 - sigmoid(20), which is 0 in float32; lost is
-  alpha |z - sigma eps~|, with alpha = 4.5e-5 and at most 7 between the two.
+  It weights the x of eps~ by 1 - sigmoid(20), which is 0 in float32. The error
+  is alpha |z - sigma eps~|, with alpha = 4.5e-5 and a difference of at most 7.
   """
   return 7 * 4.6e-5 if (case, num_steps) == ('imagenet_like', 1) else 0
 
@@ -163,7 +163,7 @@ def test_targets_and_losses_agree_with_the_original(case, num_steps):
   for name in losses.WEIGHTS:
     got = losses.weighted_mse(name, x_target, x_hat, logsnr)
     want = numbers[f'loss_{num_steps}_{name}']
-    # An error of the target is twice that, relatively, of a squared distance.
+    # The relative error of a squared distance is twice that of the target.
     tolerance = 1e-4 + 2 * rounding / distance
     assert np.all(np.abs(got / want - 1) <= tolerance), name
 

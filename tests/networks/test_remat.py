@@ -34,7 +34,7 @@ def loss(denoiser, params):
 
 
 def compute(denoiser, params):
-  """Returns the loss, x_hat and gradients; quickly compiled, not quick."""
+  """Returns the loss, x_hat and gradients, by a program that compiles fast."""
   function = jax.value_and_grad(functools.partial(loss, denoiser), has_aux=True)
   options = {'xla_backend_optimization_level': 0}
   return jax.jit(function, compiler_options=options)(params)
@@ -50,10 +50,11 @@ def test_outputs_and_gradients_are_the_same():
   )
   (want, x_hat), grads = compute(plain, params)
   (got, again), others = compute(remat, params)
-  # The same operations, though XLA may fuse and reorder them.
+  # The operations are the same, but XLA may fuse and reorder them.
   np.testing.assert_allclose(got, want, rtol=1e-5)
   np.testing.assert_allclose(again, x_hat, atol=1e-5)
-  # Of all gradients, since some are 0 but for rounding: keys have no bias.
+  # The scale is that of all gradients, since some are 0 up to rounding: keys
+  # have no effective bias.
   scale = float(optax.tree.norm(grads))
   assert 1e-2 < scale < np.inf
   chex.assert_trees_all_close(others, grads, rtol=1e-4, atol=1e-6 * scale)
@@ -61,7 +62,7 @@ def test_outputs_and_gradients_are_the_same():
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_remat_keeps_a_fraction_for_the_gradient(dtype):
-  # What the backward pass holds on to, by JAX's own account.
+  # JAX reports what the backward pass keeps.
   def kept(remat):
     denoiser = build(remat, ch=32, dtype=dtype)
     with jax.numpy_dtype_promotion('standard'):  # flax's GroupNorm mixes types

@@ -11,7 +11,7 @@ from diffusion_distillation.networks.unet import LOGSNR_INPUTS, UNet
 
 SMALL = {'ch': 8, 'emb_ch': 16, 'ch_mult': (1, 2), 'num_res_blocks': 1}
 SMALL |= {'attn_resolutions': (4,)}
-QUICK = {'xla_backend_optimization_level': 0}  # to compile, not to run
+QUICK = {'xla_backend_optimization_level': 0}  # compiles fast, runs slowly
 
 
 def shapes(height=8, **args):
@@ -29,7 +29,7 @@ def count(variables):
   return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
-# Counts of the paper's networks (appendix E), not made by this code.
+# Counts for the paper's networks (appendix E), not computed by this code.
 @pytest.mark.parametrize(
   ('size', 'want', 'args'),
   [
@@ -174,7 +174,7 @@ def test_dropout_is_active_with_keys_only_and_each_example_has_its_own():
   still, dropped, other = x_hat(None), x_hat(keys), x_hat(keys[:0:-1])
   np.testing.assert_allclose(still[0], still[1], atol=1e-6)
   assert float(jnp.abs(dropped[0] - dropped[1]).max()) > 1e-3
-  # An example's mask goes with its key, wherever it stands in whatever batch.
+  # An example's mask depends on its key, not on its place or the batch.
   np.testing.assert_allclose(dropped[1:], other[::-1], atol=1e-5)
 
 

@@ -15,7 +15,7 @@ B = 512
 
 
 class Recorder:
-  """A denoise function that keeps what it is asked."""
+  """A denoise function that records its arguments."""
 
   def __init__(self, x_hat=0.0):
     self.x_hat, self.calls = x_hat, []
@@ -90,7 +90,7 @@ def test_the_student_sees_the_teacher_s_noisy_images():
 )
 @pytest.mark.parametrize('name', ['denoising', 'progressive'])
 def test_the_loss_is_the_weighted_squared_error(name, weighting, weight):
-  # x = 1 and the teacher says 0.25, the student 0.5.
+  # x = 1; the teacher predicts 0.25 and the student 0.5.
   student = Recorder(0.5)
   loss = objective(name, mean_loss_weight_type=weighting).loss(
     inputs(student=student, teacher=Recorder(0.25))
@@ -148,7 +148,7 @@ def test_a_teacher_s_times_are_continuous_or_discrete():
   student = Recorder()
   objective('denoising').loss(inputs(student=student))
   assert len(levels(student)[0]) > B / 2
-  # Uniform in t: half of them below t = 1/2, which is logsnr 0.
+  # Times are uniform: half of them are below t = 1/2, which is logsnr 0.
   below = np.mean(student.calls[0][1] > 0)
   assert abs(below - 0.5) < 4 * 0.5 / np.sqrt(B)
   student = Recorder()

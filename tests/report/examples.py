@@ -1,4 +1,4 @@
-"""Reports as runs make them, for tests and for a look in a browser."""
+"""Reports as runs make them, for tests and to view in a browser."""
 
 import numpy as np
 from sklearn.datasets import load_digits

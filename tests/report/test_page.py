@@ -13,7 +13,7 @@ VOID = {'meta', 'img'}
 
 
 class Parser(html.parser.HTMLParser):
-  """Reads a page; every element that is opened must be closed."""
+  """Reads a page, and checks that every opened element is closed."""
 
   def __init__(self, text):
     super().__init__()

@@ -45,7 +45,7 @@ def test_a_report_has_the_paper_s_figures_beside_its_own():
     for r in rows
     if 'paper' in r
   }
-  # Figure 4 of the paper; it ends at an FID of 20.
+  # These are from Figure 4 of the paper, which ends at an FID of 20.
   assert found['student', 'ddim', 1] == 16.1
   assert found['teacher', 'ddim', 512] == 2.65
   assert found['teacher', 'ancestral', 512] == 2.14
@@ -73,7 +73,7 @@ def test_write_report_writes_its_files(tmp_path):
   for name in ('fid_vs_steps.png', 'fid_vs_nfe.png'):
     with Image.open(folder / name) as image:
       image.verify()
-  # No curve of figures that are gone stays behind.
+  # Curves of figures that no longer exist are removed.
   reports.write_report(examples.unmeasured(), folder, **options)
   assert sorted(p.name for p in folder.iterdir()) == [
     'index.html',

@@ -122,7 +122,7 @@ def test_no_row_has_more_steps_than_the_maximum(workdir):
 
 
 def test_students_are_sampled_stochastically_in_twice_their_steps(workdir):
-  # Its deterministic step is two of the loop's: the student's own.
+  # Its deterministic step spans two steps of the loop: a student's own step.
   config = changed(samplers=(), student_samplers=('stochastic',))
   assert names(config, workdir) == [
     'student_00002_stochastic_00004',

@@ -1,4 +1,4 @@
-"""How the rows of a run are drawn, with a generator that is none."""
+"""How the rows of a run are drawn, with a stand-in for the generator."""
 
 import dataclasses
 import types
@@ -83,10 +83,10 @@ def test_the_picture_of_training_images_is_that_of_the_measured_ones(tmp_path):
 
   assert runs._training_images(nowhere, tmp_path, None) is None
   np.testing.assert_array_equal(shown(DATASET, 'a'), first_images(DATASET))
-  # While nothing changes, the data need not be there.
+  # If nothing has changed, the data are not read.
   np.testing.assert_array_equal(shown(nowhere, 'a'), first_images(DATASET))
   np.testing.assert_array_equal(shown(swapped, 'b'), first_images(swapped))
-  # The old picture is better than none.
+  # Without data, the old picture is kept.
   np.testing.assert_array_equal(shown(nowhere, 'c'), first_images(swapped))
   path.write_bytes(path.read_bytes()[:100])
   assert shown(nowhere, 'b') is None

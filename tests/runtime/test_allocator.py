@@ -34,7 +34,7 @@ def faults(how):
 
 def test_freed_memory_is_rarely_mapped_again():
   default, kept = faults('default'), faults('keep')
-  if platform.libc_ver()[0] == 'glibc':  # others are left alone
+  if platform.libc_ver()[0] == 'glibc':  # the setting is for glibc only
     # Eight results of 40 MB are 78,000 pages of 4 kB.
     assert default > 77_000
     assert kept < default / 2

@@ -12,7 +12,7 @@ from diffusion_distillation.runtime.errors import DamagedError, UserError
 
 @pytest.fixture
 def full_disk(monkeypatch):
-  """Lets every write fail at its very end."""
+  """Makes every write fail at its end, as on a full disk."""
 
   def fsync(descriptor):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -102,7 +102,7 @@ def test_what_a_reader_raises_gets_one_line(error, message):
   ):
     raise error
   assert '\n' not in str(caught.value)
-  # Only a checksum tells that a file is damaged.
+  # Only a checksum shows that a file is damaged.
   assert not isinstance(caught.value, DamagedError)
 
 

@@ -12,7 +12,7 @@ from diffusion_distillation.runtime import files, log
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-  """Stands still, but for ten seconds before each line of a log."""
+  """A clock that advances only by ten seconds before each line of a log."""
   seconds, write = [1000.0], log.RunLog.write
 
   def later(*args):
@@ -147,7 +147,7 @@ def test_tensorboard_shows_settings_and_pictures(tmp_path):
     (3, 'samples', (4, 5)),
     (6, 'samples', (2, 3)),
   ]
-  run.rewind('teacher', 6)  # where the evaluation is made again
+  run.rewind('teacher', 6)  # the evaluation at 6 is made again
   run.close()
   assert pictures() == before[:1]
 

@@ -1,6 +1,6 @@
 """Two processes of two devices each train, stop, fail and resume together.
 
-Most of it is tested by a toy training, see `worker`; one run is of main.py.
+Most tests use a toy training, see `worker`; one of them runs main.py.
 """
 
 import json
@@ -60,7 +60,7 @@ def slurm(process_id):
   """The environment of a task of srun, as JAX reads it."""
   for job in range(4096):
     with socket.socket() as free:
-      # The port that JAX makes of a job's number.
+      # JAX makes the port from the number of a job.
       if free.connect_ex(('127.0.0.1', job + 61440)):
         break
   return {
@@ -123,7 +123,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def story(folder):
-  """What became of a training that is interrupted again and again."""
+  """Results of a training that is interrupted several times, by action."""
   actions = ('early', 'interrupt', 'die', 'fail')
   return {action: run_toy(folder, action) for action in actions}
 
@@ -139,7 +139,7 @@ def test_all_processes_receive_what_process_0_sends(story, folder):
 
 
 def test_a_signal_to_one_process_stops_all(story):
-  # Two updates after process 1 was asked to.
+  # Both stop two updates after the request to process 1.
   line = 'stopped toy at update 7; rerun the same command to resume'
   assert story['interrupt'][0] == [(75, line)] * 2
 
@@ -152,7 +152,7 @@ def test_a_killed_process_ends_the_others(story):
 
 
 def test_an_error_in_one_process_ends_all(story):
-  """And not before the others have waited for it to measure."""
+  """The others first wait for a process that is still measuring."""
   (failed, lost), seconds = story['fail']
   assert failed == (1, 'error: no such image')
   assert lost[0] == 75 and lost[1].startswith(LOST)
@@ -236,7 +236,7 @@ def test_two_processes_train_as_one_does(runs):
       np.testing.assert_allclose(two['loss'], one['loss'], rtol=1e-4)
   for stage in ('teacher', 'student_00002', 'student_00001'):
     one, two = (checkpoints.load(workdir / stage).weights for workdir in runs)
-    # Up to the order of float32 sums.
+    # Only the order of float32 sums differs.
     chex.assert_trees_all_close(two, one, rtol=1e-4, atol=1e-6)
 
 

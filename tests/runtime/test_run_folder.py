@@ -71,7 +71,7 @@ def test_a_run_folder_says_what_the_run_is(tmp_path):
   begun(tmp_path, changed({'eval.num_samples': 40}))
   later = read_run(tmp_path)
   assert later['started'] == run['started'] and later['rounds'] == []
-  # Nothing else is known of the teacher than before.
+  # What is known about the teacher stays the same.
   assert (later['teacher'], later['teacher_checksum']) == ('/t', 'abc')
 
 
@@ -98,7 +98,7 @@ with open_run_folder({str(tmp_path)!r}, tiny_config(), create=True):
     assert other.stdout.readline() == 'open\n'
     with pytest.raises(UserError, match=rf'use by process {other.pid} on '):
       opened(tmp_path)
-    # Reading does no harm.
+    # Reading is allowed.
     assert opened(tmp_path, lock=False) == tmp_path
     other.kill()
   assert opened(tmp_path) == tmp_path
@@ -246,7 +246,7 @@ def test_a_file_cannot_be_a_run_folder(tmp_path):
 
 
 def test_a_run_that_begins_at_the_same_time_is_noticed(tmp_path, monkeypatch):
-  """Of two new runs of different configs, the later one is refused."""
+  """If two runs of different configs begin, the later one is refused."""
   locked = run_folder._locked
 
   def late(workdir):

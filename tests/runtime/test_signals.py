@@ -1,4 +1,4 @@
-"""Signals: a flag while a training loop runs, the end of the process else."""
+"""Signals set a flag in a training loop, and end the process elsewhere."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ def run(body, stderr=subprocess.PIPE, inherited='SIG_DFL'):
 
   Args:
     body: text of the program.
-    stderr: of the process.
-    inherited: the handler that the parent process leaves to it.
+    stderr: stderr of the process.
+    inherited: handler of SIGTERM and SIGINT that the process inherits.
   """
   code = f"""
 import os, signal, sys
@@ -50,7 +50,7 @@ signals.use_system_defaults()
   'body',
   [
     'kill({name!r})',
-    # Not armed yet: the first update still compiles.
+    # The flag is not armed yet: the first update still compiles.
     """
     with signals.StopFlag():
       kill({name!r})
@@ -123,7 +123,7 @@ def test_a_signal_that_the_parent_ignores_stays_ignored():
 
 
 def test_a_signal_counts_when_stderr_is_closed():
-  """As after Ctrl-C on `main.py 2>&1 | tee log`, which ends tee first."""
+  """On Ctrl-C, `main.py 2>&1 | tee log` loses its reader first."""
   reader, writer = os.pipe()
   os.close(reader)
   with os.fdopen(writer) as stderr:

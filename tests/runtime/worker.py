@@ -2,7 +2,7 @@
 
 python -m tests.runtime.worker FOLDER ACTION [ADDRESS PROCESS_ID]
 
-Without an address, the environment of Slurm says where the processes are.
+Without an address, the processes find each other by Slurm's environment.
 """
 
 import json
@@ -20,8 +20,8 @@ from diffusion_distillation.runtime import devices, files, processes, signals
 from diffusion_distillation.runtime.errors import UserError
 
 NUM_UPDATES = 16
-# What process 0 says: a float with another sign of zero, and a NaN with a
-# payload, must arrive as they are.
+# The value that process 0 sends: a negative zero and a NaN with a payload must
+# arrive unchanged.
 FLOATS = np.random.RandomState(0).standard_normal(1000).astype(np.float32)
 FLOATS.view(np.uint32)[:2] = 2**31, 0x7FC12345
 MESSAGE = {'step': np.int32(3), 'card': {'a.b': [1, 2.5, 'c', None, True]}}
@@ -74,7 +74,7 @@ def train(folder, act=lambda updates: None):
 
 
 def listen(folder):
-  """Writes whether this process heard what process 0 said."""
+  """Writes whether this process received what process 0 sent."""
   main = processes.is_main()
   said = {'floats': FLOATS, **MESSAGE}
   heard = processes.broadcast(said if main else None)
@@ -89,7 +89,7 @@ def listen(folder):
 
 
 def run(folder, action):
-  """Trains, and does what the action says."""
+  """Trains, with the interruption that the action names."""
   main = processes.is_main()
 
   def act(updates):

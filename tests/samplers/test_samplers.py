@@ -83,7 +83,7 @@ def test_ancestral_sampling_draws_noise_between_its_bounds():
 
 @pytest.mark.parametrize('sampler', SAMPLERS)
 def test_the_last_step_returns_the_prediction(sampler):
-  # Whatever came before: x_hat does not depend on z here.
+  # Here x_hat does not depend on z, so earlier steps have no effect.
   x = jnp.linspace(-1, 1, 16).reshape(4, 2, 2, 1)
   for num_steps in (1, 3):
     got = run(num_steps, lambda z, logsnr: x, sampler=sampler, key=KEY)
@@ -112,7 +112,7 @@ def test_the_network_is_evaluated_nfe_times(sampler):
 
 @pytest.mark.parametrize('sampler', SAMPLERS)
 def test_every_sampler_arrives_at_the_data_in_float32(sampler):
-  # The whole way, its ends included, where alpha and sigma are near 0.
+  # The whole range includes the ends, where alpha or sigma is near 0.
   x = run(512, z_1=noise((1, 64, 64, 1)), sampler=sampler, key=KEY, clip=False)
   assert abs(float(jnp.std(x)) - C) < 0.02
 
@@ -246,7 +246,7 @@ def test_a_time_grid_may_be_spelled_or_given(monkeypatch):
   spelled, given = run(3, sampler='ddim:grid=halved'), run(3, grid='halved')
   np.testing.assert_array_equal(spelled, given)
   assert np.abs(spelled - run(3)).min() > 0
-  # What is given takes the place of what is spelled, as with all options.
+  # An explicit argument overrides the spelling, as with all options.
   both = run(3, sampler='ddim:grid=halved', grid='uniform')
   np.testing.assert_array_equal(both, run(3))
 

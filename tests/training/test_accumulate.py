@@ -1,4 +1,4 @@
-"""The gradient of a batch in parts, and on replicas, is that of the batch."""
+"""A batch has the same gradient whole, in parts, and on replicas."""
 
 import functools
 import re

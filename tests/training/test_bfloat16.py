@@ -1,4 +1,4 @@
-"""A network that computes in bfloat16, and everything else in float32."""
+"""Only the network computes in bfloat16, and everything else in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +134,14 @@ def rms(array):
 
 
 def test_the_error_of_the_target_is_that_of_the_predictions(predictions):
-  # A weighted mean of two numbers is everywhere as wrong as the worse of them.
+  # The error of a weighted mean is at most the larger error of its two terms.
   (x1, x2, target), (y1, y2, rounded) = predictions
   worse = np.maximum(np.abs(y1 - x1), np.abs(y2 - x2))
   error = np.abs(rounded - target)
-  # Of the mean's own arithmetic, in float32: a few roundings of its terms.
+  # The mean's own arithmetic in float32 adds a few roundings of its terms.
   assert np.all(error <= worse + 4 * 2.0**-24 * np.abs(x1).max())
-  # And bfloat16, with its 8 bits, does show: by more than one rounding of x_hat
-  # and less than one for each of the layers on the way.
+  # The error of bfloat16, with its 8 bits, is visible: more than one rounding
+  # of x_hat, and less than one for each layer of the network.
   assert 2.0**-9 < rms(worse) / rms(x1) < 16 * 2.0**-9
 
 
@@ -179,10 +179,10 @@ def through_bfloat16(array):
 def test_the_quotient_is_accurate_in_float32_but_not_in_bfloat16(
   case, predictions
 ):
-  # Why the target is computed by the identity. With z in float32 the paper's
+  # This is why the target is computed as a mean. With z in float32 the paper's
   # quotient is the same mean of the predictions; its own rounding is hundreds
-  # of times the mean's, but small beside that of a bfloat16 teacher. Where z
-  # passes through bfloat16, the error is of the size of the images.
+  # of times that of the mean, but small compared with that of a bfloat16
+  # teacher. If z passes through bfloat16, the error is as large as the images.
   (_, _, target), (y1, y2, rounded) = predictions
   exact = quotient(case, y1, y2, np.float64)
   mean_error = rms(rounded - exact)

@@ -1,4 +1,4 @@
-"""What is checked before a run, and which trainings a config describes."""
+"""The checks before a run, and the trainings that a config describes."""
 
 import jax
 import pytest
@@ -47,7 +47,7 @@ def test_the_teacher_differs_where_its_section_says(config):
   assert teacher.model.args.width == 24
   assert teacher.model.mean_loss_weight_type == 'v_mse'
   assert teacher.distillation.objective is None
-  # A teacher's own config is the same as its part of a config with students.
+  # The config of a teacher alone equals its part of a config with students.
   assert teacher_config(teacher).to_dict() == teacher.to_dict()
 
 
@@ -179,7 +179,7 @@ def test_what_is_wrong_in_the_teacher_alone_is_said_to_be(config):
   assert 'teacher' not in refusal(config)
   config.train.grad_clip = 1.0
   assert refusal(config).endswith('got 0.0 in the section `teacher`')
-  # It is the config's own section where there are no students.
+  # Without students, the message names the config's own section.
   assert 'teacher' not in refusal(teacher_config(config))
 
 
@@ -205,7 +205,7 @@ def test_keys_of_a_teacher_are_refused_for_students(config, key, remedy):
 
 
 def test_a_config_without_a_teacher_needs_a_checkpoint(config):
-  # As a config of the original, which does not say how to train one.
+  # A config of the original does not say how to train a teacher.
   config.teacher.train.num_updates = None
   for key in ('train_num_steps', 'eval_sampling_num_steps'):
     config.teacher.model[key] = None

@@ -1,4 +1,4 @@
-"""The loop, with updates that cost nothing."""
+"""The training loop, with updates that cost nothing."""
 
 import contextlib
 import errno
@@ -32,7 +32,7 @@ class KilledError(Exception):
 
 
 def toy_step(state, batch, key):
-  """Adds the batch and noise of the step: any other order shows."""
+  """Adds the batch and noise of the step, so that the order matters."""
   key = jax.random.fold_in(key, state.step)
   w = 0.9 * state.params['w'] + jnp.mean(batch['x']) + jax.random.normal(key)
   w = jax.lax.pmean(w, 'batch')
@@ -87,7 +87,7 @@ def fails(error=KilledError):
 
 
 def sigterm():
-  # Else this would end the tests.
+  # Without a handler, the signal would end the tests.
   assert callable(signal.getsignal(signal.SIGTERM))
   os.kill(os.getpid(), signal.SIGTERM)
 
@@ -171,7 +171,7 @@ def test_resuming_gives_the_same_bits_and_the_same_log(
 def test_a_signal_saves_between_log_lines_and_nothing_is_lost(
   compiled, whole, tmp_path, stops
 ):
-  # Not even the metrics since the last line of the log.
+  # The metrics since the last line of the log are kept, too.
   before = signal.getsignal(signal.SIGTERM)
   for stop in stops:
     with pytest.raises(signals.Stopped, match=f'teacher at update {stop + 1};'):
@@ -188,7 +188,7 @@ def test_a_signal_at_the_last_update_stops_too(compiled, whole, tmp_path):
 
 
 def test_a_signal_before_the_first_update_ends_the_process(compiled, tmp_path):
-  # As long as compilation takes, and nothing is lost.
+  # The first update compiles, and nothing would be lost.
   before, seen = signal.getsignal(signal.SIGTERM), []
 
   def look():
@@ -214,7 +214,7 @@ def test_an_evaluation_can_be_killed_and_is_made_again(compiled, tmp_path):
   for _ in range(2):
     with pytest.raises(KilledError):
       run(compiled, folder, **settings)
-  # Within the loop the first signal only asks to stop, also afterwards.
+  # After an evaluation, the first signal again only asks to stop.
   with pytest.raises(signals.Stopped, match='at update 5'):
     run(compiled, folder, batches=data(4, sigterm), **settings)
   got = run(compiled, folder, **settings)
@@ -297,7 +297,7 @@ def test_a_training_can_be_made_longer(compiled, tmp_path):
   run(compiled, folder)
   got = run(compiled, folder, num_updates=9)
   assert got[0] == want[0]
-  # Where the training ended before, the log has a line.
+  # The log has a line where the shorter training ended.
   assert logged(got[1]) == [2, 4, 6, 7, 8, 9]
   assert run(compiled, folder, kill_at=0, num_updates=9) == got
 

@@ -30,7 +30,7 @@ def test_the_parameters_and_flops_of_a_perceptron_are_counted(config, denoiser):
 
 
 def test_the_costs_of_the_rounds_are_counted(config, denoiser):
-  config.train.batch_size = 8  # of the students
+  config.train.batch_size = 8  # batch size of the students
   costs = round_costs(config, denoiser)
   forward, params = forward_flops(denoiser), num_parameters(denoiser)
   for cost, each in zip(costs, rounds(config), strict=True):
@@ -60,7 +60,7 @@ def test_the_table_has_each_round_and_the_total(config, denoiser):
 
 
 def test_a_network_of_any_size_is_planned(config):
-  # Its parameters alone would take 69 GB: nothing is computed.
+  # The parameters would take 69 GB: nothing is computed.
   config.model.args.update(width=65536, depth=5)
   _, denoiser = check(config)
   assert num_parameters(denoiser) == 107 * 65536 + 65537 * (4 * 65536 + 64)

@@ -190,7 +190,7 @@ def make_simple(config):
 
 
 def test_the_teacher_gets_no_gradient():
-  # With a teacher that always says 0 the target is 0, so the loss is
+  # If the teacher always predicts 0, the target is 0, so the loss is
   # w^2 mean(z^2) and its gradient 2 w mean(z^2).
   config, spy = tiny_config(), Spy()
   config.model.mean_loss_weight_type = 'constant'

@@ -18,7 +18,7 @@ from diffusion_distillation.training.config import check
 from tests.conftest import tiny_config
 from tests.training.test_loop import sigterm
 
-LENGTHS = {4: 2, 2: 3, 1: 1}  # of the students; the teacher's is 4
+LENGTHS = {4: 2, 2: 3, 1: 1}  # lengths of students; the teacher's is 4
 
 
 class Recorder:
@@ -171,7 +171,7 @@ def test_each_round_has_its_own_noise_and_order_of_images(run):
   firsts = [calls[i][2] for i in (0, 4, 6, 9)]
   assert len({key.tobytes() for _, _, _, key in firsts}) == 4
   assert len({given[2]['image'].tobytes() for given in firsts}) == 4
-  # Within a round the key stays, and the step and the images change.
+  # Within a round the key is the same, but the step and the images change.
   assert len({given[3].tobytes() for _, _, given in calls[:4]}) == 1
   assert len({given[2]['image'].tobytes() for _, _, given in calls[:4]}) == 4
 
