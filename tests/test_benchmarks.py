@@ -212,8 +212,8 @@ def test_saves_of_a_real_loop_are_timed(toy, monkeypatch):
 
 
 def test_a_stall_is_what_the_loop_takes_longer_where_it_saves():
-  # Calls return each second. The loop asks for the next batch 1 ms later, but 51
-  # and 81 ms after the second and the fifth, which it saves.
+  # Calls return each second. The loop asks for the next batch 1 ms later, but
+  # 51 and 81 ms after the second and the fifth, which it saves.
   ends = [float(n) for n in range(1, 8)]
   own = [0.001, 0.051, 0.001, 0.001, 0.081, 0.001]
   clock = taps.Clock(
