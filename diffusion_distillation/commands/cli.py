@@ -53,7 +53,7 @@ _FLAGS = {
   'workdir': ('DIR', 'run folder'),
   'checkpoint': (
     'PATH',
-    'such as runs/digits/student_00004, or a file of weights',
+    'such as runs/digits/student_00004, or a weights file',
   ),
   'out': ('PATH', 'FILE.npz, FILE.png or a folder; export: a file'),
   'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),

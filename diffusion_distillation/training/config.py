@@ -157,13 +157,13 @@ def _check_training(training):
   for each in training.objective.rounds:
     if training.is_teacher and each.parent is not None:
       raise ValueError(
-        f'objective={each.objective!r} is an objective of students; set it as '
-        'distillation.objective'
+        f'objective={each.objective!r} is an objective of students; set '
+        'distillation.objective to it'
       )
     if not training.is_teacher and each.parent is None:
       raise ValueError(
         f'distillation.objective={each.objective!r} is an objective of '
-        'teachers; set it as objective'
+        'teachers; set objective to it'
       )
 
 
