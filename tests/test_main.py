@@ -450,7 +450,7 @@ def foreign(workdir, tmp_path):
   return write
 
 
-def test_a_card_that_does_not_say_how_it_is_measured(foreign):
+def test_a_card_that_does_not_say_how_to_measure_it_is_refused(foreign):
   code = run('--mode=evaluate', foreign(config=None))
   assert 'give --config=FILE.py' in code and '\n' not in code
 
@@ -465,7 +465,7 @@ def test_the_files_that_a_card_names_are_not_touched(
   assert json.loads(capsys.readouterr().out)['metric']['dataset'] == 'digits'
   assert [path.name for path in tmp_path.iterdir()] == ['foreign.safetensors']
   for wrong, message in (
-    ({'name': 'folder', 'args': {'path': '/home'}}, 'that it names'),
+    ({'name': 'folder', 'args': {'path': '/home'}}, 'is not opened'),
     ({'name': 'mnist', 'args': {}}, "unknown dataset.name 'mnist'"),
     ({'name': 'digits'}, 'args'),
   ):
@@ -474,7 +474,7 @@ def test_the_files_that_a_card_names_are_not_touched(
     assert 'give --config=FILE.py' in code
   for wrong, message in (
     ({}, 'num_samples is None'),
-    ({'num_samples': 'x', 'batch_size': 8}, 'cannot be measured'),
+    ({'num_samples': 'x', 'batch_size': 8}, 'does not say how to'),
     ({'num_samples': 16.0, 'batch_size': 8}, 'num_samples is 16.0'),
     ({'num_samples': 16, 'batch_size': 0}, 'batch_size must be 1 to '),
   ):
