@@ -220,11 +220,10 @@ def samplers():
   lines = []
   for name, factory in SAMPLERS.items():
     sampler = make_sampler(name)
-    options = inspect.signature(factory).parameters.values()
     lines.append(
       (
         f'`{name}`',
-        ', '.join(f'`{o.name}={o.default}`' for o in options),
+        _options(factory),
         str(sampler.order),
         str(sampler.nfe_per_step),
         'yes' if sampler.draws_noise else 'no',
@@ -244,8 +243,18 @@ def samplers():
 
 def grids():
   """Returns the table of time grids."""
-  lines = [(f'`{name}`', _summary(make)) for name, make in GRIDS.items()]
-  return _table(['name', 'what it is'], *zip(*lines, strict=True), align='ll')
+  lines = [
+    (f'`{name}`', _options(factory), _summary(factory))
+    for name, factory in GRIDS.items()
+  ]
+  heading = ['name', 'options', 'what it is']
+  return _table(heading, *zip(*lines, strict=True), align='lll')
+
+
+def _options(factory):
+  """Returns the options of a factory and their defaults."""
+  options = inspect.signature(factory).parameters.values()
+  return ', '.join(f'`{o.name}={o.default}`' for o in options)
 
 
 def _summary(function):

@@ -34,7 +34,7 @@ MODES = {
     'diffusion_distillation.commands.sample:sample',
     'draws images from a checkpoint',
     needs=('checkpoint', 'out'),
-    takes=('seeds', 'class', 'sampler', 'num_steps', 'config'),
+    takes=('seeds', 'class', 'sampler', 'grid', 'num_steps', 'config'),
   ),
   'evaluate': Mode(
     'diffusion_distillation.commands.evaluate:evaluate',
@@ -45,6 +45,7 @@ MODES = {
       'checkpoint',
       'images',
       'sampler',
+      'grid',
       'num_steps',
     ),
   ),

@@ -58,6 +58,7 @@ _FLAGS = {
   'out': ('PATH', 'FILE.npz, FILE.png or a folder; export: a file'),
   'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
   'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),
+  'grid': ('NAME:OPTIONS', 'time grid, such as karras:rho=5'),
   'num_steps': ('N', 'sampling steps'),
   'seeds': ('LIST', 'one image each, such as 0-63 (the default) or 1,5,9'),
   'class': ('LIST', 'classes in turn, such as 3 or 1,5; all by default'),

@@ -25,6 +25,7 @@ def evaluate(
   checkpoint=None,
   images=None,
   sampler=None,
+  grid=None,
   num_steps=None,
 ):
   """Measures a finished run, or one checkpoint, or a set of images.
@@ -40,6 +41,7 @@ def evaluate(
     checkpoint: path of a checkpoint, instead of a run.
     images: path of images, instead of a run.
     sampler: sampler of the checkpoint; None takes the checkpoint's own.
+    grid: time grid of the checkpoint; None takes the sampler's.
     num_steps: sampling steps of the checkpoint; None takes its own.
 
   Raises:
@@ -50,9 +52,9 @@ def evaluate(
       '--mode=evaluate needs one of --workdir=DIR, --checkpoint=PATH and '
       '--images=PATH'
     )
-  if checkpoint is None and (sampler or num_steps):
+  if checkpoint is None and (sampler or grid or num_steps):
     raise UserError(
-      '--sampler and --num_steps need --checkpoint; for a run, set '
+      '--sampler, --grid and --num_steps need --checkpoint; for a run, set '
       '--config.eval.samplers and --config.eval.num_steps'
     )
   if checkpoint is None and config is None:
@@ -61,7 +63,9 @@ def evaluate(
     _evaluate_run(config, workdir)
     return
   if checkpoint:
-    metrics = _evaluate_checkpoint(checkpoint, config, sampler, num_steps)
+    metrics = _evaluate_checkpoint(
+      checkpoint, config, sampler=sampler, num_steps=num_steps, grid=grid
+    )
   else:
     metrics = _evaluate_images(images, config)
   print(json.dumps(metrics, indent=2))
@@ -92,11 +96,11 @@ def _evaluate_run(config, workdir):
     measure_and_report(config, dataset, workdir, evaluator)
 
 
-def _evaluate_checkpoint(path, config, sampler, num_steps):
+def _evaluate_checkpoint(path, config, **sampling):
   """Returns the metrics of a checkpoint, and how they were measured."""
   checkpoint = inputs.load_checkpoint(path, config)
   card = checkpoint.card
-  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps)
+  sampler, num_steps = inputs.sampling_of(card, **sampling)
   if config is None:
     config, dataset = _config_of(card, path)
   else:

@@ -4,7 +4,7 @@ import sys
 
 from diffusion_distillation import checkpoints
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.samplers import canonical, make_sampler
+from diffusion_distillation.samplers import canonical, make_sampler, split
 from diffusion_distillation.training.config import check
 
 
@@ -23,7 +23,7 @@ def load_checkpoint(path, config=None):
   return checkpoints.load(path, config, fall_back=True)
 
 
-def sampling_of(card, sampler=None, num_steps=None):
+def sampling_of(card, sampler=None, num_steps=None, grid=None):
   """Returns the sampler and the number of steps to sample a checkpoint with.
 
   A number of steps that the checkpoint was not made for gives a warning.
@@ -32,14 +32,18 @@ def sampling_of(card, sampler=None, num_steps=None):
     card: Card of the checkpoint; its sampler and steps are the defaults.
     sampler: spelling of a sampler, or None.
     num_steps: int, or None.
+    grid: spelling of a time grid; None takes the sampler's.
 
   Raises:
-    UserError: the sampler is unknown.
+    UserError: the sampler or the time grid is unknown.
   """
+  spelling = sampler or card.sampler
+  if grid is not None:
+    spelling = f'{split(spelling)[0]}@{grid}'
   try:
-    spelling = canonical(sampler or card.sampler)
+    spelling = canonical(spelling)
   except ValueError as error:
-    raise UserError(f'--sampler: {error}') from error
+    raise UserError(f'--sampler or --grid: {error}') from error
   made_for = make_sampler(spelling).steps_per_student_step * card.num_steps
   if num_steps not in (None, made_for):
     print(

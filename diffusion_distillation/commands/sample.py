@@ -21,6 +21,7 @@ def sample(
   seeds='0-63',
   class_=None,
   sampler=None,
+  grid=None,
   num_steps=None,
   config=None,
 ):
@@ -33,6 +34,7 @@ def sample(
     class_: text such as '3' or '1,5', the classes to draw in turn by the number
       of the seed; None draws all classes in turn.
     sampler: spelling of a sampler; None takes the checkpoint's own.
+    grid: spelling of a time grid; None takes the sampler's.
     num_steps: sampling steps; None takes the checkpoint's own.
     config: describes the network of a file that has no card.
 
@@ -44,7 +46,7 @@ def sample(
   check_writable(out)
   checkpoint = inputs.load_checkpoint(checkpoint, config)
   card = checkpoint.card
-  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps)
+  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps, grid)
   label = parse_classes(class_, card.num_classes)
   images = Generator(card, _BATCH_SIZE).images(
     checkpoint.weights,

@@ -1,8 +1,27 @@
 """Noise schedules: log-SNR as a function of time, t = 0 data, t = 1 noise."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A noise schedule; calling it with t (B,) gives logsnr (B,), decreasing.
+
+  Attributes:
+    logsnr: t -> logsnr.
+    time: logsnr -> t, the inverse.
+  """
+
+  logsnr: Callable[[jax.Array], jax.Array]
+  time: Callable[[jax.Array], jax.Array]
+
+  def __call__(self, t):
+    return self.logsnr(t)
 
 
 def _cosine(logsnr_min, logsnr_max):
@@ -13,7 +32,7 @@ def _cosine(logsnr_min, logsnr_max):
   at_noise = math.atan(math.exp(logsnr_min / 2))  # pi/2 - phi(1)
   slope = math.pi / 2 - at_data - at_noise
 
-  def schedule(t):
+  def logsnr_of(t):
     # tan near pi/2 would cost 1e-3 of log-SNR in float32 at t = 1; there the
     # complementary angle is small and exact, and tan(pi/2 - a) = 1 / tan(a).
     # `where` is used since minimum and maximum halve the derivative at t = 1/2.
@@ -22,16 +41,25 @@ def _cosine(logsnr_min, logsnr_max):
     near_noise = jnp.tan(slope * (1 - jnp.where(below, 0.5, t)) + at_noise)
     return jnp.where(below, -2 * jnp.log(near_data), 2 * jnp.log(near_noise))
 
-  return schedule
+  def time_of(logsnr):
+    # The angle phi, or its complement where that is the smaller one.
+    angle = jnp.arctan(jnp.exp(-jnp.abs(logsnr) / 2))
+    near_data, near_noise = (angle - at_data), (angle - at_noise)
+    return jnp.where(logsnr > 0, near_data / slope, 1 - near_noise / slope)
+
+  return Schedule(logsnr_of, time_of)
 
 
 def _uniform(logsnr_min, logsnr_max):
   """Returns the schedule whose log-SNR is linear in t."""
 
-  def schedule(t):
+  def logsnr_of(t):
     return logsnr_max * (1 - t) + logsnr_min * t
 
-  return schedule
+  def time_of(logsnr):
+    return (logsnr_max - logsnr) / (logsnr_max - logsnr_min)
+
+  return Schedule(logsnr_of, time_of)
 
 
 SCHEDULES = {'cosine': _cosine, 'uniform': _uniform}
@@ -43,7 +71,7 @@ _MAX_LOGSNR = 80
 def get_logsnr_schedule(
   name: str, *, logsnr_min: float = -20.0, logsnr_max: float = 20.0
 ):
-  """Returns schedule(t) -> logsnr, both (B,) float32; decreasing in t.
+  """Returns the Schedule of a name.
 
   Args:
     name: 'cosine' (the paper's) or 'uniform' (linear in log-SNR).
@@ -68,6 +96,25 @@ def get_logsnr_schedule(
 def fraction(numerator, denominator):
   """Returns the float32 quotient of two integers or integer arrays, a time."""
   return jnp.asarray(numerator, float) / jnp.asarray(denominator, float)
+
+
+def time_at(schedule, logsnr):
+  """Returns the time at which a schedule has a noise level.
+
+  Args:
+    schedule: t -> logsnr, a Schedule or any decreasing function, which is
+      inverted by bisection.
+    logsnr: array of noise levels; those beyond the schedule's get times 0 or 1.
+  """
+  if isinstance(schedule, Schedule):
+    return jnp.clip(schedule.time(logsnr), 0, 1)
+  low, high = jnp.zeros_like(logsnr), jnp.ones_like(logsnr)
+  for _ in range(26):  # float32 has no more digits near 1
+    middle = (low + high) / 2
+    is_noisier = schedule(middle) < logsnr
+    low = jnp.where(is_noisier, low, middle)
+    high = jnp.where(is_noisier, middle, high)
+  return (low + high) / 2
 
 
 def logsnr_at(schedule, t):

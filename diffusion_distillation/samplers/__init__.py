@@ -7,7 +7,7 @@ from diffusion_distillation.samplers.table import (
   SAMPLERS,
   canonical,
   make_sampler,
-  parse,
+  split,
 )
 
 __all__ = [
@@ -17,6 +17,6 @@ __all__ = [
   'Step',
   'canonical',
   'make_sampler',
-  'parse',
   'sample',
+  'split',
 ]

@@ -1,52 +1,184 @@
-"""Time grids: where the steps of a sampler begin and end."""
+"""Time grids: where the steps of a sampler begin and end.
+
+A grid is made by a factory whose keyword arguments are its options. It is a
+function schedule -> time(index, num_steps), where `time` maps ints, or int
+arrays, with index in [0, num_steps] to times. Times rise with the index, from
+the end of sampling (0, data) to its start (1, noise). The number of steps may
+be traced: one compilation serves every step count of a grid.
+
+A grid that starts below t = 1 takes standard normal noise for an image of its
+first time, which is right up to the data's share alpha.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_distillation.core import schedules
 from diffusion_distillation.core.schedules import fraction
+from diffusion_distillation.samplers import spelling
 
 
-def uniform(schedule):
+def uniform():
   """Returns the grid index / num_steps, on which students are trained."""
-  del schedule
-  return fraction
+  return lambda schedule: fraction
 
 
-# name -> factory: schedule -> time(index, num_steps), which maps ints, or int
-# arrays, with index in [0, num_steps] to times. It rises with the index, from
-# the end of sampling (0, data) to its start (1, noise). The number of steps may
-# be traced: one compilation serves every step count of a grid.
-GRIDS = {'uniform': uniform}
+def quadratic():
+  """Returns (index / num_steps)^2, the `time_quadratic` of DPM-Solver."""
+  return lambda schedule: lambda index, n: fraction(index, n) ** 2
 
 
-def factory(name):
-  """Returns the factory of a name in GRIDS.
+def logsnr(logsnr_min: float | None = None, logsnr_max: float | None = None):
+  """Returns the grid with steps of equal length in log-SNR.
+
+  The last step, from one such length below logsnr_max, ends at data.
+
+  Args:
+    logsnr_min: log-SNR of the first time; the schedule's at t = 1 by default.
+    logsnr_max: log-SNR that the spacing aims at; the schedule's at t = 0 by
+      default.
+  """
+
+  def make(schedule):
+    start = schedule(jnp.ones(())) if logsnr_min is None else logsnr_min
+    end = schedule(jnp.zeros(())) if logsnr_max is None else logsnr_max
+
+    def time(index, num_steps):
+      level = end + (start - end) * fraction(index, num_steps)
+      return _ending_at_data(index, schedules.time_at(schedule, level))
+
+    return time
+
+  return make
+
+
+def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
+  """Returns the grid of Karras et al. 2022 (arXiv 2206.00364, Eq. 5).
+
+  Its noise levels sigma / alpha, and then data:
+  (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
+
+  Args:
+    rho: how much shorter the steps are near data.
+    sigma_min: noise level at which the last step starts.
+    sigma_max: noise level of the first time.
 
   Raises:
-    ValueError: the name is unknown.
+    ValueError: not 0 < sigma_min < sigma_max, or rho is not positive.
   """
-  if name not in GRIDS:
-    known = ', '.join(GRIDS)
-    raise ValueError(f'unknown time grid {name!r}; known: {known}')
-  return GRIDS[name]
+  if not (0 < sigma_min < sigma_max and rho > 0):
+    raise ValueError(
+      f'0 < sigma_min < sigma_max and rho > 0 are needed, got {sigma_min}, '
+      f'{sigma_max} and {rho}'
+    )
+  low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+
+  def make(schedule):
+    def time(index, num_steps):
+      # 0 at the first of the N levels, 1 at the last; one step has the first.
+      last = jnp.maximum(jnp.asarray(num_steps) - 1, 1)
+      along = fraction(num_steps - index, last)
+      root = jnp.maximum(high + along * (low - high), low)
+      level = -2 * rho * jnp.log(root)
+      return _ending_at_data(index, schedules.time_at(schedule, level))
+
+    return time
+
+  return make
 
 
-def make_grid(grid, schedule):
+def _of_trained_steps(entry):
+  """Returns the factory of a grid of some of the trained steps.
+
+  The k-th of N network evaluations, counted from data and from 0, is made at
+  the trained step entry(k, N, T) of 0 to T - 1, which is the time
+  (entry + 1) / T; and the last step ends at data.
+  """
+
+  def factory(trained_steps=1000):
+    if trained_steps < 1:
+      raise ValueError(f'trained_steps must be at least 1, got {trained_steps}')
+
+    def time(index, num_steps):
+      index, num_steps = jnp.asarray(index), jnp.asarray(num_steps)
+      at = entry(jnp.maximum(index - 1, 0), num_steps, trained_steps)
+      at = jnp.clip(at, 0, trained_steps - 1)
+      return _ending_at_data(index, fraction(at + 1, trained_steps))
+
+    return lambda schedule: time
+
+  factory.__doc__ = entry.__doc__
+  return factory
+
+
+def _linear(k, n, trained):
+  """Returns every (T // N)-th trained step (Song et al. 2020, DDIM)."""
+  return k * jnp.maximum(trained // n, 1)
+
+
+def _quad(k, n, trained):
+  """Returns trained steps k^2 up to 0.8 T (DDIM's quadratic subsequence)."""
+  along = fraction(jnp.where(n == 1, 1, k), jnp.maximum(n - 1, 1))
+  # A square that is an integer must not be rounded to the one below.
+  return jnp.floor(0.8 * trained * along**2 * (1 + 1e-6)).astype(jnp.int32)
+
+
+def _exponential(k, n, trained):
+  """Returns powers of two, 0 and the last trained step; all at 12 of 1,000."""
+  octaves = int(np.ceil(np.log2(max(trained, 2))))
+  power = fraction((k - 1) * octaves, jnp.maximum(n - 2, 1))
+  at = jnp.floor(2.0**power * (1 + 1e-6)).astype(jnp.int32)
+  return jnp.where(k == n - 1, trained - 1, jnp.where(k == 0, 0, at))
+
+
+def _last100(k, n, trained):
+  """Returns the N - 1 trained steps next to data, and the noisiest one."""
+  return jnp.where(k == n - 1, trained - 1, k)
+
+
+def _first_last100(k, n, trained):
+  """Returns the N / 2 trained steps next to data, and as many next to noise."""
+  return jnp.where(k < n // 2, k, jnp.maximum(trained - n, 0) + k)
+
+
+GRIDS = {
+  'uniform': uniform,
+  'quadratic': quadratic,
+  'logsnr': logsnr,
+  'karras': karras,
+  'linear': _of_trained_steps(_linear),
+  'quad': _of_trained_steps(_quad),
+  'exponential': _of_trained_steps(_exponential),
+  'last100': _of_trained_steps(_last100),
+  'first_last100': _of_trained_steps(_first_last100),
+}
+
+
+def _ending_at_data(index, time):
+  """Returns the times, and 0, data itself, at index 0."""
+  return jnp.where(jnp.asarray(index) == 0, 0, time)
+
+
+def make_grid(grid, schedule, **options):
   """Returns the function time(index, num_steps) of a grid.
 
   Args:
-    grid: a name in GRIDS, such a function, or num_steps + 1 falling times from
-      1 to 0, or a part of that range. A step between equal times above 0
-      changes nothing.
+    grid: spelling of a grid in GRIDS, such as 'karras' or 'karras:rho=5'; or a
+      function time(index, num_steps); or num_steps + 1 falling times from 1 to
+      0, or a part of that range. A step between equal times above 0 changes
+      nothing.
     schedule: t -> logsnr.
+    **options: further options of a named grid.
 
   Raises:
-    ValueError: the name is unknown, or the array is not such a grid. Values
-      are checked unless they are traced.
+    ValueError: the grid or an option is unknown, or the array is not such a
+      grid. Its values are checked unless they are traced.
   """
   if isinstance(grid, str):
-    return factory(grid)(schedule)
+    return spelling.make(GRIDS, grid, 'time grid', **options)(schedule)
+  if options:
+    raise ValueError(f'a grid without a name has no options; got {options}')
   if callable(grid):
     return grid
   times = jnp.asarray(grid, float)

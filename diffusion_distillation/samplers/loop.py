@@ -6,9 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.samplers.grids import make_grid
 from diffusion_distillation.samplers.sampler import Step
-from diffusion_distillation.samplers.table import grid_of, make_sampler
+from diffusion_distillation.samplers.table import make_both
 
 
 def sample(
@@ -42,25 +41,23 @@ def sample(
     num_steps: N >= 1, an int or a scalar integer array.
     sampler: spelling of a sampler, such as 'ancestral:gamma=0.3' (the names are
       in SAMPLERS), or a Sampler.
-    grid: a name in GRIDS, a function time(index, num_steps), or (N + 1,)
-      falling times. Where the last time is not 0, noisy images at that time are
-      returned. None takes the grid of the sampler's spelling, such as
-      'ddim:grid=NAME', or 'uniform'.
+    grid: spelling of a grid in GRIDS, a function time(index, num_steps), or
+      (N + 1,) falling times. If the last time is not 0, noisy images at that
+      time are returned. None takes the grid of the sampler's spelling, such as
+      'ddim@karras', or 'uniform'.
     clip: whether every x_hat is clipped to [-1, 1].
     key: random key, or (B,) keys, one for each image, for a sampler that draws
       noise.
     noise: (N, B, H, W, C) standard normal, instead of a key: to compare with
       other programs.
-    **options: options of the sampler, such as gamma=0.3.
+    **options: options of the sampler, such as gamma=0.3, and of the grid.
 
   Raises:
     ValueError: the sampler, an option or the grid is unknown, num_steps < 1, or
       a sampler that draws noise got neither key nor noise.
   """
-  grid = grid_of(sampler) if grid is None else grid
-  sampler = make_sampler(sampler, **options)
-  time = make_grid(grid, schedule)
   _check_num_steps(num_steps, grid)
+  sampler, time = make_both(sampler, grid, schedule, options)
   chex.assert_type(z_1, float)
   if sampler.draws_noise and noise is None:
     if key is None:
@@ -98,7 +95,7 @@ def _check_num_steps(num_steps, grid):
     return  # traced
   if num_steps < 1:
     raise ValueError(f'num_steps must be at least 1, got {num_steps}')
-  is_array = not isinstance(grid, str) and not callable(grid)
+  is_array = not isinstance(grid, str | None) and not callable(grid)
   if is_array and len(grid) != num_steps + 1:
     raise ValueError(
       f'{num_steps} steps need a grid of {num_steps + 1} times, got {len(grid)}'

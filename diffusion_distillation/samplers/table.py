@@ -1,20 +1,20 @@
-"""The table of samplers, and the spelling of a sampler with its options.
+"""The table of samplers, and the spelling of a sampler with its time grid.
 
-The spelling is the same in flags, configs, checkpoint cards and reports: a name
-in SAMPLERS, and after a colon the options, `ancestral:gamma=0.3`. Every sampler
-has the option `grid`, a name in GRIDS.
+The spelling is the same in flags, configs, checkpoint cards and reports:
+
+  SAMPLER[:OPTION=VALUE,...][@GRID[:OPTION=VALUE,...]]
+
+with names in SAMPLERS and GRIDS, such as 'ancestral:gamma=0.3' or
+'dpmpp_2m@karras:rho=5'. Without a grid it is 'uniform'.
 """
 
-import inspect
-import typing
-
-from diffusion_distillation.samplers import grids
+from diffusion_distillation.samplers import spelling as spellings
 from diffusion_distillation.samplers.ddim import ancestral, ddim, stochastic
+from diffusion_distillation.samplers.grids import GRIDS, make_grid
 from diffusion_distillation.samplers.ode import euler, euler_t, heun, rk4
 from diffusion_distillation.samplers.sampler import Sampler
 
-# name -> factory of a Sampler, whose keyword arguments are the options. If a
-# default is None, an annotation such as float | None gives the option's type.
+# name -> factory of a Sampler, whose keyword arguments are the options.
 SAMPLERS = {
   'ddim': ddim,
   'ancestral': ancestral,
@@ -24,10 +24,7 @@ SAMPLERS = {
   'heun': heun,
   'rk4': rk4,
 }
-# The option that every sampler has in addition to its own.
-_GRID = inspect.Parameter(
-  'grid', inspect.Parameter.KEYWORD_ONLY, default='uniform'
-)
+UNIFORM = 'uniform'
 
 
 def make_sampler(sampler, **options):
@@ -35,109 +32,69 @@ def make_sampler(sampler, **options):
 
   Args:
     sampler: spelling of a sampler, such as 'ddim' or 'ancestral:gamma=0.3'; a
-      Sampler is returned unchanged.
-    **options: further options of the sampler. `sample` applies the time grid;
-      only its name is checked here.
+      Sampler is returned unchanged. The time grid in it is checked; `sample`
+      applies it.
+    **options: further options of the sampler.
 
   Raises:
-    ValueError: the sampler or an option is unknown, or a value is not valid.
+    ValueError: the sampler, its grid or an option is unknown, or a value is not
+      valid.
   """
-  if isinstance(sampler, Sampler) and not options:
+  if isinstance(sampler, Sampler):
+    if options:
+      raise ValueError(f'a Sampler has its options already; got {options}')
     return sampler
-  name, spelled = parse(sampler)
-  options = {**spelled, **options}
-  _check_options(name, options)
-  grids.factory(options.pop('grid', _GRID.default))
-  return SAMPLERS[name](**options)
+  name, grid = split(sampler)
+  spellings.make(GRIDS, grid, 'time grid')
+  return spellings.make(SAMPLERS, name, 'sampler', **options)
 
 
-def parse(spelling):
-  """Returns the name and the options, a dict, of a sampler's spelling.
+def make_both(sampler, grid, schedule, options):
+  """Returns a Sampler, and time(index, num_steps) of a time grid.
+
+  Args:
+    sampler: spelling of a sampler, or a Sampler.
+    grid: as in `make_grid`; None is the grid of the sampler's spelling.
+    schedule: t -> logsnr.
+    options: dict of further options of the sampler, or else of the grid.
 
   Raises:
-    ValueError: the sampler or an option is unknown, or a value does not have
-      the type of its option.
+    ValueError: as in `make_sampler` and `make_grid`.
   """
-  name, _, rest = str(spelling).partition(':')
-  if name not in SAMPLERS:
-    known = ', '.join(SAMPLERS)
-    raise ValueError(f'unknown sampler {spelling!r}; known: {known}')
-  pairs = [pair.partition('=') for pair in rest.split(',') if pair.strip()]
-  texts = {key.strip(): text.strip() for key, _, text in pairs}
-  if len(texts) < len(pairs):
-    raise ValueError(f'sampler {spelling!r} has an option twice')
-  _check_options(name, texts)
-  known = _options(name)
-  return name, {
-    key: _parse_value(name, known[key], text) for key, text in texts.items()
-  }
+  own = ()
+  if not isinstance(sampler, Sampler):
+    name, spelled = split(sampler)
+    grid = spelled if grid is None else grid
+    own = _known_options(SAMPLERS, name, 'sampler')
+  grid = UNIFORM if grid is None else grid
+  of_grid = ()
+  if isinstance(grid, str):
+    of_grid = _known_options(GRIDS, grid, 'time grid')
+  theirs = {k: v for k, v in options.items() if k in of_grid and k not in own}
+  rest = {k: v for k, v in options.items() if k not in theirs}
+  return make_sampler(sampler, **rest), make_grid(grid, schedule, **theirs)
+
+
+def _known_options(table, spelling, kind):
+  name, _ = spellings.parse(table, spelling, kind)
+  return spellings.options_of(table[name])
+
+
+def split(spelling):
+  """Returns the spellings of a sampler and of its time grid, one of each."""
+  sampler, _, grid = str(spelling).partition('@')
+  return sampler, grid or UNIFORM
 
 
 def canonical(spelling):
   """Returns the canonical spelling of a sampler.
 
-  Options are in the order of the factory's signature, with the grid last, and
-  are left out if they have their default.
+  Options and the grid are left out if they have their default.
 
   Raises:
-    ValueError: as in `parse`, or the factory does not accept a value.
+    ValueError: as in `make_sampler`.
   """
-  name, options = parse(spelling)
-  make_sampler(name, **options)
-  changed = [
-    f'{key}={_spell_value(options[key])}'
-    for key, option in _options(name).items()
-    if options.get(key, option.default) != option.default
-  ]
-  return f'{name}:{",".join(changed)}' if changed else name
-
-
-def grid_of(sampler):
-  """Returns the time grid that a sampler's spelling names.
-
-  Args:
-    sampler: spelling of a sampler, or a Sampler, which names no grid.
-
-  Raises:
-    ValueError: as in `parse`.
-  """
-  options = {} if isinstance(sampler, Sampler) else parse(sampler)[1]
-  return options.get('grid', _GRID.default)
-
-
-def _options(name):
-  """Returns the options of a sampler, name -> inspect.Parameter."""
-  own = inspect.signature(SAMPLERS[name], eval_str=True).parameters
-  return {**own, _GRID.name: _GRID}
-
-
-def _check_options(name, options):
-  known = _options(name)
-  for key in options:
-    if key not in known:
-      raise ValueError(
-        f'sampler {name!r} has no option {key!r}; known: {", ".join(known)}'
-      )
-
-
-def _parse_value(name, option, text):
-  kind = type(option.default)
-  if option.default is None:
-    if text == 'None':
-      return None
-    kind = typing.get_args(option.annotation)[0]
-  if kind is bool and text.lower() in ('true', 'false'):
-    return text.lower() == 'true'
-  try:
-    return text if kind is str else {int: int, float: float}[kind](text)
-  except (KeyError, ValueError):
-    raise ValueError(
-      f'option {option.name} of sampler {name!r} must be {kind.__name__}, got '
-      f'{text!r}'
-    ) from None
-
-
-def _spell_value(value):
-  if not isinstance(value, float):
-    return str(value)
-  return str(value + 0.0).removesuffix('.0')  # -0.0 is spelled as 0.0
+  sampler, grid = split(spelling)
+  sampler = spellings.canonical(SAMPLERS, sampler, 'sampler')
+  grid = spellings.canonical(GRIDS, grid, 'time grid')
+  return sampler if grid == UNIFORM else f'{sampler}@{grid}'

@@ -92,11 +92,11 @@ def test_options_of_a_sampler_are_obeyed(card, params):
 
 def test_the_time_grid_of_a_sampler_is_obeyed(card, params, monkeypatch):
   monkeypatch.setitem(
-    GRIDS, 'square', lambda schedule: lambda i, n: fraction(i, n) ** 2
+    GRIDS, 'square', lambda: lambda schedule: lambda i, n: fraction(i, n) ** 2
   )
   uniform, square = (
     draw(card, params, np.arange(4), 4, sampler=spelling)
-    for spelling in ('ddim', 'ddim:grid=square')
+    for spelling in ('ddim', 'ddim@square')
   )
   assert np.mean(uniform != square) > 0.1
 
