@@ -132,7 +132,7 @@ def check(config, open_data=False):
   # Students are checked first, since the teacher shares their keys.
   for training in reversed(found):
     in_teacher = has_students(config) and training.is_teacher
-    with _naming_the_config(' in the section `teacher`' if in_teacher else ''):
+    with _naming_the_config('section `teacher`: ' if in_teacher else ''):
       _check_training(training)
       build(training.config.model)
   if open_data:
@@ -146,7 +146,7 @@ def _naming_the_config(where=''):
   try:
     yield
   except ValueError as error:
-    raise UserError(f'config: {error}{where}') from error
+    raise UserError(f'config: {where}{error}') from error
 
 
 def _check_training(training):

@@ -13,7 +13,10 @@ from diffusion_distillation.runtime.errors import UserError
     ({}, 'needs one of --workdir=DIR, --checkpoint=PATH and --images=PATH'),
     ({'workdir': 'x', 'images': 'y'}, 'needs one of'),
     ({'checkpoint': 'x', 'images': 'y'}, 'needs one of'),
-    ({'workdir': 'x', 'sampler': 'ddim'}, '--sampler, --grid and --num_steps need'),
+    (
+      {'workdir': 'x', 'sampler': 'ddim'},
+      '--sampler, --grid and --num_steps need',
+    ),
     ({'images': 'x', 'num_steps': 3}, '--sampler, --grid and --num_steps need'),
     ({'workdir': 'x', 'config': None}, 'needs --config'),
     ({'images': 'x', 'config': None}, 'needs --config'),
