@@ -171,7 +171,7 @@ def _distillation():
   """Returns the section `distillation`: the students."""
   distillation = ConfigDict()
   # What the students learn: a name in OBJECTIVES. None, or an empty string,
-  # trains no students, and the other keys of this section are then not read.
+  # trains no students, but a teacher alone, as the section `teacher` says.
   distillation.objective = config_dict.placeholder(str)
   # Checkpoint of the teacher; None trains the teacher first.
   distillation.teacher_checkpoint_path = config_dict.placeholder(str)

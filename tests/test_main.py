@@ -24,6 +24,7 @@ from diffusion_distillation.generation import shards
 from diffusion_distillation.runtime import log, signals
 from diffusion_distillation.runtime.errors import DivergedError
 from diffusion_distillation.training import loop, trainer
+from diffusion_distillation.training.config import spell_samplers
 from tests.evaluation.stand_in import Projections
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -190,6 +191,59 @@ def test_a_killed_run_resumes_to_the_same_bits(
 
 def reached(path, text):
   return path.exists() and text in path.read_text()
+
+
+def test_a_run_that_does_not_fit_is_refused_and_stays_as_it_is(
+  workdir, tmp_path, capsys
+):
+  path = shutil.copytree(workdir, tmp_path / 'digits')
+  before = (path / 'config.json').read_text()
+  for flags, message in (
+    (['--config.teacher.train.num_updates=7'], 'distilled from teacher after 6'),
+    (['--config.teacher.train.num_updates=5'], 'more than the 5'),
+    (['--config.seed=1'], 'seed: 0 there, 1 here'),
+  ):
+    assert message in run(*TINY, *flags, f'--workdir={path}')
+  shutil.move(path / 'teacher', tmp_path / 'teacher')
+  assert 'teacher has no checkpoint' in run(*TINY, f'--workdir={path}')
+  shutil.move(tmp_path / 'teacher', path / 'teacher')
+  two = '--config.distillation.end_num_steps=2'
+  said = run(*TINY, two, f'--workdir={path}', '--mode=report')
+  assert 'had the rounds teacher, student_00002, student_00001' in said
+  assert (path / 'config.json').read_text() == before
+
+  values = json.loads(before)
+  assert values['data']['images'] == 1500
+  values['data']['images'] = 1499
+  (path / 'config.json').write_text(json.dumps(values))
+  assert 'began with 1,499 training' in run(*TINY, f'--workdir={path}')
+  values['data'] = {'images': 1500, 'fingerprint': 'x'}
+  (path / 'config.json').write_text(json.dumps(values))
+  assert run(*TINY, f'--workdir={path}') is None
+  assert 'files of the training images are not the' in capsys.readouterr().err
+  fingerprint = json.loads((path / 'config.json').read_text())['data']
+  assert fingerprint == json.loads(before)['data']
+
+
+def test_equal_spellings_of_samplers_are_one_config():
+  values = []
+  for flags in (
+    [
+      '--config.sampler=ancestral:gamma=0.30',
+      '--config.eval.samplers=("ddim:",)',
+    ],
+    [
+      '--config.sampler=ancestral:gamma=0.3',
+      '--config.eval.samplers=("ddim",)',
+    ],
+  ):
+    config = cli.parse([MAIN, *TINY, '--mode=plan', *flags])[1]['config']
+    spell_samplers(config)
+    values.append(config.to_dict())
+  assert values[0] == values[1]
+  config.sampler = 'ancestral:gamma=x'
+  spell_samplers(config)
+  assert config.sampler == 'ancestral:gamma=x'  # for `check` to report
 
 
 @pytest.mark.slow
@@ -475,7 +529,7 @@ def test_the_files_that_a_card_names_are_not_touched(
   for wrong, message in (
     ({}, 'num_samples is None'),
     ({'num_samples': 'x', 'batch_size': 8}, 'does not say how to'),
-    ({'num_samples': 16.0, 'batch_size': 8}, 'num_samples is 16.0'),
+    ({'num_samples': 16.0, 'batch_size': 8}, 'must be an integer, got 16.0'),
     ({'num_samples': 16, 'batch_size': 0}, 'batch_size must be 1 to '),
   ):
     code = run('--mode=evaluate', foreign(config={**config, 'eval': wrong}))

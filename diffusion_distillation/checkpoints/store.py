@@ -14,7 +14,7 @@ not notice a changed byte in an array. If intact files cannot be read, the cause
 is elsewhere and may be temporary, so nothing is renamed.
 
 orbax's CheckpointManager was tried with all tests of this module. It saves no
-code (416 lines against 401), leaves the folder of a killed save behind, commits
+code, leaves the folder of a killed save behind, commits
 before checksums can be written, and counts an empty folder with a number as a
 checkpoint, for which it may delete a good one.
 """

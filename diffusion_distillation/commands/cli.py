@@ -80,12 +80,17 @@ def main():
   signals.use_system_defaults()
   try:
     run(sys.argv)
-    sys.stdout.flush()  # an error at the exit could not be caught
+    if sys.stdout is not None:  # it is None if the process began without one
+      sys.stdout.flush()  # an error at the exit could not be caught
   except BrokenPipeError:
     # The reader has closed the pipe, as in `... | head -1`: end by SIGPIPE, as
     # other programs do.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.raise_signal(signal.SIGPIPE)
+  except OSError as error:  # of stdout; `run` reports those of files
+    # Python flushes stdout again at the exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(f'error: cannot write to stdout: {error.strerror}')
 
 
 def run(argv):
@@ -245,9 +250,11 @@ def _run_mode(name, values):
   # This imports JAX, which takes long and is not needed for --help and errors.
   function = pkgutil.resolve_name(MODES[name].function)
   from diffusion_distillation.runtime import allocator, devices
+  from diffusion_distillation.training.config import spell_samplers
 
   allocator.keep_freed_memory()
   if 'config' in values:
+    spell_samplers(values['config'])
     devices.use_compilation_cache(values['config'].compilation_cache_dir)
   function(
     **{

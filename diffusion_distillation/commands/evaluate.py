@@ -92,6 +92,7 @@ def measure_and_report(config, dataset, workdir, evaluator):
 def _evaluate_run(config, workdir):
   dataset, _ = check(config)
   with open_run_folder(workdir, config) as workdir:
+    inputs.check_rounds(config, workdir)
     evaluator = open_evaluator(config, dataset)
     measure_and_report(config, dataset, workdir, evaluator)
 
@@ -146,8 +147,8 @@ def _config_of(card, path):
     config = ConfigDict({**config, 'eval': settings})
     check_numbers(config)
     for key in ('num_samples', 'batch_size'):
-      if type(settings.get(key)) is not int:
-        raise ValueError(f'eval.{key} is {settings.get(key)!r}')
+      if settings.get(key) is None:
+        raise ValueError(f'eval.{key} is None')
     name, args = config.dataset.name, config.dataset.args
     if any(args.get(key) for key in ('path', 'data_dir')):
       raise ValueError('its data set is a folder, which is not opened')

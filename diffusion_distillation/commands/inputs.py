@@ -4,8 +4,9 @@ import sys
 
 from diffusion_distillation import checkpoints
 from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.run_folder import read_run
 from diffusion_distillation.samplers import canonical, make_sampler, split
-from diffusion_distillation.training.config import check
+from diffusion_distillation.training.config import check, rounds
 
 
 def load_checkpoint(path, config=None):
@@ -21,6 +22,21 @@ def load_checkpoint(path, config=None):
   if config is not None:
     check(config)
   return checkpoints.load(path, config, fall_back=True)
+
+
+def check_rounds(config, workdir):
+  """Checks that a run was last trained with the rounds of a config.
+
+  Raises:
+    UserError: it was trained with others, which would be left out, or missing.
+  """
+  names = [each['name'] for each in read_run(workdir)['rounds']]
+  if names != [each.name for each in rounds(config)]:
+    raise UserError(
+      f'the newest training in {workdir} had the rounds {", ".join(names)}, '
+      'not those of this config; give the same distillation.end_num_steps, or '
+      'run --mode=train'
+    )
 
 
 def sampling_of(card, sampler=None, num_steps=None, grid=None):

@@ -4,6 +4,7 @@ import contextlib
 import copy
 
 from diffusion_distillation.checkpoints import read_card
+from diffusion_distillation.commands.inputs import check_rounds
 from diffusion_distillation.report.report import summary
 from diffusion_distillation.report.run import report_run
 from diffusion_distillation.runtime.errors import UserError
@@ -23,6 +24,7 @@ def report(config, workdir):
   """
   with open_run_folder(workdir, config, lock=False) as workdir:
     dataset, _ = check(_with_classes(config, workdir))
+    check_rounds(config, workdir)
     show(report_run(config, dataset, workdir), workdir)
 
 

@@ -77,6 +77,7 @@ def _lead(config, workdir):
           config, dataset, workdir, teacher, log, evaluate, stop
         )
         trainer.check()
+        processes.broadcast(None)  # all processes have the same config
         run_folder.write_config(
           workdir,
           config,
@@ -136,6 +137,7 @@ def _follow(config, workdir):
   dataset, _ = check(config, open_data=True)
   run = processes.broadcast(None)
   run_folder.check_same(json.loads(run), config)
+  processes.broadcast(None)
   generator = make_generator(config, dataset)
 
   def evaluate(weights, card, name, step):

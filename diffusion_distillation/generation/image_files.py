@@ -19,7 +19,19 @@ _BATCH_SIZE = 512
 _MAX_SEEDS = 10_000_000
 _GRID = 'grid.png'  # beside the samples in a folder
 # Formats that a user may expect from --out, but that are not supported.
-_OTHER_FILES = ('.npy', '.zip', '.jpg', '.jpeg', '.webp', '.gif', '.bmp')
+_OTHER_FILES = (
+  '.npy',
+  '.zip',
+  '.jpg',
+  '.jpeg',
+  '.webp',
+  '.gif',
+  '.bmp',
+  '.tif',
+  '.tiff',
+  '.safetensors',
+  '.flax',
+)
 
 
 class ImageFiles:
@@ -121,6 +133,8 @@ def _read_npz(path):
 def parse_seeds(text):
   """Returns seeds, (N,) ints, from a text such as '0-63' or '1,5,10-12'.
 
+  A seed that is named twice is returned once.
+
   Raises:
     UserError: the text cannot be parsed, or gives too many seeds.
   """
@@ -135,7 +149,8 @@ def parse_seeds(text):
         f'of at most {_MAX_SEEDS:,}, such as 0-63 or 1,5,10-12'
       )
     seeds.append(np.arange(first, last + 1))
-  return np.concatenate(seeds)
+  seeds = np.concatenate(seeds)
+  return seeds[np.sort(np.unique(seeds, return_index=True)[1])]
 
 
 def check_writable(out, is_file=None):
@@ -167,8 +182,9 @@ def check_writable(out, is_file=None):
       pass
   except OSError as error:
     raise UserError(f'--out={out} cannot be written: {error}') from error
-  if is_file and out.is_dir():
-    raise UserError(f'--out={out} cannot be written: it is a folder')
+  if is_file and out.exists() and not out.is_file():
+    what = 'a folder' if out.is_dir() else 'not a regular file'
+    raise UserError(f'--out={out} cannot be written: it is {what}')
 
 
 def write_samples(out, images, seeds, labels=None):

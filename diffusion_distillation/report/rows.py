@@ -8,7 +8,7 @@ import re
 
 from diffusion_distillation.checkpoints import find, read_card, read_checksum
 from diffusion_distillation.runtime import files, run_folder
-from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.runtime.errors import DamagedError, UserError
 from diffusion_distillation.samplers import canonical, make_sampler
 from diffusion_distillation.training.config import teacher_num_steps
 
@@ -149,9 +149,10 @@ def plan_rows(config, workdir, partial=False):
 
 def _outside_teacher(run, config):
   """Returns the path of a teacher from elsewhere, which may have moved."""
-  if os.path.exists(run['teacher']):
-    return run['teacher']
-  return config.distillation.teacher_checkpoint_path
+  path = config.distillation.teacher_checkpoint_path
+  same = run['config']['distillation']['teacher_checkpoint_path'] == path
+  # `path` may have a newer checkpoint by now.
+  return run['teacher'] if same and os.path.exists(run['teacher']) else path
 
 
 def finished_updates(path):
@@ -160,7 +161,12 @@ def finished_updates(path):
   Raises:
     UserError: there is no training, or it is not finished.
   """
-  card = read_card(path)
+  try:
+    card = read_card(path)
+  except DamagedError:
+    raise
+  except UserError as error:
+    raise UserError(f'{error}; --mode=train trains it') from error
   if not card.is_finished:
     raise UserError(
       f'{path} has had {card.updates} of {card.num_updates} updates; '

@@ -183,7 +183,11 @@ def report_run(config, dataset, workdir, protocol=None):
 
 def _report_row(row, line, config):
   """Returns a Row and its figures, as `report.compare` takes them."""
-  reference = canonical(config.sampler), teacher_num_steps(config)
+  sampler = canonical(config.sampler)
+  compared = [canonical(spelling) for spelling in config.eval.samplers]
+  if compared and sampler not in compared:
+    sampler = compared[0]
+  reference = sampler, teacher_num_steps(config)
   return {
     'network': row.network,
     'round': row.round,

@@ -215,9 +215,15 @@ def broadcast(value):
   if jax.process_count() == 1:
     return value
   data = serialization.msgpack_serialize(value) if is_main() else b''
+
   # JAX broadcasts arrays whose shape every process knows, as a sum with zeros.
   # That is exact for bytes, but would change the float -0.0.
-  send = multihost_utils.broadcast_one_to_all
+  def send(array):
+    try:
+      return multihost_utils.broadcast_one_to_all(array)
+    except ValueError as error:  # JAX's type for a peer that is gone here
+      raise jax.errors.JaxRuntimeError(str(error)) from error
+
   size = send(np.frombuffer(len(data).to_bytes(8), np.uint8))
   buffer = np.zeros(int.from_bytes(size.tobytes()), np.uint8)
   if is_main():

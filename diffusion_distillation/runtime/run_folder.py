@@ -38,7 +38,6 @@ _PLACES = {
 # Keys that a resumed run may change: lengths, intervals, paths, and how to
 # compute the same numbers. A section stands for all its keys.
 _CHANGEABLE = _PLACES | {
-  'dataset.args.num_classes',  # compared with the cards of the checkpoints
   'distillation.end_num_steps',
   'distillation.steps_per_iter',
   'eval',
@@ -88,6 +87,10 @@ def read_run(workdir):
       raise TypeError('it has no config')
     if not isinstance(run['teacher'], str | None):
       raise TypeError('its teacher is not a path')
+    if not isinstance(run['data'], dict | None):
+      raise TypeError('its data is not a mapping')
+    if not all(isinstance(each, dict) for each in run['rounds']):
+      raise TypeError('its rounds are not trainings')
     return run
 
 
@@ -102,6 +105,8 @@ def check_run_folder(workdir, config):
   if read_run(workdir) is not None:
     with open_run_folder(workdir, config):
       pass
+  else:
+    _check(pathlib.Path(workdir), _json(config), True, None, None)
 
 
 @contextlib.contextmanager
@@ -157,6 +162,8 @@ def _check(workdir, config, create, teacher_checksum, data):
     return
   if not create:
     raise UserError(f'{workdir} holds no run; --mode=train makes one')
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f'--workdir={workdir} is not a folder')
   # A process killed at the very beginning leaves these behind.
   allowed = (_LOCK, f'{_CONFIG}.new')
   if workdir.is_dir() and any(p.name not in allowed for p in workdir.iterdir()):
@@ -219,8 +226,8 @@ def write_config(
   before = run.get('data')
   if before is not None and before != data:
     print(
-      'warning: the training images are not the files that this run began '
-      'with: names, sizes, times or contents differ',
+      'warning: the files of the training images are not the same as before: '
+      'names, sizes, times or contents differ',
       file=sys.stderr,
     )
   now = datetime.datetime.now(datetime.UTC)

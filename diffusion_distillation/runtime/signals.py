@@ -32,8 +32,8 @@ def use_system_defaults():
 
   Python turns SIGINT into KeyboardInterrupt, whose traceback does not help a
   user, and which an import or a callback of a library can turn into another
-  exception. A signal that the parent process ignores, as `nohup` and shells do
-  for background jobs, stays ignored.
+  exception. A signal that the parent process ignores, as shells do for the
+  background jobs of scripts, stays ignored.
   """
   for number in _handlers():
     signal.signal(number, signal.SIG_DFL)

@@ -167,7 +167,7 @@ def make_grid(grid, schedule, **options):
     grid: spelling of a grid in GRIDS, such as 'karras' or 'karras:rho=5'; or a
       function time(index, num_steps); or num_steps + 1 falling times from 1 to
       0, or a part of that range. A step between equal times above 0 changes
-      nothing.
+      nothing, except in `stochastic`.
     schedule: t -> logsnr.
     **options: further options of a named grid.
 

@@ -108,6 +108,17 @@ def teacher_num_steps(config):
   return teacher_config(config).model.eval_sampling_num_steps
 
 
+def spell_samplers(config):
+  """Gives the samplers of a config their canonical spelling.
+
+  An invalid spelling stays, for `check` to report.
+  """
+  with contextlib.suppress(ValueError):
+    config.sampler = canonical(config.sampler)
+    for key in ('samplers', 'student_samplers'):
+      config.eval[key] = tuple(map(canonical, config.eval[key]))
+
+
 def check(config, open_data=False):
   """Checks a config, and returns its Dataset and its Denoiser.
 
@@ -191,6 +202,14 @@ _BOUNDS = {
   'eval.batch_size': (1, 2**20),
   'eval.max_num_steps': (1, MAX_NUM_STEPS),
 }
+# Numbers that need not be integers.
+_FLOATS = (
+  'train.learning_rate',
+  'train.weight_decay',
+  'train.ema_decay',
+  'train.grad_clip',
+  'train.checkpoint_every_secs',
+)
 # Numbers that may be None.
 _OPTIONAL = (
   'train.num_updates',
@@ -212,6 +231,10 @@ def check_numbers(config):
     value = section.get(name)
     if value is None and (key in _OPTIONAL or name not in section):
       continue
+    kinds = (int, float) if key in _FLOATS else (int,)
+    if value is not None and type(value) not in kinds:  # a bool is an int
+      kind = 'a number' if key in _FLOATS else 'an integer'
+      raise ValueError(f'{key} must be {kind}, got {value!r}')
     # The condition is written so that it also refuses nan.
     if not (value is not None and low <= value <= (high or math.inf)):
       limit = f'at least {low}' if high is None else f'{low} to {high}'

@@ -119,8 +119,8 @@ class Trainer:
     if card is not None and card.num_classes != classes:
       raise UserError(
         f'{folder} was trained with {card.num_classes} classes, and the data '
-        f'set has {classes} now; set dataset.args.num_classes='
-        f'{card.num_classes}, or choose another --workdir'
+        f'set has {classes} now; give the same labels, or choose another '
+        '--workdir'
       )
 
   def _outside_teacher(self):

@@ -103,6 +103,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
   assert config.compilation_cache_dir.startswith('~/')
 
 
+# Python then writes to a pipe at its exit alone.
+BUFFERED = {k: v for k, v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
 WRONG = {
   'unknown key': (['--config.train.batchsize=3'], 'mean train.batch_size'),
   'unknown section': (['--config.trian.batch_size=3'], 'train.batch_size'),
@@ -230,8 +232,27 @@ def test_a_closed_pipe_ends_the_program_quietly():
       stdout=stdout,
       stderr=subprocess.PIPE,
       check=False,
+      env=BUFFERED,
     )
   assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b'')
+
+
+@pytest.mark.parametrize(
+  ('shell', 'want'),
+  [('>&-', (0, '')), ('>/dev/full', (1, 'error: cannot write to stdout'))],
+)
+def test_a_stdout_that_is_closed_or_full_gives_no_traceback(shell, want):
+  command = f'{sys.executable} -m diffusion_distillation --help {shell}'
+  done = subprocess.run(
+    command,
+    shell=True,
+    capture_output=True,
+    text=True,
+    env=BUFFERED,
+    check=False,
+  )
+  assert done.returncode == want[0] and done.stderr.startswith(want[1])
+  assert 'Traceback' not in done.stderr and done.stderr.count('\n') == want[0]
 
 
 def test_help_and_wrong_flags_import_no_jax():

@@ -122,7 +122,7 @@ WRONG = [
   (
     'teacher.model.args.dropout',
     1.0,
-    'section `teacher`: dropout must be',
+    'section `teacher`: model.args.dropout must be',
   ),
   ('objective', 'progresive', 'known: denoising, progressive'),
   ('objective', 'progressive', 'set distillation.objective to it'),
