@@ -2,17 +2,46 @@
 
 import numbers
 
+import jax.numpy as jnp
+
 from diffusion_distillation.core import process
 from diffusion_distillation.samplers.sampler import one_step
 
 
-def ddim():
-  """Returns DDIM: the exact solution for an x_hat that is constant (Eq. 8)."""
+def ddim(eta=0.0):
+  """Returns DDIM: the exact solution for an x_hat that is constant (Eq. 8).
+
+  With eta it draws noise (Song et al. 2020, arXiv 2010.02502, Eqs. 12 and 16),
+  and keeps the marginals at every eta:
+
+  z_s = alpha_s x_hat + sqrt(sigma_s^2 - v) eps_hat + sqrt(v) noise,
+  v = eta^2 (1 - e^{logsnr_t - logsnr_s}) sigma_s^2.
+
+  Args:
+    eta: in [0, 1]; 1 is `ancestral` with gamma = 0.
+
+  Raises:
+    ValueError: eta is not in [0, 1].
+  """
+  if isinstance(eta, numbers.Real) and not 0 <= eta <= 1:
+    raise ValueError(f'eta must be in [0, 1], got {eta}')
 
   def advance(z_t, x_hat, step):
     return process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_s)
 
-  return one_step(advance, order=1)
+  def advance_noisily(z_t, x_hat, step):
+    alpha_t, sigma_t = process.alpha_sigma(process.expand(step.logsnr_t, z_t))
+    eps_hat = (z_t - alpha_t * x_hat) / sigma_t
+    change = process.expand(step.logsnr_t - step.logsnr_s, z_t)
+    of_noise = -eta * eta * jnp.expm1(change)  # v / sigma_s^2
+    # 1 - of_noise without its rounding, which is 2e-4 of z_s at the noisy end.
+    of_eps = jnp.exp(change) - (1 - eta * eta) * jnp.expm1(change)
+    eps = jnp.sqrt(of_eps) * eps_hat + jnp.sqrt(of_noise) * step.noise
+    return process.diffuse(x_hat, step.logsnr_s, eps)
+
+  if isinstance(eta, numbers.Real) and eta == 0:
+    return one_step(advance, order=1)
+  return one_step(advance_noisily, order=1, draws_noise=True)
 
 
 def ancestral(gamma=1.0):

@@ -76,6 +76,7 @@ class Sampler:
       log-SNR, however short it is in t, so an order above 1 in log-SNR does not
       hold for the whole range.
     nfe_per_step: network evaluations in each step but the last, which has one.
+    nfe_saved: evaluations that those steps save in all, if there are any.
     draws_noise: whether `Step.noise` is used.
     steps_per_student_step: loop steps that one deterministic step of the
       sampler spans: a student of N steps is made for N times as many.
@@ -86,13 +87,15 @@ class Sampler:
   step: Callable[[jax.Array, jax.Array, Step, Any], tuple[jax.Array, Any]]
   order: int
   nfe_per_step: int = 1
+  nfe_saved: int = 0
   draws_noise: bool = False
   steps_per_student_step: int = 1
   init: Callable[[jax.Array], Any] = no_memory
 
   def nfe(self, num_steps):
     """Returns the network evaluations (NFE) of a sample of `num_steps`."""
-    return self.nfe_per_step * (num_steps - 1) + 1
+    before_last = self.nfe_per_step * (num_steps - 1)
+    return before_last + 1 - min(self.nfe_saved, before_last)
 
 
 def one_step(advance, **properties):

@@ -10,9 +10,20 @@ with names in SAMPLERS and GRIDS, such as 'ancestral:gamma=0.3' or
 
 from diffusion_distillation.samplers import spelling as spellings
 from diffusion_distillation.samplers.ddim import ancestral, ddim, stochastic
+from diffusion_distillation.samplers.dpm_solver import (
+  dpm_2m,
+  dpm_2s,
+  dpm_3m,
+  dpm_3s,
+  dpmpp_2m,
+  dpmpp_2s,
+  dpmpp_3m,
+  dpmpp_3s,
+)
 from diffusion_distillation.samplers.grids import GRIDS, make_grid
 from diffusion_distillation.samplers.ode import euler, euler_t, heun, rk4
 from diffusion_distillation.samplers.sampler import Sampler
+from diffusion_distillation.samplers.unipc import unipc
 
 # name -> factory of a Sampler, whose keyword arguments are the options.
 SAMPLERS = {
@@ -23,6 +34,15 @@ SAMPLERS = {
   'euler': euler,
   'heun': heun,
   'rk4': rk4,
+  'dpmpp_2s': dpmpp_2s,
+  'dpmpp_3s': dpmpp_3s,
+  'dpmpp_2m': dpmpp_2m,
+  'dpmpp_3m': dpmpp_3m,
+  'dpm_2s': dpm_2s,
+  'dpm_3s': dpm_3s,
+  'dpm_2m': dpm_2m,
+  'dpm_3m': dpm_3m,
+  'unipc': unipc,
 }
 UNIFORM = 'uniform'
 
