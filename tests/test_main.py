@@ -199,7 +199,7 @@ def test_a_run_that_does_not_fit_is_refused_and_stays_as_it_is(
   path = shutil.copytree(workdir, tmp_path / 'digits')
   before = (path / 'config.json').read_text()
   for flags, message in (
-    (['--config.teacher.train.num_updates=7'], 'distilled from teacher after 6'),
+    (['--config.teacher.train.num_updates=7'], 'from teacher after 6 updates'),
     (['--config.teacher.train.num_updates=5'], 'more than the 5'),
     (['--config.seed=1'], 'seed: 0 there, 1 here'),
   ):
