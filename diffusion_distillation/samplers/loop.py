@@ -49,7 +49,8 @@ def sample(
     key: random key, or (B,) keys, one for each image, for a sampler that draws
       noise.
     noise: (N, B, H, W, C) standard normal, instead of a key: to compare with
-      other programs.
+      other programs. (N, draws, B, H, W, C) for a sampler that draws several
+      times in a step, in the order in which it does.
     **options: options of the sampler, such as gamma=0.3, and of the grid.
 
   Raises:
@@ -72,7 +73,13 @@ def sample(
   def noise_of(i):
     if not sampler.draws_noise:
       return None
-    return _draw(key, i, z_1) if noise is None else noise[i]
+    draws = sampler.draws_per_step
+    if noise is None:
+      return _draw(key, i, z_1, draws)
+    given = jnp.asarray(noise)[i]
+    several = () if draws == 1 else (draws,)
+    chex.assert_shape(given, (*several, *z_1.shape))
+    return given
 
   def body(i, carry):
     z_t, memory = carry
@@ -109,10 +116,16 @@ def _key_per_image(key, num_images):
   return jax.random.split(key, num_images) if key.ndim == 0 else key
 
 
-def _draw(keys, i, z):
-  """Returns standard normal noise like z, from (B,) keys and the step."""
+def _draw(keys, i, z, draws):
+  """Returns standard normal noise like z, from (B,) keys and the step.
+
+  Several draws are on a further axis, the first.
+  """
+  shape, axis = z.shape[1:], 0
+  if draws > 1:
+    shape, axis = (draws, *shape), 1
 
   def draw(key):
-    return jax.random.normal(jax.random.fold_in(key, i), z.shape[1:])
+    return jax.random.normal(jax.random.fold_in(key, i), shape)
 
-  return jax.vmap(draw)(keys)
+  return jax.vmap(draw, out_axes=axis)(keys)

@@ -22,7 +22,8 @@ class Step(NamedTuple):
   time: Callable  # (index, num_steps) -> t, the time grid
   index: jax.Array  # (B,) int in [0, num_steps), of s in the grid
   num_steps: int | jax.Array
-  noise: jax.Array | None = None  # like z_t, standard normal
+  # Standard normal, like z_t; (draws, *z_t.shape) for `draws_per_step` above 1.
+  noise: jax.Array | None = None
 
   @property
   def t(self):
@@ -72,12 +73,14 @@ class Sampler:
       the loop returns x_hat.
     order: order of convergence in 1 / num_steps, to the probability-flow ODE
       between two noise levels or, if noise is drawn, to the distribution of the
-      data. At both ends of the noise range a single step spans many units of
-      log-SNR, however short it is in t, so an order above 1 in log-SNR does not
-      hold for the whole range.
+      data; 0 where an error may remain, or falls more slowly. At both ends of
+      the noise range a single step spans many units of log-SNR, however short
+      it is in t, so an order above 1 in log-SNR does not hold for the whole
+      range.
     nfe_per_step: network evaluations in each step but the last, which has one.
     nfe_saved: evaluations that those steps save in all, if there are any.
     draws_noise: whether `Step.noise` is used.
+    draws_per_step: how many arrays of noise like z a step needs.
     steps_per_student_step: loop steps that one deterministic step of the
       sampler spans: a student of N steps is made for N times as many.
     init: z -> the memory before the first step, a pytree; () for methods that
@@ -89,6 +92,7 @@ class Sampler:
   nfe_per_step: int = 1
   nfe_saved: int = 0
   draws_noise: bool = False
+  draws_per_step: int = 1
   steps_per_student_step: int = 1
   init: Callable[[jax.Array], Any] = no_memory
 

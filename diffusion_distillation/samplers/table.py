@@ -23,6 +23,12 @@ from diffusion_distillation.samplers.dpm_solver import (
 from diffusion_distillation.samplers.grids import GRIDS, make_grid
 from diffusion_distillation.samplers.ode import euler, euler_t, heun, rk4
 from diffusion_distillation.samplers.sampler import Sampler
+from diffusion_distillation.samplers.sde import (
+  annealed_langevin,
+  euler_maruyama,
+  predictor_corrector,
+  reverse_diffusion,
+)
 from diffusion_distillation.samplers.unipc import unipc
 
 # name -> factory of a Sampler, whose keyword arguments are the options.
@@ -43,6 +49,10 @@ SAMPLERS = {
   'dpm_2m': dpm_2m,
   'dpm_3m': dpm_3m,
   'unipc': unipc,
+  'euler_maruyama': euler_maruyama,
+  'reverse_diffusion': reverse_diffusion,
+  'predictor_corrector': predictor_corrector,
+  'annealed_langevin': annealed_langevin,
 }
 UNIFORM = 'uniform'
 
