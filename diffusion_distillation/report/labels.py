@@ -49,6 +49,10 @@ COLUMNS = {
   'classifier_score': Column('classifier score', better=1),
   'precision': Column('precision', 3, better=1),
   'recall': Column('recall', 3, better=1),
+  'density': Column('density', 3, better=1),
+  'coverage': Column('coverage', 3, better=1),
+  'memorization': Column('memorization', 3),
+  'teacher_rmse': Column("RMSE to the teacher's solution", 3, better=-1),
   'kid': Column('KID', 4, better=-1),
 }
 
