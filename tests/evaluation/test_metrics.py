@@ -178,7 +178,7 @@ def test_one_outlier_does_not_raise_density_and_coverage():
   rng = np.random.RandomState(0)
   real, generated = rng.standard_normal((2, 500, 2))
   real[0] = 50, 0
-  got = metrics.neighbours(real, generated + [40, 0])
+  got = metrics.neighbours(real, generated + np.array([40, 0]))
   assert got.precision == 1
   assert got.density < 1 and got.coverage == 1 / 500
 

@@ -52,7 +52,7 @@ def test_each_checkpoint_is_loaded_once(tmp_path, loaded, monkeypatch):
   assert all(grids.shows(r.grid(tmp_path), r.description) for r in rows)
 
 
-class Killed(Exception):
+class KilledError(Exception):
   pass
 
 
@@ -67,7 +67,7 @@ def test_rows_without_noise_are_compared_with_the_teacher_s_solution(
   def drawer(weights, sampler, num_images):
     def draw(seeds, num_steps):
       if not alive[0] and len(drawn) == 2:
-        raise Killed
+        raise KilledError
       drawn.append((weights, sampler, num_steps, int(seeds[0])))
       # The solution is at 100 + 51, where the others are at 100.
       value = 100 + 51 * (num_steps == 1024)
@@ -98,7 +98,7 @@ def test_rows_without_noise_are_compared_with_the_teacher_s_solution(
     return runs.evaluate_run(config, DATASET, tmp_path, evaluator)
 
   alive[0] = False
-  with pytest.raises(Killed):
+  with pytest.raises(KilledError):
     evaluate()
   # Compilation, and the first of two batches; the second comes now.
   alive[0] = True
