@@ -2,12 +2,11 @@
 
 python main.py --config=configs/digits_samplers.py --workdir=runs/digits
 
-In the folder of a finished run of configs/digits_distill.py, it only measures:
-
-python main.py --config=configs/digits_samplers.py --workdir=runs/digits --mode=evaluate
+With --mode=evaluate it only measures, in the folder of a finished run of
+configs/digits_distill.py.
 
 Hardware: 2 CPU cores.
-Expect: docs/samplers.md.
+Expect: the table in docs/samplers.md.
 """
 
 from . import digits_distill
