@@ -1,7 +1,7 @@
 """Writes the figures and pictures of README.md and docs/ from their sources.
 
 python -m benchmarks.readme [--digits=runs/digits]
-  [--integrators=runs/integrators]
+  [--integrators=runs/integrators] [--samplers=runs/digits]
 
 A generated text is between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 Results come from docs/results/NAME/report.json, costs from the configs as
@@ -45,6 +45,15 @@ _PICTURE = {
   'student, 1 step': 'student_00001_ddim_00001',
 }
 _DIGITS_SHAPE = (8, 8, 1)
+# Columns of the table that compares samplers.
+_NFE = (4, 8, 16)
+# Its figures, in the order of a cell.
+_COMPARED = ('frechet_distance', 'precision', 'teacher_rmse')
+# Its pictures in docs/: what the distance is drawn against, and the file.
+_COMPARISON = {
+  'nfe': 'samplers_vs_nfe.png',
+  'seconds': 'samplers_vs_seconds.png',
+}
 
 
 def blocks():
@@ -56,6 +65,7 @@ def blocks():
     ('docs/samplers.md', 'grids'): grids,
     ('docs/samplers.md', 'digits'): digits_by_sampler,
     ('docs/samplers.md', 'integrators'): integrators,
+    ('docs/samplers.md', 'comparison'): comparison,
     ('docs/scaling.md', 'cost'): cost,
   }
 
@@ -122,6 +132,54 @@ def digits_by_sampler():
 def integrators():
   """Returns the distances of configs/digits_integrators.py, and their NFE."""
   return _by_sampler(_read_report('integrators'))
+
+
+def comparison():
+  """Returns samplers by NFE, and pictures, of configs/digits_samplers.py.
+
+  A cell is of the most evaluations above the last column's and up to its own,
+  which are in brackets if they are fewer. The text is '' if
+  docs/results/samplers does not exist.
+  """
+  if not (RESULTS / 'samplers').exists():
+    return ''
+  report = _read_report('samplers')
+  front = result.pareto_front(report['rows'], 'nfe')
+  groups = labels.group(report['rows'])
+  columns = []
+  for low, nfe in zip((0, *_NFE), _NFE, strict=False):
+    column = []
+    for members in groups.values():
+      within = [row for row in members if low < row['nfe'] <= nfe]
+      row = max(within, key=lambda row: row['nfe'], default={})
+      column.append(row)
+    columns.append(_compared(column, nfe, front))
+  heading = ['sampler', *(f'{nfe} NFE' for nfe in _NFE)]
+  pictures = ''.join(
+    f'\n![Frechet distance against {plots.COSTS[x]}]({name})\n'
+    for x, name in _COMPARISON.items()
+  )
+  terms = textwrap.fill(
+    'Frechet distance (lower is better), precision (higher is better) and the '
+    "RMSE to the teacher's own solution (lower is better; a dash where the "
+    'sampler draws noise), then the NFE in brackets if it is smaller. Bold: no '
+    'other row has both a smaller distance and fewer evaluations. The solution '
+    f'is {report["metric"]["solution"]}.',
+    80,
+  )
+  return f'{terms}\n\n{_table(heading, groups, *columns)}{pictures}'
+
+
+def _compared(rows, nfe, front):
+  """Returns the cells of one column of the comparison."""
+  figures = [_figures(rows, key) for key in _COMPARED]
+  cells = []
+  for row, *texts in zip(rows, *figures, strict=True):
+    cell = ' / '.join(text or '\N{EN DASH}' for text in texts)
+    cell = f'**{cell}**' if row in front else cell
+    fewer = f' ({row["nfe"]})' if row and row['nfe'] < nfe else ''
+    cells.append(f'{cell}{fewer}' if row else '')
+  return cells
 
 
 def _by_sampler(report):
@@ -299,19 +357,20 @@ def draw_samples(workdir):
   return plots.to_png(figure)
 
 
-def publish(name, workdir, x, picture):
-  """Copies the report of a finished run to docs/, and draws its curve.
+def publish(name, workdir, pictures):
+  """Copies the report of a finished run to docs/, and draws its curves.
 
   Args:
     name: name of the folder in docs/results.
     workdir: the run folder.
-    x: what the curve is drawn against, 'num_steps' or 'nfe'.
-    picture: path of the curve.
+    pictures: what the distance is drawn against, a key of `plots.COSTS` -> name
+      of the picture in docs/.
   """
   (RESULTS / name).mkdir(parents=True, exist_ok=True)
   shutil.copy(workdir / 'report' / 'report.json', RESULTS / name)
-  figure = plots.plot_quality(_read_report(name), x)
-  picture.write_bytes(plots.to_png(figure))
+  for x, picture in pictures.items():
+    figure = plots.plot_quality(_read_report(name), x)
+    (RESULTS.parent / picture).write_bytes(plots.to_png(figure))
 
 
 def main():
@@ -322,15 +381,18 @@ def main():
   parser.add_argument(
     '--integrators', type=pathlib.Path, help='run folder of digits_integrators'
   )
-  options, docs = parser.parse_args(), ROOT / 'docs'
+  parser.add_argument(
+    '--samplers', type=pathlib.Path, help='run folder of digits_samplers'
+  )
+  options = parser.parse_args()
   if options.digits:
-    curve = docs / 'fid_vs_steps.png'
-    publish('digits', options.digits, 'num_steps', curve)
-    samples = docs / 'digits_samples.png'
+    publish('digits', options.digits, {'num_steps': 'fid_vs_steps.png'})
+    samples = ROOT / 'docs' / 'digits_samples.png'
     samples.write_bytes(draw_samples(options.digits))
   if options.integrators:
-    curve = docs / 'fid_vs_nfe.png'
-    publish('integrators', options.integrators, 'nfe', curve)
+    publish('integrators', options.integrators, {'nfe': 'fid_vs_nfe.png'})
+  if options.samplers:
+    publish('samplers', options.samplers, _COMPARISON)
   update()
 
 

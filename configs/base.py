@@ -151,6 +151,12 @@ def _eval():
   settings.num_steps = ()
   # Largest number of steps that is evaluated; None evaluates all.
   settings.max_num_steps = config_dict.placeholder(int)
+  # Largest number of network evaluations (NFE) that the teacher is evaluated
+  # with, except by its own sampler `config.sampler`; None evaluates all.
+  settings.max_nfe = config_dict.placeholder(int)
+  # DDIM steps of the teacher's solution, to which the images of samplers that
+  # draw no noise are compared; None compares none.
+  settings.solution_num_steps = config_dict.placeholder(int)
   # File with the weights of Inception, .pth or .npz; None measures no FID.
   settings.inception_path = config_dict.placeholder(str)
   # Rule that resizes images for Inception: 'tf1' as in the original FID, or

@@ -27,6 +27,7 @@ from diffusion_distillation.runtime import run_folder, signals
 from diffusion_distillation.samplers import GRIDS, SAMPLERS
 from diffusion_distillation.training import plan
 from tests.checkpoints import toy
+from tests.report import examples as reports
 from tests.test_main import run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -79,6 +80,25 @@ def test_generated_texts_are_up_to_date(page, name):
   make = readme.blocks()[page, name]
   _, block, _ = readme.split(text_of(page), name)
   assert block == make(), 'run python -m benchmarks.readme'
+
+
+def test_a_comparison_of_samplers_is_published(tmp_path, monkeypatch):
+  monkeypatch.setattr(readme, 'RESULTS', tmp_path / 'docs' / 'results')
+  assert readme.comparison() == ''
+  folder = tmp_path / 'run' / 'report'
+  folder.mkdir(parents=True)
+  report = reports.samplers()
+  (folder / 'report.json').write_text(json.dumps(report))
+  readme.publish('samplers', tmp_path / 'run', {'seconds': 'curve.png'})
+  assert (tmp_path / 'docs' / 'curve.png').stat().st_size > 10_000
+  lines = readme.comparison().splitlines()
+  (student,) = [line for line in lines if 'student, stochastic' in line]
+  assert student.split('|')[2].strip() == '1.28 / 0.71 / \N{EN DASH}'
+  (heun,) = [line for line in lines if line.startswith('| teacher, Heun |')]
+  assert [cell.split()[-1] for cell in heun.split('|')[2:5]] == [
+    *('(3)', '(7)', '(15)')
+  ]
+  assert any('**' in line for line in lines)
 
 
 @pytest.mark.parametrize('name', readme.PAPER)

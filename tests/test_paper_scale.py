@@ -38,7 +38,7 @@ SHRUNK = [
   '--config.distillation.start_num_steps=4',
   '--config.distillation.steps_per_iter=2',
 ]
-EVAL = ['--config.eval.num_samples=4', '--config.eval.batch_size=4']
+EVAL = ['--config.eval.num_samples=6', '--config.eval.batch_size=6']
 ONE_STEP = ['--config.eval.samplers=("ddim",)', '--config.eval.num_steps=(1,)']
 # One level, which is enough for attention in the middle.
 LEVELS = ['--config.model.args.ch_mult=(1,)']

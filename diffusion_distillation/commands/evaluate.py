@@ -84,8 +84,7 @@ def measure_and_report(config, dataset, workdir, evaluator):
   if evaluator is None:
     runs.draw_grids(config, dataset, workdir)
   else:
-    runs.evaluate_run(config, dataset, workdir, evaluator)
-    protocol = evaluator.protocol(config.eval.num_samples)
+    protocol = runs.evaluate_run(config, dataset, workdir, evaluator)
   show(runs.report_run(config, dataset, workdir, protocol), workdir)
 
 

@@ -5,6 +5,8 @@ import hashlib
 import os
 import pathlib
 
+import numpy as np
+
 from diffusion_distillation.evaluation import metrics, statistics
 from diffusion_distillation.evaluation.classifier import (
   CLASSIFIERS,
@@ -19,6 +21,8 @@ NO_WEIGHTS = (
   f'FID needs the weights of Inception: {HOW_TO_GET} (beside --config=FILE)'
 )
 SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1, classes in turn'
+# Share of the held-out images that count as near a training image.
+NEAR_SHARE = 0.05
 _UNKNOWN_RESIZE = (
   'not known: files of EDM and ADM go with tf1, those of pytorch-fid with '
   'pytorch'
@@ -134,6 +138,12 @@ class Evaluator:
   def _heldout(self):
     """The Statistics of the held-out images, or None."""
     return self._of_split('heldout') if self._has_heldout else None
+
+  @functools.cached_property
+  def _near(self):
+    """The squared distance below which images are near a training image."""
+    heldout = metrics.nearest(self._reference.features, self._heldout.features)
+    return np.quantile(heldout, NEAR_SHARE)
 
   @functools.cached_property
   def _has_heldout(self):
@@ -256,9 +266,17 @@ class Evaluator:
       if real.features is not None:
         figures['kid'] = metrics.kid(real.features, found.features)
     if real.features is not None:
-      figures['precision'], figures['recall'] = metrics.precision_recall(
-        real.features, found.features, self._radii
-      )
+      figures |= self._neighbours(found)
+    return figures
+
+  def _neighbours(self, found):
+    """Returns the figures of nearest neighbours of Statistics."""
+    figures = metrics.neighbours(
+      self._reference.features, found.features, self._radii
+    )._asdict()
+    nearest = figures.pop('nearest')
+    if self._heldout is not None:
+      figures['memorization'] = float(np.mean(nearest <= self._near))
     return figures
 
 

@@ -1,10 +1,13 @@
 """Metrics that compare two sets of features, computed in float64."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import linalg
 from scipy.linalg import lapack
 
-NUM_NEIGHBOURS = 3  # k of precision and recall
+# k of precision and recall, and k of density and coverage.
+NUM_NEIGHBOURS = (3, 5)
 
 
 class Moments:
@@ -193,12 +196,28 @@ def _mmd(x, y):
   return within / (n * (n - 1)) - 2 * np.mean((x @ y.T / d + 1) ** 3)
 
 
-def precision_recall(real, generated, real_radii=None):
-  """Returns precision and recall (Kynkaanniemi et al. 2019).
+class Neighbours(NamedTuple):
+  """How generated features lie among real ones; see `neighbours`."""
 
-  Precision is the share of generated features that lie in the ball around some
-  real feature, whose radius is the distance to its third nearest neighbour.
-  Recall is the same with the two sets exchanged.
+  precision: float
+  recall: float
+  density: float
+  coverage: float
+  nearest: np.ndarray  # (M,) squared distances to the nearest real feature
+
+
+def neighbours(real, generated, real_radii=None):
+  """Compares M generated features with N real ones by nearest neighbours.
+
+  B_k(x) is the ball around a feature x whose radius is the distance to its k-th
+  nearest neighbour in its own set.
+
+  Precision: the share of generated features that lie in B_3 of some real one.
+  Recall is the same with the two sets exchanged (Kynkaanniemi et al. 2019).
+
+  Density: the number of pairs with a generated feature in B_5 of a real one,
+  divided by 5 M. Coverage: the share of real features whose B_5 has a generated
+  feature (Naeem et al. 2020, arXiv 2002.09797, Eq. 3 and 4).
 
   Args:
     real: (N, D) features.
@@ -206,46 +225,89 @@ def precision_recall(real, generated, real_radii=None):
     real_radii: `knn_radii(real)`, if the caller has them already.
 
   Raises:
-    ValueError: a set has no more than 3 features.
+    ValueError: a set has no more than 5 features.
   """
   if real_radii is None:
     real_radii = knn_radii(real)
-  generated_radii = knn_radii(generated)
+  generated_radii = knn_radii(generated)[0]
   real, generated = (x.astype(np.float64) for x in (real, generated))
   # Blocks of rows are used, since all distances of 50,000 images take 20 GB.
   squares = np.sum(generated**2, axis=1)
-  covered = np.zeros(len(generated), bool)
-  covers = np.zeros(len(real), bool)
+  precise = np.zeros(len(generated), bool)
+  nearest = np.full(len(generated), np.inf)
+  recalled, covered = np.zeros((2, len(real)), bool)
+  pairs = 0
   for rows in _blocks(len(real)):
     distances = _square_distances(real[rows], generated, squares)
-    covered |= np.any(distances <= real_radii[rows, None], axis=0)
-    covers[rows] = np.any(distances <= generated_radii, axis=1)
-  return float(np.mean(covered)), float(np.mean(covers))
+    precise |= np.any(distances <= real_radii[0, rows, None], axis=0)
+    recalled[rows] = np.any(distances <= generated_radii, axis=1)
+    inside = distances <= real_radii[1, rows, None]
+    covered[rows] = np.any(inside, axis=1)
+    pairs += np.count_nonzero(inside)
+    np.minimum(nearest, np.min(distances, axis=0), out=nearest)
+  return Neighbours(
+    precision=float(np.mean(precise)),
+    recall=float(np.mean(recalled)),
+    density=pairs / (NUM_NEIGHBOURS[1] * len(generated)),
+    coverage=float(np.mean(covered)),
+    nearest=nearest,
+  )
 
 
 def knn_radii(features):
-  """Returns squared distances to the third nearest neighbour, (N,).
+  """Returns squared distances to the neighbours `NUM_NEIGHBOURS`, (2, N).
 
   Args:
     features: (N, D).
 
   Raises:
-    ValueError: there are no more than 3 features.
+    ValueError: there are no more than 5 features.
   """
-  if len(features) <= NUM_NEIGHBOURS:
+  if len(features) <= max(NUM_NEIGHBOURS):
     raise ValueError(
-      f'precision and recall need more than {NUM_NEIGHBOURS} images in each '
+      f'nearest neighbours need more than {max(NUM_NEIGHBOURS)} images in each '
       f'set, got {len(features)}'
     )
   features = features.astype(np.float64)
   squares = np.sum(features**2, axis=1)
-  radii = np.empty(len(features))
+  radii = np.empty((len(NUM_NEIGHBOURS), len(features)))
   for rows in _blocks(len(features)):
     distances = _square_distances(features[rows], features, squares)
     # The nearest of all, number 0, is the feature itself.
-    nearest = np.partition(distances, NUM_NEIGHBOURS, axis=1)
-    radii[rows] = nearest[:, NUM_NEIGHBOURS]
+    distances.partition(NUM_NEIGHBOURS, axis=1)
+    radii[:, rows] = distances[:, NUM_NEIGHBOURS].T
   return radii
+
+
+def nearest(real, features):
+  """Returns squared distances of features to the nearest real one, (M,).
+
+  Args:
+    real: (N, D) features.
+    features: (M, D).
+  """
+  real, features = (x.astype(np.float64) for x in (real, features))
+  squares = np.sum(real**2, axis=1)
+  return np.concatenate(
+    [
+      np.min(_square_distances(features[rows], real, squares), axis=1)
+      for rows in _blocks(len(features))
+    ]
+  )
+
+
+def rms_difference(batches, others):
+  """Returns the root mean square difference of images in [-1, 1].
+
+  Args:
+    batches: iterable of uint8 images (B, H, W, C), which stand for [-1, 1].
+    others: the same number of images in batches of the same sizes.
+  """
+  total, count = 0.0, 0
+  for images, theirs in zip(batches, others, strict=True):
+    total += np.sum((images.astype(np.float64) - theirs) ** 2)
+    count += images.size
+  return float(np.sqrt(total / count) / 127.5)
 
 
 def _square_distances(x, y, y_squares):

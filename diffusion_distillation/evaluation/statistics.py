@@ -20,9 +20,10 @@ from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 
-# Precision and recall need the most images: each one and its neighbours.
-MIN_IMAGES = NUM_NEIGHBOURS + 1
-# Features of at most this many images are kept for precision, recall and KID.
+# Density and coverage need the most images: each one and its neighbours.
+MIN_IMAGES = max(NUM_NEIGHBOURS) + 1
+# Features of at most this many images are kept for metrics of single images,
+# such as precision and KID.
 MAX_FEATURES = 50_000
 _BATCH_SIZE = 512
 
@@ -73,8 +74,8 @@ def check_count(count, what):
   if count < MIN_IMAGES:
     raise UserError(
       f'{what}: {count} images are too few to measure, at least {MIN_IMAGES} '
-      f'are needed (precision and recall take an image and its '
-      f'{NUM_NEIGHBOURS} nearest neighbours; KID and covariances take 2)'
+      f'are needed (density and coverage take an image and its '
+      f'{max(NUM_NEIGHBOURS)} nearest neighbours)'
     )
 
 
@@ -145,8 +146,7 @@ def with_progress(batches, what, total):
 def of_split(network, dataset, split, cache=None):
   """Returns the Statistics of a data set's split, from the cache if possible.
 
-  The statistics of 'train' have `features` and `score` of at most MAX_FEATURES
-  evenly spaced images; those of 'heldout' have neither.
+  They have `features` and `score` of at most MAX_FEATURES evenly spaced images.
 
   Args:
     network: as in `compute`.
@@ -159,7 +159,10 @@ def of_split(network, dataset, split, cache=None):
     path = cache / _cache_name(network, dataset, split)
     if path.exists():
       try:
-        return read(path)
+        found = read(path)
+        # Earlier versions kept no features of held-out images.
+        if found.features is not None:
+          return found
       except UserError as error:
         print(f'notice: {error}; computing it again', file=sys.stderr)
   examples = getattr(dataset, split)
@@ -169,8 +172,6 @@ def of_split(network, dataset, split, cache=None):
   what = f'{network.name} of {dataset.name} {split}'
   batches = with_progress(_read_batches(examples), what, len(examples))
   found = compute(network, batches, kept)
-  if split != 'train':
-    found = dataclasses.replace(found, features=None, score=None)
   if path is not None:
     arrays = dataclasses.asdict(found)
     try:

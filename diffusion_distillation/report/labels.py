@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import re
+
+from diffusion_distillation.samplers.table import split
 
 _SAMPLERS = {
   'ddim': 'DDIM',
@@ -9,6 +12,7 @@ _SAMPLERS = {
   'euler_t': 'Euler in t',
   'heun': 'Heun',
   'rk4': 'Runge-Kutta 4',
+  'unipc': 'UniPC',
 }
 _DECIMALS_AT_MOST = 6
 
@@ -49,6 +53,10 @@ COLUMNS = {
   'classifier_score': Column('classifier score', better=1),
   'precision': Column('precision', 3, better=1),
   'recall': Column('recall', 3, better=1),
+  'density': Column('density', 3, better=1),
+  'coverage': Column('coverage', 3, better=1),
+  'memorization': Column('memorization', 3),
+  'teacher_rmse': Column("RMSE to the teacher's solution", 3, better=-1),
   'kid': Column('KID', 4, better=-1),
 }
 
@@ -57,14 +65,26 @@ def sampler_label(sampler):
   """Returns a sampler's name for a reader.
 
   Args:
-    sampler: spelling in configs, such as 'ancestral:gamma=0.3', which
-      becomes 'ancestral (gamma 0.3)'.
+    sampler: spelling in configs, such as 'unipc:order=3@karras:rho=5', which
+      becomes 'UniPC, order 3, Karras levels, rho 5'.
   """
-  name, _, options = sampler.partition(':')
-  label = _SAMPLERS.get(name, name.replace('_', ' '))
-  if not options:
-    return label
-  return f'{label} ({options.replace("=", " ").replace(",", ", ")})'
+  ranges = re.sub(r'(\w+)_min=([^,]*),\1_max=', r'\1=\2 to ', sampler)
+  spelling, grid = split(ranges)
+  name, *options = re.split('[:,]', spelling)
+  if found := re.fullmatch(r'dpm(pp)?_(\d)([sm])', name):
+    plus = '++' if found[1] else ''
+    label = f'DPM-Solver{plus}({found[2]}{found[3].upper()})'
+  else:
+    label = _SAMPLERS.get(name, name.replace('_', ' '))
+  parts = [label, *options]
+  if '@' in sampler:
+    name, *options = re.split('[:,]', grid)
+    label = 'Karras levels' if name == 'karras' else f'{name} grid'
+    parts += [label, *options]
+  return ', '.join(
+    part.removesuffix('=True').replace('_', ' ').replace('=', ' ')
+    for part in parts
+  )
 
 
 def group(rows):

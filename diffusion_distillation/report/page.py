@@ -88,20 +88,22 @@ def _quality(report):
   """Returns the curves of quality against what sampling costs."""
   label = labels.heading('frechet_distance', report['metric'])
   figures = []
-  for x, what in (
-    ('num_steps', 'sampling steps'),
-    ('nfe', 'network evaluations (NFE)'),
-  ):
+  for x, what in plots.COSTS.items():
     figure = plots.plot_quality(report, x, legend=False)
     if figure is not None:
       ends = '; '.join(
-        _describe(curve, x) for curve in plots.quality_curves(report)
+        _describe(curve, x) for curve in plots.quality_curves(report, x)
       )
       alt = f'{label} against {what}. {ends}.'
       figures.append(f'<figure>{plots.to_svg(figure, alt)}</figure>\n')
   if not figures:
     return ''
-  notes = [paper.note(report['metric'])]
+  notes = [
+    paper.note(report['metric']),
+    'Broad grey line: the Pareto front, which has the rows that no other row '
+    'beats in both cost and distance. Figures that differ by less than their '
+    'errors may be on it by chance.',
+  ]
   if report['floor'] is not None:
     (floor,) = labels.numbers([report['floor']])
     notes.append(
@@ -109,7 +111,10 @@ def _quality(report):
       f'({report["metric"]["heldout"]}) are at {floor}. Fewer images have a '
       'larger distance, so samples can come below it.'
     )
-  if len(figures) == 1:
+  curves = plots.quality_curves(report)
+  if len(curves) > len(plots.COLORS):
+    notes.append('Curves without a row on the front are faint.')
+  if all(row['nfe'] == row['num_steps'] for row in report['rows']):
     notes.append(
       'Every sampler here evaluates the network once per step, so the number '
       'of steps is the NFE.'
@@ -117,15 +122,15 @@ def _quality(report):
   legend = ''.join(
     f'<li><span style="color:{curve.color}" aria-hidden="true">'
     f'{plots.MARKERS[curve.marker]}</span> {_text(curve.label)}</li>'
-    for curve in plots.quality_curves(report)
+    for curve in curves
   )
   if paper.curves(report['metric']):
     legend += '<li>thin lines: the paper</li>'
   legend = f'<ul class="legend">{legend}</ul>\n'
   return _section(
     'Quality against cost',
-    f'<div class="quality">\n{_curves(figures)}'
-    f'<div>{legend}{_notes(notes)}</div>\n</div>\n',
+    f'<div class="quality">\n{_curves([*figures, legend])}</div>\n'
+    f'{_notes(notes)}',
   )
 
 
@@ -133,8 +138,9 @@ def _describe(curve, x):
   """Returns the ends of a curve in words."""
   texts = labels.column(curve.rows, 'frechet_distance')
   first, last = curve.rows[0], curve.rows[-1]
-  end = '' if first is last else f' and {texts[-1]} at {last[x]}'
-  return f'{curve.label}: {texts[0]} at {first[x]}{end}'
+  at = [f'{result.cost(row, x):.3g}' for row in (first, last)]
+  end = '' if first is last else f' and {texts[-1]} at {at[1]}'
+  return f'{curve.label}: {texts[0]} at {at[0]}{end}'
 
 
 def _samples(report, row_images, real_images):
@@ -194,19 +200,27 @@ def _figures(report):
     _identity(row): ''.join(line)
     for row, *line in zip(rows, *columns, strict=True)
   }
+  fronts = {
+    kind: set(map(_identity, result.pareto_front(rows, cost)))
+    for kind, cost in (('NFE', 'nfe'), ('time', 'seconds'))
+  }
   bodies = []
   for label, members in labels.group(rows).items():
     body = []
     for row in members:
+      kinds = [k for k, front in fronts.items() if _identity(row) in front]
+      badges = [f'Pareto, {" and ".join(kinds)}'] if kinds else []
       if row['is_reference']:
-        name = f'{_text(label)}<span class="badge">reference</span>'
-        line = f'<tr class="reference"><th scope="row">{name}</th>'
-        bodies.insert(0, [f'{line}{cells[_identity(row)]}</tr>\n'])
+        line = _row(label, cells[_identity(row)], ['reference', *badges])
+        bodies.insert(0, [line.replace('<tr>', '<tr class="reference">')])
       else:
-        body.append(_row(label, cells[_identity(row)]))
+        body.append(_row(label, cells[_identity(row)], badges))
     bodies.append(body)
   headings = ['sampler', *(_heading(key, report['metric']) for key in keys)]
-  caption = 'The best figure of a column is marked.'
+  caption = (
+    'The best figure of a column is marked. Pareto: no other row beats this '
+    'one in both the distance and the NFE, or the time.'
+  )
   if any(row['is_reference'] for row in rows):
     caption += ' Reference: the teacher as it is distilled.'
   table = _table('sortable', caption, headings, filter(None, bodies))
@@ -215,6 +229,17 @@ def _figures(report):
     notes.append(
       'Images per second: the median of several batches, without compilation, '
       f'on {_hardware(report["hardware"])}.'
+    )
+  if 'memorization' in keys:
+    notes.append(
+      'Memorization: the share of samples that are nearer to a training image '
+      'than 95 % of the held-out images are. It is 0.05 for new data and 1 for '
+      'copies.'
+    )
+  if 'teacher_rmse' in keys:
+    notes.append(
+      "RMSE to the teacher's solution: of images in [-1, 1] from the same "
+      f'noise; the solution is {report["metric"]["solution"]}.'
     )
   if report['train_classifier_score'] is not None:
     score = labels.number(report['train_classifier_score'])
@@ -380,8 +405,9 @@ def _curves(figures):
   return f'<div class="curves">\n{"".join(figures)}</div>\n'
 
 
-def _row(label, cells):
-  return f'<tr><th scope="row">{_text(label)}</th>{cells}</tr>\n'
+def _row(label, cells, badges=()):
+  marks = ''.join(f' <span class="badge">{badge}</span>' for badge in badges)
+  return f'<tr><th scope="row">{_text(label)}{marks}</th>{cells}</tr>\n'
 
 
 def _table(kind, caption, headings, bodies, foot=''):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from diffusion_distillation.report import labels, paper
+from diffusion_distillation.report import labels, paper, result
 
 # Each color has a contrast of 3:1 or more with the page, light or dark.
 COLORS = (
@@ -27,7 +27,13 @@ COLORS = (
 # Markers in matplotlib -> the same markers as characters.
 MARKERS = {'o': '●', 's': '■', '^': '▲', 'D': '◆', 'v': '▼', 'P': '✚', '*': '★'}
 _INK = '#1f2328'  # becomes the page's own text color in SVG
-_PAPER = '#808890'  # for the paper's curves that this run has no rows for
+GREY = '#808890'  # for what is no sampler of this run
+# What a sample costs, as `result.cost` names it -> label of the axis.
+COSTS = {
+  'num_steps': 'sampling steps',
+  'nfe': 'network evaluations (NFE)',
+  'seconds': 'seconds per image',
+}
 _POINTS = 300  # largest number of points in a training curve
 _STYLE = {
   'axes.axisbelow': True,
@@ -56,11 +62,20 @@ class Curve(typing.NamedTuple):
   rows: list
 
 
-def quality_curves(report):
-  """Returns the Curves of the groups of rows that are measured."""
+def quality_curves(report, x='num_steps'):
+  """Returns the Curves of the groups of rows that are measured.
+
+  Args:
+    report: result of `report.make_report`.
+    x: a key of `COSTS`, which the rows of curves have.
+  """
   curves = []
   for i, (label, rows) in enumerate(labels.group(report['rows']).items()):
-    measured = [row for row in rows if row.get('frechet_distance', 0) > 0]
+    measured = [
+      row
+      for row in rows
+      if row.get('frechet_distance', 0) > 0 and result.cost(row, x) is not None
+    ]
     if measured:
       color = COLORS[i % len(COLORS)]
       marker = list(MARKERS)[i % len(MARKERS)]
@@ -72,49 +87,68 @@ def plot_quality(report, x='num_steps', *, legend=True):
   """Returns the Frechet distance against what sampling costs, log-log.
 
   Against steps, this is the paper's Figure 4 for this run, with the paper's own
-  figures as thin lines. Bars are standard errors.
+  figures as thin lines. Bars are standard errors. The Pareto front is a broad
+  line. If there are more curves than colors, those beyond it are faint.
 
   Args:
     report: result of `report.make_report`.
-    x: 'num_steps' or 'nfe'.
+    x: a key of `COSTS`.
     legend: whether the figure names its curves.
 
   Returns:
-    a matplotlib Figure; None if nothing is measured or, against NFE, if every
-    sampler evaluates the network once per step.
+    a matplotlib Figure; None if nothing is measured, if no speed is known or,
+    against NFE, if every sampler evaluates the network once per step.
   """
-  curves = quality_curves(report)
+  curves = quality_curves(report, x)
   points = [row for curve in curves for row in curve.rows]
-  if x == 'nfe' and all(row['nfe'] == row['num_steps'] for row in points):
+  one_per_step = all(row['nfe'] == row['num_steps'] for row in points)
+  if not points or (x == 'nfe' and one_per_step):
     return None
-  if not points:
-    return None
+  many = len(curves) > len(COLORS)
   with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes((6.2, 3.7))
-    axes.set_xscale('log', base=2)
+    size = (9.8, 0.19 * len(curves) + 1) if many and legend else (6.2, 3.7)
+    figure, axes = _axes(size)
+    axes.set_xscale('log', base=10 if x == 'seconds' else 2)
     axes.set_yscale('log')
+    # Steps are a cost only where each is one evaluation.
+    front = result.pareto_front(points, 'nfe' if x == 'num_steps' else x)
     for curve in curves:
-      _draw(axes, curve, x)
+      faint = many and not any(row in front for row in curve.rows)
+      _draw(axes, curve, x, 0.4 if faint else 1)
+    if x != 'num_steps' or one_per_step:
+      axes.plot(
+        [result.cost(row, x) for row in front],
+        [row['frechet_distance'] for row in front],
+        color=GREY,
+        alpha=0.35,
+        linewidth=7,
+        solid_capstyle='round',
+        zorder=1,
+        label='Pareto front',
+      )
     published = paper.curves(report['metric']) if x == 'num_steps' else {}
     for key, fid in published.items():
       same = [c.color for c in curves if paper.key(c.rows[0]) == key]
-      color = same[0] if same else _PAPER
+      color = same[0] if same else GREY
       axes.plot(*zip(*sorted(fid.items()), strict=True), color=color, lw=0.7)
     if published:
-      axes.plot([], [], color=_PAPER, lw=0.7, label='thin: the paper')
+      axes.plot([], [], color=GREY, lw=0.7, label='thin: the paper')
     if report['floor']:
       axes.axhline(
-        report['floor'], color=_PAPER, ls=':', lw=1.2, label='held-out images'
+        report['floor'], color=GREY, ls=':', lw=1.2, label='held-out images'
       )
-    axes.set_xlabel(
-      'sampling steps' if x == 'num_steps' else 'network evaluations (NFE)'
-    )
+    axes.set_xlabel(COSTS[x])
     axes.set_ylabel(labels.heading('frechet_distance', report['metric']))
-    axes.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=15))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
-    _round_ticks(axes)
-    if legend:
+    if x == 'seconds':
+      _round_ticks(axes.xaxis)
+    else:
+      axes.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=15))
+      axes.xaxis.set_minor_locator(ticker.NullLocator())
+      axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    _round_ticks(axes.yaxis)
+    if legend and many:
+      figure.legend(loc='outside right upper')
+    elif legend:
       axes.legend()
   return figure
 
@@ -157,7 +191,7 @@ def plot_training(entries, rounds, key, label):
     axes.set_xlim(0, start)
     axes.set_xlabel('updates')
     axes.set_ylabel(label)
-    _round_ticks(axes)
+    _round_ticks(axes.yaxis)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
   return figure
@@ -208,20 +242,21 @@ def _axes(size):
   return figure, axes
 
 
-def _draw(axes, curve, x):
+def _draw(axes, curve, x, alpha):
   """Draws a Curve with its error bars."""
   values = np.array([row['frechet_distance'] for row in curve.rows])
   errors = np.array(
     [row.get('frechet_distance_error') or 0 for row in curve.rows]
   )
-  costs = [row[x] for row in curve.rows]
+  costs = [result.cost(row, x) for row in curve.rows]
   # On a logarithmic axis, a bar that reached zero would have no end.
   bars = np.minimum(errors, 0.9 * values), errors
-  axes.errorbar(costs, values, yerr=bars, fmt='none', color=curve.color, lw=1)
+  look = {'color': curve.color, 'alpha': alpha}
+  axes.errorbar(costs, values, yerr=bars, fmt='none', lw=1, **look)
   axes.plot(
     costs,
     values,
-    color=curve.color,
+    **look,
     label=curve.label,
     linestyle='--' if curve.rows[0]['network'] == 'teacher' else '-',
     linewidth=1.5,
@@ -230,16 +265,16 @@ def _draw(axes, curve, x):
   )
 
 
-def _round_ticks(axes):
-  """Puts round numbers on the logarithmic y axis, whatever its range."""
-  low, high = axes.get_ylim()
+def _round_ticks(axis):
+  """Puts round numbers on a logarithmic axis, whatever its range."""
+  low, high = axis.get_view_interval()
   if high / low < 5:
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(6))
+    axis.set_major_locator(ticker.MaxNLocator(6))
   else:
     digits = (1, 2, 5) if high / low < 1e3 else (1,)
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=digits))
-  axes.yaxis.set_minor_locator(ticker.NullLocator())
-  axes.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
+    axis.set_major_locator(ticker.LogLocator(subs=digits))
+  axis.set_minor_locator(ticker.NullLocator())
+  axis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
 
 
 def _history(entries, name, key):

@@ -24,6 +24,13 @@ import pathlib
 from diffusion_distillation.report import labels, page, paper, plots, result
 from diffusion_distillation.runtime import files
 
+# What the Frechet distance is drawn against -> file of the curves.
+CURVES = {
+  'num_steps': 'fid_vs_steps',
+  'nfe': 'fid_vs_nfe',
+  'seconds': 'fid_vs_seconds',
+}
+
 
 def make_report(run, rows, trainings, **facts):
   """Returns the report of a run as JSON values.
@@ -112,7 +119,7 @@ def write_report(report, folder, *, row_images, real_images, entries):
   folder = pathlib.Path(folder)
   folder.mkdir(exist_ok=True)
   files.write_text(folder / 'report.json', json.dumps(report, indent=2) + '\n')
-  for x, name in (('num_steps', 'fid_vs_steps'), ('nfe', 'fid_vs_nfe')):
+  for x, name in CURVES.items():
     path = folder / f'{name}.png'
     figure = plots.plot_quality(report, x)
     if figure is None:

@@ -29,6 +29,41 @@ def differ(row, other):
   return abs(difference) > 2 * math.hypot(*errors)
 
 
+def cost(row, kind):
+  """Returns what an image of a row costs; None if that is not known.
+
+  Args:
+    row: a row of a report.
+    kind: 'num_steps', 'nfe' or 'seconds'.
+  """
+  if kind != 'seconds':
+    return row[kind]
+  speed = row.get('images_per_second')
+  return 1 / speed if speed else None
+
+
+def pareto_front(rows, kind):
+  """Returns the rows that no other beats in both cost and distance.
+
+  They come by rising cost and falling distance.
+
+  Args:
+    rows: rows of a report.
+    kind: as in `cost`.
+  """
+  known = [
+    (cost(row, kind), row['frechet_distance'], i)
+    for i, row in enumerate(rows)
+    if row.get('frechet_distance') is not None and cost(row, kind) is not None
+  ]
+  front, best = [], math.inf
+  for _, distance, i in sorted(known):
+    if distance < best:
+      front.append(rows[i])
+      best = distance
+  return front
+
+
 def sentences(report):
   """Returns the result of a report as a list of one to three sentences.
 

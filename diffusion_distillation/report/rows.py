@@ -1,5 +1,6 @@
 """The rows of a report: what is to be measured, and what has been measured."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -23,6 +24,10 @@ FIGURES = (
   'classifier_score',
   'precision',
   'recall',
+  'density',
+  'coverage',
+  'memorization',
+  'teacher_rmse',
   'kid',
   'images_per_second',
 )
@@ -66,6 +71,11 @@ class Row:
     return make_sampler(self.sampler).nfe(self.num_steps)
 
   @property
+  def draws_noise(self):
+    """Whether the sampler draws noise after the first."""
+    return make_sampler(self.sampler).draws_noise
+
+  @property
   def name(self):
     """A file name, such as 'student_00004_ddim_00004'."""
     # Each character is replaced by one, so x=1 and x=-1 have different names.
@@ -99,7 +109,8 @@ def plan_rows(config, workdir, partial=False):
   Every student is sampled by `eval.student_samplers` at its own number of
   steps, and the teacher by `eval.samplers` at `eval.num_steps`, or else at the
   steps of the students and those that the first of them began with. Rows of
-  more than `eval.max_num_steps` are left out.
+  more than `eval.max_num_steps` are left out, and so are rows of the teacher of
+  more than `eval.max_nfe`, unless they have its own sampler.
 
   Args:
     config: config of the run.
@@ -131,7 +142,7 @@ def plan_rows(config, workdir, partial=False):
     for spelling in map(canonical, config.eval.samplers)
     for num_steps in config.eval.num_steps or steps
   ]
-  limit, rows = config.eval.max_num_steps, []
+  limit, max_nfe, rows = config.eval.max_num_steps, config.eval.max_nfe, []
   for network, name, spelling, num_steps in dict.fromkeys(wanted):
     if limit is not None and num_steps > limit:
       continue
@@ -143,8 +154,34 @@ def plan_rows(config, workdir, partial=False):
     else:
       updates, checksum = finished_updates(path), read_checksum(path)
     row = Row(network, name, spelling, num_steps, updates, checksum, path)
-    rows.append(row)
+    compared = network == 'teacher' and spelling != canonical(config.sampler)
+    if not (compared and max_nfe is not None and row.nfe > max_nfe):
+      rows.append(row)
   return rows
+
+
+def solution_row(config, workdir):
+  """Returns the Row of the teacher's solution, or None if none is asked for.
+
+  The solution is what DDIM draws in `eval.solution_num_steps`.
+
+  Args:
+    config: config of the run.
+    workdir: absolute path of the run folder.
+  """
+  num_steps = config.eval.solution_num_steps
+  if num_steps is None:
+    return None
+  config = copy.deepcopy(config)
+  config.eval.update(
+    samplers=('ddim',),
+    student_samplers=(),
+    num_steps=(num_steps,),
+    max_num_steps=None,
+    max_nfe=None,
+  )
+  (row,) = plan_rows(config, workdir)
+  return row
 
 
 def _outside_teacher(run, config):

@@ -13,16 +13,19 @@ import numpy as np
 
 from diffusion_distillation.checkpoints import load, read_card, read_progress
 from diffusion_distillation.checkpoints.card import make_card
+from diffusion_distillation.evaluation.metrics import rms_difference
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.generation.shards import Shards
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.report import labels
 from diffusion_distillation.report.report import make_report, write_report
 from diffusion_distillation.report.rows import (
   FIGURES,
   Measured,
   is_finished,
   plan_rows,
+  solution_row,
 )
 from diffusion_distillation.runtime import devices, files, run_folder
 from diffusion_distillation.runtime.errors import UserError
@@ -38,17 +41,37 @@ def evaluate_run(config, dataset, workdir, evaluator):
   Args:
     config: checked config of the run.
     dataset: Dataset of the config.
-    workdir: absolute path of the run folder, which gets evaluations.jsonl and
-      samples/*.png.
+    workdir: absolute path of the run folder, which gets evaluations.jsonl,
+      samples/*.png and, if it is asked for, the teacher's solution.
     evaluator: an Evaluator.
+
+  Returns:
+    the protocol of the figures.
   """
   measured, rows = Measured(workdir), plan_rows(config, workdir)
   num_samples = config.eval.num_samples
   protocol = evaluator.protocol(num_samples)
+  solution = solution_row(config, workdir)
+  if solution is not None:
+    protocol['solution'] = f'DDIM in {labels.steps(solution.num_steps)}'
+    protocol['solution_checksum'] = solution.checksum
   missing = [row for row in rows if measured.find(row, protocol) is None]
   if not missing:
-    return
+    return protocol
   generator, open_drawer = _open_drawers(config, dataset)
+  solved = None
+  if solution is not None and not all(row.draws_noise for row in missing):
+    solved = Shards(
+      workdir / 'solution',
+      solution.identity,
+      num_samples,
+      generator.batch_size,
+    )
+    solved.draw(
+      functools.partial(open_drawer, solution, num_samples),
+      solution.num_steps,
+      Progress("the teacher's solution", num_samples, 'images'),
+    )
   for i, row in enumerate(_by_checkpoint(missing), 1):
     shards = Shards(
       workdir / 'evaluation' / row.name,
@@ -64,6 +87,8 @@ def evaluate_run(config, dataset, workdir, evaluator):
     )
     figures = evaluator.measure(shards.images(), num_samples)
     figures['images_per_second'] = shards.images_per_second()
+    if solved is not None and not row.draws_noise:
+      figures['teacher_rmse'] = rms_difference(shards.images(), solved.images())
     figures |= evaluator.real_figures()
     figures['hardware'] = devices.hardware()
     images = _first(shards.images(), grids.GRID_IMAGES)
@@ -74,6 +99,7 @@ def evaluate_run(config, dataset, workdir, evaluator):
     print(f'{row.name}  {protocol["label"]} {distance:.3g}', file=sys.stderr)
   # A kill after writing a row's figures may have left its images.
   shutil.rmtree(workdir / 'evaluation', ignore_errors=True)
+  return protocol
 
 
 def draw_grids(config, dataset, workdir):

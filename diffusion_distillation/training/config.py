@@ -198,9 +198,11 @@ _BOUNDS = {
   'model.eval_sampling_num_steps': (1, MAX_NUM_STEPS),
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),
   'distillation.end_num_steps': (1, MAX_NUM_STEPS),
-  'eval.num_samples': (4, 10_000_000),
+  'eval.num_samples': (6, 10_000_000),
   'eval.batch_size': (1, 2**20),
   'eval.max_num_steps': (1, MAX_NUM_STEPS),
+  'eval.max_nfe': (1, None),
+  'eval.solution_num_steps': (1, MAX_NUM_STEPS),
 }
 # Numbers that need not be integers.
 _FLOATS = (
@@ -218,6 +220,8 @@ _OPTIONAL = (
   'model.train_num_steps',
   'model.eval_sampling_num_steps',
   'eval.max_num_steps',
+  'eval.max_nfe',
+  'eval.solution_num_steps',
 )
 
 

@@ -25,7 +25,8 @@ def test_the_training_images_themselves_are_at_distance_0():
   figures = evaluator().measure([TRAIN[:15], TRAIN[15:]], 40)
   assert figures['frechet_distance'] == pytest.approx(0, abs=1e-6)
   assert figures['sfid'] == pytest.approx(0, abs=1e-6)
-  assert figures['precision'] == figures['recall'] == 1
+  for name in ('precision', 'recall', 'coverage', 'memorization'):
+    assert figures[name] == 1
   # KID is unbiased, so it is below 0 for a set and itself.
   assert figures['kid'] < 0
 
@@ -55,16 +56,48 @@ def test_each_figure_is_of_its_own_features():
     metrics.inception_score(ours.probabilities),
     strict=True,
   )
-  want |= zip(
-    ('precision', 'recall'),
-    metrics.precision_recall(train.features, ours.features),
-    strict=True,
+  *shares, nearest = metrics.neighbours(train.features, ours.features)
+  names = ('precision', 'recall', 'density', 'coverage')
+  want |= zip(names, shares, strict=True)
+  threshold = np.quantile(
+    metrics.nearest(train.features, heldout.features), 0.05
   )
+  want['memorization'] = np.mean(nearest <= threshold)
   assert figures == pytest.approx(want, rel=1e-6)
   real = evaluator().real_figures()
   assert real['floor'] == pytest.approx(
     distance(train.features, heldout.features), rel=1e-6
   )
+
+
+def test_memorization_is_the_share_nearer_than_held_out_images():
+  rng = np.random.RandomState(3)
+  fresh = rng.randint(0, 256, (4000, 4, 4, 3)).astype(np.uint8)
+  dataset = colours(fresh[:1000], fresh[1000:2000])
+  measured = evaluator(dataset=dataset)
+
+  def memorization(found):
+    return measured.measure([found], len(found))['memorization']
+
+  # Of the same distribution: 5 %, with a standard error of 0.8 %.
+  assert memorization(fresh[2000:]) == pytest.approx(0.05, abs=0.025)
+  half = np.concatenate([fresh[:500], fresh[2000:2500]])
+  assert memorization(half) == pytest.approx(0.525, abs=0.025)
+  nothing_held_out = evaluator(dataset=colours(TRAIN, HELDOUT[:0]))
+  assert 'memorization' not in nothing_held_out.measure([OURS], 30)
+
+
+def test_a_cache_without_features_of_held_out_images_is_computed_again(
+  tmp_path,
+):
+  want = evaluator(cache_dir=tmp_path).measure([OURS], 30)
+  path = next(p for p in tmp_path.iterdir() if 'heldout' in p.name)
+  with np.load(path) as file:
+    arrays = {k: file[k] for k in file if k not in ('features', 'score')}
+  np.savez(path, **arrays)
+  network = Projections()
+  assert evaluator(network, cache_dir=tmp_path).measure([OURS], 30) == want
+  assert network.images == 20 + 30
 
 
 def test_the_protocol_says_how_it_was_measured():
@@ -228,7 +261,7 @@ def test_a_file_of_the_cache_serves_as_reference_for_all(tmp_path):
   path = next(path for path in tmp_path.iterdir() if 'train' in path.name)
   measured = evaluator(reference_path=path)
   got = measured.measure([OURS], 30)
-  del want['frechet_distance_heldout']
+  del want['frechet_distance_heldout'], want['memorization']
   assert got == pytest.approx(want, rel=1e-9)
   assert measured.protocol(30)['reference_resize'] == 'tf1'
   with pytest.raises(UserError) as error:
@@ -252,7 +285,7 @@ def test_a_file_of_the_cache_serves_as_reference_for_all(tmp_path):
     ),
     (
       {'mu': np.zeros(6), 'sigma': np.eye(6), 'features': np.zeros((3, 6))},
-      'at least 4',
+      'at least 6',
     ),
   ],
 )
@@ -277,12 +310,12 @@ def test_absent_and_foreign_reference_files_get_one_line(tmp_path):
       evaluator(reference_path=tmp_path / name)
 
 
-@pytest.mark.parametrize('count', [0, 1, 2, 3])
+@pytest.mark.parametrize('count', [0, 1, 2, 5])
 def test_too_few_images_get_one_line_before_anything_is_computed(count):
   network = Projections()
   with pytest.raises(UserError, match=f'{count} images are too few') as error:
     evaluator(network).measure([OURS[:count]], count)
-  assert 'at least 4' in str(error.value) and '\n' not in str(error.value)
+  assert 'at least 6' in str(error.value) and '\n' not in str(error.value)
   with pytest.raises(UserError, match='training images of cifar10'):
     evaluator(dataset=colours(TRAIN[:count]))
   config = ConfigDict({'eval': {'num_samples': count}})
@@ -291,7 +324,7 @@ def test_too_few_images_get_one_line_before_anything_is_computed(count):
   assert network.images == 0
 
 
-@pytest.mark.parametrize('count', [4, 5])
+@pytest.mark.parametrize('count', [6, 7])
 def test_a_few_images_are_enough(count):
   few = evaluator(dataset=colours(TRAIN[:count], HELDOUT[:2]))
   figures = few.measure([OURS[:count]], count)

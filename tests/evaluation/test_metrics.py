@@ -137,34 +137,95 @@ def test_classifier_score_is_1_for_constant_and_k_for_one_hot():
 def test_precision_and_recall_of_sets_with_a_known_answer():
   rng = np.random.RandomState(0)
   real = rng.standard_normal((200, 2))
-  assert metrics.precision_recall(real, real) == (1, 1)
-  assert metrics.precision_recall(real, real + 100) == (0, 0)
+  assert metrics.neighbours(real, real)[:2] == (1, 1)
+  assert metrics.neighbours(real, real + 100)[:2] == (0, 0)
   # Half of the samples are real, the other half far from all real ones.
   half = np.concatenate([real[:100], real[:100] + 100])
-  precision, _ = metrics.precision_recall(real, half)
-  assert precision == 0.5
+  assert metrics.neighbours(real, half).precision == 0.5
   # All samples are real, but from one of two clusters only.
   clusters = np.concatenate([real[:100], real[100:] + 100])
-  precision, recall = metrics.precision_recall(clusters, real[:100])
-  assert precision == 1 and recall == 0.5
+  one = metrics.neighbours(clusters, real[:100])
+  assert one.precision == 1 and one.recall == 0.5
+
+
+def test_density_and_coverage_of_sets_with_a_known_answer():
+  # The fifth neighbour of each of six equal points is at distance 0, so each
+  # ball has the features at the same place: density counts each six times.
+  real = np.repeat([[0.0], [10.0]], 6, axis=0)
+  same = metrics.neighbours(real, real)
+  assert (same.density, same.coverage) == (6 / 5, 1)
+  one_mode = metrics.neighbours(real, real[:6])
+  assert (one_mode.density, one_mode.coverage) == (6 / 5, 0.5)
+  half_bad = np.concatenate([real[:6], real[:6] + 3])
+  half = metrics.neighbours(real, half_bad)
+  assert (half.density, half.coverage) == (3 / 5, 0.5)
+  np.testing.assert_array_equal(half.nearest, [0.0] * 6 + [9.0] * 6)
+
+
+def test_density_and_coverage_of_two_sets_of_one_distribution():
+  # Naeem et al. 2020: the density is then 1 in expectation, and the coverage
+  # 1 - (N - 1) ... (N - k) / ((M + N - 1) ... (M + N - k)), here 0.969.
+  rng = np.random.RandomState(0)
+  got = metrics.neighbours(*rng.standard_normal((2, 2000, 8)))
+  expected = 1 - np.prod([(2000 - i) / (4000 - i) for i in range(1, 6)])
+  assert got.density == pytest.approx(1, abs=0.05)
+  assert got.coverage == pytest.approx(expected, abs=0.012)
+
+
+def test_one_outlier_does_not_raise_density_and_coverage():
+  # Naeem et al. 2020, figure 2: the ball of an outlier makes precision 1 for
+  # samples that are near nothing else.
+  rng = np.random.RandomState(0)
+  real, generated = rng.standard_normal((2, 500, 2))
+  real[0] = 50, 0
+  got = metrics.neighbours(real, generated + np.array([40, 0]))
+  assert got.precision == 1
+  assert got.density < 1 and got.coverage == 1 / 500
 
 
 def test_too_few_images_for_neighbours_are_refused():
-  with pytest.raises(ValueError, match='more than 3'):
-    metrics.precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
+  with pytest.raises(ValueError, match='more than 5'):
+    metrics.neighbours(np.zeros((5, 2)), np.zeros((9, 2)))
 
 
-def test_precision_and_recall_of_float32_features_and_known_radii():
+def test_neighbours_follow_their_definitions_in_blocks_of_float32():
   rng = np.random.RandomState(0)
   real, generated = rng.standard_normal((2, 700, 3)).astype(np.float32)
-  got = metrics.precision_recall(real, generated, metrics.knn_radii(real))
-  assert got == metrics.precision_recall(real, generated)
-  # The expected value follows the definition, one feature at a time.
+  generated = generated[:610]
+  got = metrics.neighbours(real, generated, metrics.knn_radii(real))
+  again = metrics.neighbours(real, generated)
+  assert got[:4] == again[:4]
+  np.testing.assert_array_equal(got.nearest, again.nearest)
+  # The expected values follow the definitions, all features at a time.
   to_real = np.linalg.norm(generated[:, None] - real[None], axis=-1)
-  among = np.linalg.norm(real[:, None] - real[None], axis=-1)
-  radii = np.sort(among, axis=1)[:, 3]
+  among = np.sort(np.linalg.norm(real[:, None] - real[None], axis=-1), axis=1)
+  own = np.linalg.norm(generated[:, None] - generated[None], axis=-1)
+  own = np.sort(own, axis=1)[:, 3]
+  radii = among[:, [3, 5]].T
   np.testing.assert_allclose(metrics.knn_radii(real), radii**2, rtol=1e-4)
-  assert got[0] == np.mean(np.any(to_real <= radii, axis=1))
+  inside = to_real <= radii[1]
+  assert got[:4] == (
+    np.mean(np.any(to_real <= radii[0], axis=1)),
+    np.mean(np.any(to_real <= own[:, None], axis=0)),
+    np.sum(inside) / (5 * 610),
+    np.mean(np.any(inside, axis=0)),
+  )
+  nearest = np.min(to_real, axis=1) ** 2
+  np.testing.assert_allclose(got.nearest, nearest, rtol=1e-3, atol=1e-6)
+  alone = metrics.nearest(real, generated)
+  np.testing.assert_allclose(alone, nearest, rtol=1e-3, atol=1e-6)
+
+
+def test_the_difference_of_images_is_in_the_units_of_x():
+  black, white = np.zeros((3, 2, 2, 1), np.uint8), np.full((3, 2, 2, 1), 255)
+  white = white.astype(np.uint8)
+  assert metrics.rms_difference([black, white], [black, white]) == 0
+  # From -1 to 1 everywhere, and in one of two batches.
+  assert metrics.rms_difference([black], [white]) == 2
+  half = metrics.rms_difference([white, black], [white, white])
+  assert half == pytest.approx(2**0.5)
+  with pytest.raises(ValueError, match='zip'):
+    metrics.rms_difference([black], [black, black])
 
 
 def test_inception_score_is_the_mean_over_splits_of_any_order():

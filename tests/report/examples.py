@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from diffusion_distillation.report.report import make_report
+from diffusion_distillation.report.report import compare, make_report
+from diffusion_distillation.samplers import make_sampler
 
 _VERSIONS = {'python': '3.11.2', 'jax': '0.10.2', 'flax': '0.12.1'}
 _HARDWARE = {'cpu': 'AMD EPYC', 'cores': 2, 'devices': ['cpu']}
@@ -185,6 +186,42 @@ def imagenet():
     parameters=295_905_222,
     floor=2.1,
   )
+
+
+def samplers():
+  """Returns a report of many samplers of one teacher, and its students."""
+  rng, report = np.random.default_rng(0), digits()
+  spellings = [
+    *('ddim', 'euler_t', 'euler', 'heun', 'rk4', 'ancestral', 'ddim:eta=0.5'),
+    *(f'dpm{kind}' for kind in ('pp_2s', 'pp_3s', 'pp_2m', 'pp_3m', '_2m')),
+    *('dpmpp_3m:corrected=True', 'unipc', 'unipc:order=3', 'unipc:form=eps'),
+  ]
+  karras = '@karras:sigma_min=0.1,sigma_max=20'
+  spellings += [
+    f'{name}{karras}'
+    for name in spellings
+    if name.startswith(('ddim', 'dpmpp', 'unipc'))
+  ]
+  rows = []
+  for spelling in spellings:
+    quality, nfe = rng.uniform(0.3, 3), {'h': 2, 'r': 4}.get(spelling[0], 1)
+    steps = (2, 4, 5, 8, 10, 16, 20, *((64,) if spelling == 'ddim' else ()))
+    rows += _curve(
+      'teacher',
+      spelling,
+      {n: 0.45 + quality * (4 / n) ** rng.uniform(1.5, 3) for n in steps},
+      reference=('ddim', 64),
+      nfe=nfe,
+      speed=9000 / nfe,
+    )
+  students = [row for row in report['rows'] if row['network'] == 'student']
+  for row in [*students, *rows]:
+    if not make_sampler(row['sampler']).draws_noise:
+      row['teacher_rmse'] = 0.3 / row['nfe'] * rng.uniform(0.5, 1)
+    row |= {'density': 0.97, 'coverage': 0.93, 'memorization': 0.051}
+  metric = report['metric'] | {'solution': 'DDIM in 1,024 steps'}
+  rows = compare([*students, *rows], metric)
+  return report | {'metric': metric, 'rows': rows}
 
 
 def failed():

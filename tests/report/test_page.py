@@ -56,7 +56,9 @@ def digits():
   return make(examples.digits())
 
 
-@pytest.mark.parametrize('name', ['digits', 'imagenet', 'failed', 'unmeasured'])
+@pytest.mark.parametrize(
+  'name', ['digits', 'imagenet', 'samplers', 'failed', 'unmeasured']
+)
 def test_a_page_is_well_formed_and_asks_for_nothing(name):
   text = make(getattr(examples, name)())
   parsed = Parser(text)
@@ -85,8 +87,9 @@ def test_every_picture_is_described_by_a_sentence(digits):
   parsed = Parser(digits)
   pictures = [image['alt'] for image in parsed.all('img')]
   curves = [svg['aria-label'] for svg in parsed.all('svg')]
-  # 26 rows and the training images; quality, the teacher, the students.
-  assert (len(pictures), len(curves)) == (27, 3)
+  # 26 rows and the training images; quality against steps and seconds, the
+  # teacher, the students.
+  assert (len(pictures), len(curves)) == (27, 4)
   for text in pictures + curves:
     assert text[0].isupper() and text[-1] == '.' and ' ' in text
   assert 'Samples of the student, stochastic, 2 steps.' in pictures
@@ -104,7 +107,7 @@ def test_tables_say_what_their_cells_are(digits):
 def test_the_reference_is_the_first_row_and_the_best_figures_are_marked(digits):
   table = digits[digits.index('<table class="sortable">') :]
   first = table[table.index('<tbody>') :].partition('</tr>')[0]
-  assert 'teacher, DDIM<span class="badge">reference</span>' in first
+  assert 'teacher, DDIM <span class="badge">reference</span>' in first
   assert 'data-value="1.19"' in first
   best = set(re.findall('<span class="best">([^<]*)', table))
   # Frechet distance, held-out, classifier score, precision, recall, KID; none
@@ -115,6 +118,33 @@ def test_the_reference_is_the_first_row_and_the_best_figures_are_marked(digits):
   }
   # Three samplers have that precision.
   assert table.count('<span class="best">0.719') == 3
+
+
+def test_rows_on_the_pareto_fronts_are_marked():
+  report = examples.digits()
+  report['rows'] = [
+    row | {'images_per_second': 100 if row['num_steps'] == 1 else 1000}
+    for row in report['rows']
+    if row['num_steps'] <= 2
+  ]
+  text = make(report, row_images={})
+  table = text[text.index('<table class="sortable">') :].partition('</table>')
+  marked = re.findall(
+    r'scope="row">([^<]*) <span class="badge">([^<]*)<', table[0]
+  )
+  # One step of the student has the smallest NFE, two of its stochastic sampler
+  # the smallest distance and, of all, the least time.
+  assert marked == [
+    ('student, DDIM', 'Pareto, NFE'),
+    ('student, stochastic', 'Pareto, NFE and time'),
+  ]
+
+
+def test_the_figures_of_a_comparison_are_explained():
+  text = make(examples.samplers())
+  for said in ('0.05 for new data', 'DDIM in 1,024 steps', 'are faint'):
+    assert said in text
+  assert 'teacher, UniPC, order 3, Karras levels, sigma 0.1 to 20' in text
 
 
 def test_figures_of_a_column_have_the_same_decimals(digits):

@@ -70,7 +70,7 @@ def test_write_report_writes_its_files(tmp_path):
   report, folder = examples.imagenet(), tmp_path / 'report'
   reports.write_report(report, folder, **options)
   assert json.loads((folder / 'report.json').read_text()) == report
-  for name in ('fid_vs_steps.png', 'fid_vs_nfe.png'):
+  for name in ('fid_vs_steps.png', 'fid_vs_nfe.png', 'fid_vs_seconds.png'):
     with Image.open(folder / name) as image:
       image.verify()
   # Curves of figures that no longer exist are removed.
@@ -93,10 +93,21 @@ def test_the_summary_is_aligned_and_has_errors_and_ratios():
 
 def test_samplers_are_named_for_readers():
   assert labels.sampler_label('ddim') == 'DDIM'
-  assert labels.sampler_label('ancestral:gamma=0.3') == 'ancestral (gamma 0.3)'
-  assert labels.sampler_label('unipc:order=2,variant=bh2') == (
-    'unipc (order 2, variant bh2)'
-  )
+  for spelling, label in {
+    'ancestral:gamma=0.3': 'ancestral, gamma 0.3',
+    'unipc:order=3,variant=bh2': 'UniPC, order 3, variant bh2',
+    'dpmpp_2m': 'DPM-Solver++(2M)',
+    'dpm_3s:last_order=2': 'DPM-Solver(3S), last order 2',
+    'dpmpp_3m:corrected=True@logsnr': (
+      'DPM-Solver++(3M), corrected, logsnr grid'
+    ),
+    'ddim@karras:rho=5': 'DDIM, Karras levels, rho 5',
+    'ddim@karras:sigma_min=0.1,sigma_max=20': (
+      'DDIM, Karras levels, sigma 0.1 to 20'
+    ),
+    'some_new:thing=1': 'some new, thing 1',
+  }.items():
+    assert labels.sampler_label(spelling) == label
   assert labels.steps(1) == '1 step' and labels.steps(8192) == '8,192 steps'
 
 
@@ -164,6 +175,35 @@ def test_a_curve_against_nfe_is_drawn_where_it_differs_from_steps():
     line for line in axes.lines if line.get_label() == 'teacher, Heun'
   )
   assert list(heun.get_xdata()) == [3, 7, 15, 31, 63, 127]
+
+
+def test_a_curve_against_seconds_has_the_rows_of_known_speed():
+  report = examples.digits()
+  axes = plots.plot_quality(report, 'seconds').axes[0]
+  student = axes.lines[0]
+  np.testing.assert_allclose(student.get_xdata()[0], 1 / 6400)
+  for each in report['rows']:
+    del each['images_per_second']
+  assert plots.plot_quality(report, 'seconds') is None
+
+
+def test_the_pareto_front_is_drawn_and_others_of_many_curves_are_faint():
+  def looks(report, x):
+    axes = plots.plot_quality(report, x).axes[0]
+    drawn = {line.get_label(): line for line in axes.lines}
+    faint = {name for name, line in drawn.items() if line.get_alpha() == 0.4}
+    return drawn, faint
+
+  drawn, faint = looks(examples.samplers(), 'nfe')
+  front = drawn['Pareto front']
+  assert np.all(np.diff(front.get_xdata()) > 0)
+  assert np.all(np.diff(front.get_ydata()) < 0)
+  assert 'teacher, Runge-Kutta 4' in faint and 'student, DDIM' not in faint
+  # Steps are no cost where they differ from the NFE.
+  drawn, also = looks(examples.samplers(), 'num_steps')
+  assert 'Pareto front' not in drawn and also == faint
+  drawn, faint = looks(examples.digits(), 'num_steps')
+  assert 'Pareto front' in drawn and not faint
 
 
 def test_curves_show_the_paper_s_figures_and_the_floor():

@@ -26,6 +26,18 @@ def sentences(*rows, failure=None):
   return result.sentences({'rows': rows, 'metric': metric, 'failure': failure})
 
 
+def test_the_pareto_front_is_what_no_other_row_beats_in_cost_and_distance():
+  cheap, good = row('student', 1, 3.0), row('student', 4, 1.0)
+  slow = row('teacher', 2, 2.0, nfe=8, images_per_second=50)
+  fast = row('teacher', 3, 2.0, nfe=3, images_per_second=100)
+  every = [slow, fast, good, row('teacher', 4, 1.5), cheap, row('teacher', 16)]
+  assert result.pareto_front(every, 'nfe') == [cheap, fast, good]
+  assert result.pareto_front(every, 'num_steps') == [cheap, slow, good]
+  # Where the speed of only two rows is known.
+  assert result.pareto_front(every, 'seconds') == [fast]
+  assert result.pareto_front([], 'nfe') == []
+
+
 TEACHER = row('teacher', 64, 1.19, 0.04)
 
 

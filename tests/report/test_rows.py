@@ -121,6 +121,30 @@ def test_no_row_has_more_steps_than_the_maximum(workdir):
   ]
 
 
+def test_other_samplers_than_the_teacher_s_own_are_limited_by_their_nfe(
+  workdir,
+):
+  config = changed(
+    samplers=('ddim', 'heun', 'dpmpp_2m'), num_steps=(9, 4, 5), max_nfe=7
+  )
+  assert names(config, workdir) == [
+    'student_00002_ddim_00002',
+    'student_00001_ddim_00001',
+    *(f'teacher_ddim_0000{n}' for n in (9, 4, 5)),
+    'teacher_heun_00004',
+    *(f'teacher_dpmpp_2m_0000{n}' for n in (4, 5)),
+  ]
+
+
+def test_the_solution_is_the_teacher_s_by_ddim_in_many_steps(workdir):
+  assert rows.solution_row(tiny_config(), workdir) is None
+  limits = {'max_num_steps': 2, 'max_nfe': 1}
+  config = changed(solution_num_steps=512, samplers=('heun',), **limits)
+  row = rows.solution_row(config, workdir)
+  assert row.name == 'teacher_ddim_00512' and row.checksum == 'teacher'
+  assert config.eval.samplers == ('heun',)
+
+
 def test_students_are_sampled_stochastically_in_twice_their_steps(workdir):
   # Its deterministic step spans two steps of the loop: a student's own step.
   config = changed(samplers=(), student_samplers=('stochastic',))

@@ -52,6 +52,74 @@ def test_each_checkpoint_is_loaded_once(tmp_path, loaded, monkeypatch):
   assert all(grids.shows(r.grid(tmp_path), r.description) for r in rows)
 
 
+class KilledError(Exception):
+  pass
+
+
+def test_rows_without_noise_are_compared_with_the_teacher_s_solution(
+  tmp_path, monkeypatch
+):
+  def row(network, sampler, num_steps):
+    return Row(network, network, sampler, num_steps, 3, 'sum', network)
+
+  drawn, alive = [], [True]
+
+  def drawer(weights, sampler, num_images):
+    def draw(seeds, num_steps):
+      if not alive[0] and len(drawn) == 2:
+        raise KilledError
+      drawn.append((weights, sampler, num_steps, int(seeds[0])))
+      # The solution is at 100 + 51, where the others are at 100.
+      value = 100 + 51 * (num_steps == 1024)
+      return np.full((len(seeds), 8, 8, 1), value, np.uint8)
+
+    return draw
+
+  generator = types.SimpleNamespace(drawer=drawer, batch_size=4)
+  evaluator = types.SimpleNamespace(
+    protocol=lambda count: {'label': 'FID', 'num_samples': count},
+    measure=lambda batches, count: {'frechet_distance': 1.0},
+    real_figures=dict,
+  )
+  planned = [row('teacher', 'ancestral', 2), row('student', 'ddim', 2)]
+  monkeypatch.setattr(runs, 'make_generator', lambda *args: generator)
+  monkeypatch.setattr(
+    runs,
+    'load',
+    lambda path, config: types.SimpleNamespace(weights=path, checksum='sum'),
+  )
+  monkeypatch.setattr(runs, 'plan_rows', lambda config, workdir: planned)
+  solution = row('teacher', 'ddim', 1024)
+  monkeypatch.setattr(runs, 'solution_row', lambda config, workdir: solution)
+  config = tiny_config()
+  config.eval.num_samples = 6
+
+  def evaluate():
+    return runs.evaluate_run(config, DATASET, tmp_path, evaluator)
+
+  alive[0] = False
+  with pytest.raises(KilledError):
+    evaluate()
+  # Compilation, and the first of two batches; the second comes now.
+  alive[0] = True
+  assert drawn[1:] == [('teacher', 'ddim', 1024, 0)]
+  protocol = evaluate()
+  assert protocol['solution'] == 'DDIM in 1,024 steps'
+  solved = [each for each in drawn if each[2] == 1024]
+  assert [seed for *_, seed in solved] == [0, 4]
+  found = [runs.Measured(tmp_path).find(each, protocol) for each in planned]
+  assert 'teacher_rmse' not in found[0]
+  assert found[1]['teacher_rmse'] == pytest.approx(0.4)
+  # Another row is compared with the same images, and nothing is drawn again.
+  planned.append(row('teacher', 'heun', 2))
+  evaluate()
+  assert [each for each in drawn if each[2] == 1024] == solved
+  # Of another solution, all rows are measured again.
+  solution = dataclasses.replace(solution, checksum='other')
+  assert evaluate()['solution_checksum'] == 'other'
+  assert len([each for each in drawn if each[2] == 1024]) == 4
+
+
 def test_another_teacher_than_the_run_s_is_not_measured(
   tmp_path, loaded, monkeypatch
 ):

@@ -130,7 +130,7 @@ WRONG = [
   ('distillation.start_num_steps', 6, 'power of two times'),
   ('distillation.start_num_steps', 2**40, '2 to 1048576'),
   ('distillation.steps_per_iter', 0, 'positive number of updates'),
-  ('eval.num_samples', 2, 'eval.num_samples must be 4 to'),
+  ('eval.num_samples', 2, 'eval.num_samples must be 6 to'),
   ('eval.samplers', ('ddpm',), 'known: ddim, ancestral'),
   ('eval.student_samplers', ('ddim', 'ddpm'), 'known: ddim, ancestral'),
   ('eval.num_steps', (4, 0), 'eval.num_steps must be ints of 1 to'),
