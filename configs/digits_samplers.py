@@ -43,10 +43,13 @@ def get_config():
     f'dpm_2m{KARRAS}',
     f'unipc{KARRAS}',
     f'unipc:order=3{KARRAS}',
+    'ddim@quad',
     'ancestral',
     'ddim:eta=0.5',
+    'euler_maruyama',
+    'predictor_corrector',
   )
-  config.eval.num_steps = (2, 4, 5, 8, 10, 16, 20, 64)
+  config.eval.num_steps = (2, 4, 8, 16, 64)
   config.eval.max_nfe = 20
   config.eval.solution_num_steps = 1024
   return config
