@@ -126,7 +126,8 @@ def variational_bound(denoise, images, noise, *, schedule, num_steps, clip):
     clip: whether x_hat is clipped to [-1, 1], as in sampling.
   """
   x = images / 127.5 - 1
-  alpha, _ = process.alpha_sigma(logsnr_1 := schedule(jnp.ones(1)))
+  logsnr_1 = process.expand(schedule(jnp.ones(1)), x)
+  alpha, _ = process.alpha_sigma(logsnr_1)
   # sigma^2 - 1 is -alpha^2, and -log(sigma^2) softplus(logsnr).
   prior = _mean(alpha**2 * (x**2 - 1) + jax.nn.softplus(logsnr_1)) / 2
 
@@ -139,10 +140,12 @@ def variational_bound(denoise, images, noise, *, schedule, num_steps, clip):
     # The difference of the two means, squared, over twice the variance, without
     # the difference.
     growth = jnp.exp(logsnr_s) * -jnp.expm1(logsnr_t - logsnr_s) / 2
-    divergence = growth * _mean((x - x_hat) ** 2)
     _, sigma_t = process.alpha_sigma(process.expand(logsnr_t, x))
-    of_bytes = _mean(-_log_probability(images, x_hat, sigma_t))
-    return total + jnp.where(index == 0, of_bytes, divergence)
+    return total + jax.lax.cond(
+      i == 0,
+      lambda: _mean(-_log_probability(images, x_hat, sigma_t)),
+      lambda: growth * _mean((x - x_hat) ** 2),
+    )
 
   return jax.lax.fori_loop(0, num_steps, body, prior) / math.log(2)
 
