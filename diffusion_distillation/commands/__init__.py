@@ -49,6 +49,12 @@ MODES = {
       'num_steps',
     ),
   ),
+  'likelihood': Mode(
+    'diffusion_distillation.commands.likelihood:likelihood',
+    'measures the bits per dimension of real images under a teacher',
+    needs=('checkpoint',),
+    takes=('config', 'split', 'num_images', 'num_steps', 'dequantization'),
+  ),
   'report': Mode(
     'diffusion_distillation.commands.report:report',
     'writes the report of a finished run again',

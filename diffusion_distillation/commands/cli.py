@@ -61,6 +61,9 @@ _FLAGS = {
   'grid': ('NAME:OPTIONS', 'time grid, such as karras:rho=5'),
   'num_steps': ('N', 'sampling steps'),
   'seeds': ('LIST', 'one image each, such as 0-63 (the default) or 1,5,9'),
+  'split': ('NAME', 'heldout (the default) or train'),
+  'num_images': ('N', 'images to measure; all by default'),
+  'dequantization': ('NAME', 'centered (the default) or score_sde'),
   'class': ('LIST', 'classes in turn, such as 3 or 1,5; all by default'),
   'coordinator': ('HOST:PORT', 'where process 0 of several listens'),
   'num_processes': ('N', 'how many processes train together'),
@@ -69,6 +72,7 @@ _FLAGS = {
 # The flags that are integers, with their smallest and largest values.
 _INTEGERS = {
   'num_steps': (1, 2**20),
+  'num_images': (2, None),
   'num_processes': (1, None),
   'process_id': (0, None),
 }

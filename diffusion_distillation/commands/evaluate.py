@@ -2,21 +2,14 @@
 
 import json
 
-from ml_collections import ConfigDict
-
 from diffusion_distillation.commands import inputs
 from diffusion_distillation.commands.report import show
-from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.evaluation.evaluator import open_evaluator
 from diffusion_distillation.generation.image_files import ImageFiles
 from diffusion_distillation.report import run as runs
-from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import open_run_folder
-from diffusion_distillation.training.config import check, check_numbers
-
-# Keys of config.eval that name files.
-_PATHS = ('cache_dir', 'inception_path', 'reference_path')
+from diffusion_distillation.training.config import check
 
 
 def evaluate(
@@ -101,15 +94,7 @@ def _evaluate_checkpoint(path, config, **sampling):
   checkpoint = inputs.load_checkpoint(path, config)
   card = checkpoint.card
   sampler, num_steps = inputs.sampling_of(card, **sampling)
-  if config is None:
-    config, dataset = _config_of(card, path)
-  else:
-    dataset, _ = check(config)
-  if dataset.image_shape != card.image_shape:
-    raise UserError(
-      f'{path} draws images of {card.image_shape}, but the data set of the '
-      f'config has {dataset.image_shape}'
-    )
+  config, dataset = inputs.data_of(card, path, config)
   return runs.evaluate_checkpoint(
     config,
     checkpoint,
@@ -126,34 +111,3 @@ def _evaluate_images(path, config):
   images = ImageFiles(path, dataset.image_shape)
   protocol = evaluator.protocol(images.num_images, f'all of {path}')
   return {'metric': protocol, **evaluator.measure(images, images.num_images)}
-
-
-def _config_of(card, path):
-  """Returns the config inside a card, and its Dataset.
-
-  A card may come from an untrusted file, so the paths in it are neither read
-  nor written.
-
-  Raises:
-    UserError: the card does not describe the evaluation.
-  """
-  give = 'give --config=FILE.py'
-  config = card.config or {}
-  if 'eval' not in config:
-    raise UserError(f'{path} does not say how to measure it; {give}')
-  settings = {**config['eval'], **dict.fromkeys(_PATHS)}
-  try:
-    config = ConfigDict({**config, 'eval': settings})
-    check_numbers(config)
-    for key in ('num_samples', 'batch_size'):
-      if settings.get(key) is None:
-        raise ValueError(f'eval.{key} is None')
-    name, args = config.dataset.name, config.dataset.args
-    if any(args.get(key) for key in ('path', 'data_dir')):
-      raise ValueError('its data set is a folder, which is not opened')
-    return config, load_dataset(name, args)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(
-      f'the card of {path} does not say how to measure it: '
-      f'{files.reason(error)}; {give}'
-    ) from error

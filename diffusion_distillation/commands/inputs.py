@@ -1,12 +1,19 @@
-"""Checkpoints and how to sample them, for the modes that take a checkpoint."""
+"""Checkpoints, their data and samplers, for modes that take a checkpoint."""
 
 import sys
 
+from ml_collections import ConfigDict
+
 from diffusion_distillation import checkpoints
+from diffusion_distillation.data.dataset import load_dataset
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import read_run
 from diffusion_distillation.samplers import canonical, make_sampler, split
-from diffusion_distillation.training.config import check, rounds
+from diffusion_distillation.training.config import check, check_numbers, rounds
+
+# Keys of config.eval that name files.
+_PATHS = ('cache_dir', 'inception_path', 'reference_path')
 
 
 def load_checkpoint(path, config=None):
@@ -68,3 +75,58 @@ def sampling_of(card, sampler=None, num_steps=None, grid=None):
       file=sys.stderr,
     )
   return spelling, made_for if num_steps is None else num_steps
+
+
+def data_of(card, path, config=None):
+  """Returns the config and the Dataset to measure a checkpoint with.
+
+  Args:
+    card: Card of the checkpoint.
+    path: its path, for error messages.
+    config: a config; None takes the one inside the card.
+
+  Raises:
+    UserError: the card does not describe the data, or the config has images of
+      another shape.
+  """
+  if config is None:
+    config, dataset = _config_of(card, path)
+  else:
+    dataset, _ = check(config)
+  if dataset.image_shape != card.image_shape:
+    raise UserError(
+      f'{path} draws images of {card.image_shape}, but the data set of the '
+      f'config has {dataset.image_shape}'
+    )
+  return config, dataset
+
+
+def _config_of(card, path):
+  """Returns the config inside a card, and its Dataset.
+
+  A card may come from an untrusted file, so the paths in it are neither read
+  nor written.
+
+  Raises:
+    UserError: the card does not describe the evaluation.
+  """
+  give = 'give --config=FILE.py'
+  config = card.config or {}
+  if 'eval' not in config:
+    raise UserError(f'{path} does not say how to measure it; {give}')
+  settings = {**config['eval'], **dict.fromkeys(_PATHS)}
+  try:
+    config = ConfigDict({**config, 'eval': settings})
+    check_numbers(config)
+    for key in ('num_samples', 'batch_size'):
+      if settings.get(key) is None:
+        raise ValueError(f'eval.{key} is None')
+    name, args = config.dataset.name, config.dataset.args
+    if any(args.get(key) for key in ('path', 'data_dir')):
+      raise ValueError('its data set is a folder, which is not opened')
+    return config, load_dataset(name, args)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'the card of {path} does not say how to measure it: '
+      f'{files.reason(error)}; {give}'
+    ) from error

@@ -122,7 +122,7 @@ def compile_sampler(draw):
 
   Args:
     draw: (params, seeds (B,), condition, num_steps) -> images, for one device;
-      condition is a pytree of (B,) arrays.
+      condition is a pytree of (B, ...) arrays.
 
   Returns:
     The same function of replicated params, of seeds and condition with a
