@@ -56,11 +56,13 @@ _FLAGS = {
     'such as runs/digits/student_00004, or a weights file',
   ),
   'out': ('PATH', 'FILE.npz, FILE.png or a folder; export: a file'),
-  'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
+  'images': ('PATH', 'images in a FILE.npz, FILE.zip or folder'),
   'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),
   'grid': ('NAME:OPTIONS', 'time grid, such as karras:rho=5'),
   'num_steps': ('N', 'sampling steps'),
   'seeds': ('LIST', 'one image each, such as 0-63 (the default) or 1,5,9'),
+  'num': ('N', 'interpolate: images in a row, 11 by default'),
+  'iterations': ('N', 'encode: corrections of each step, 0 by default'),
   'class': ('LIST', 'classes in turn, such as 3 or 1,5; all by default'),
   'coordinator': ('HOST:PORT', 'where process 0 of several listens'),
   'num_processes': ('N', 'how many processes train together'),
@@ -69,6 +71,8 @@ _FLAGS = {
 # The flags that are integers, with their smallest and largest values.
 _INTEGERS = {
   'num_steps': (1, 2**20),
+  'num': (2, 1000),
+  'iterations': (0, 1000),
   'num_processes': (1, None),
   'process_id': (0, None),
 }

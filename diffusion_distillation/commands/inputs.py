@@ -1,5 +1,6 @@
 """Checkpoints and how to sample them, for the modes that take a checkpoint."""
 
+import pathlib
 import sys
 
 from diffusion_distillation import checkpoints
@@ -68,3 +69,27 @@ def sampling_of(card, sampler=None, num_steps=None, grid=None):
       file=sys.stderr,
     )
   return spelling, made_for if num_steps is None else num_steps
+
+
+def check_suffix(out, *suffixes):
+  """Raises UserError unless a path has one of some suffixes."""
+  if pathlib.Path(out).suffix.lower() not in suffixes:
+    known = ' or '.join(f'FILE{suffix}' for suffix in suffixes)
+    raise UserError(f'--out={out}: give {known}')
+
+
+def check_classes(card, label):
+  """Checks that the classes of given images are known.
+
+  Args:
+    card: Card of the checkpoint.
+    label: the classes, or None.
+
+  Raises:
+    UserError: the checkpoint has classes, and none are given.
+  """
+  if card.num_classes > 1 and label is None:
+    raise UserError(
+      'this checkpoint has classes; give those of the images in turn, such as '
+      '--class=3,1,4'
+    )

@@ -120,7 +120,10 @@ WRONG = {
   'unknown flag': (['--workdri=x'], '--workdri; did you mean --workdir?'),
   'odd flag': (['--zzz'], 'unknown flag --zzz; see --help'),
   'no flag': (['plan'], "'plan' is not a flag"),
-  'unknown mode': (['--mode=fly'], 'train|sample|evaluate|report|plan|export'),
+  'unknown mode': (
+    ['--mode=fly'],
+    'train|sample|evaluate|interpolate',
+  ),
   'bounds': (['--num_steps=0'], '--num_steps=0'),
   'no number': (['--num_steps=two'], '--num_steps=two'),
   'needed flag': ([], '--mode=train needs --workdir=DIR'),
