@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion_distillation.core import process
 from diffusion_distillation.core.schedules import logsnr_at
@@ -75,7 +76,7 @@ class Chain(NamedTuple):
     """
     if start is None:
       start = jnp.zeros((z.shape[1],), jnp.int32)
-    index = start + jnp.arange(len(z))[:, None]  # (n + 1, B)
+    index = start[None] + jnp.arange(len(z))[:, None]  # (n + 1, B)
     logsnr = self.logsnr[jnp.minimum(index, self.num_steps)]
     # Beyond the end, the network is asked at the last level, to no avail.
     logsnr_t = self.logsnr[jnp.minimum(index[:-1], self.num_steps - 1)]
@@ -133,7 +134,7 @@ def anderson(tol=1e-3, m=3, lam=1e-4, beta=1.0, published=False, data_std=0.5):
       gram /= jnp.where(trace > 0, trace, 1)
     known = (jnp.arange(m) <= k).astype(gram.dtype)
     # The places of sweeps to come are solved by themselves, and get no weight.
-    gram += jnp.diag(lam * known + (1 - known))
+    gram += jnp.diag(lam * known + (1 - known))[None, None]
     ones = jnp.broadcast_to(known, gram.shape[:-1])[..., None]
     weights = jnp.linalg.solve(gram, ones)[..., 0]
     weights /= jnp.sum(weights, axis=-1, keepdims=True)
@@ -181,7 +182,7 @@ def _fixed_point(tol, data_std, init, update):
       new = jnp.where(_along(is_last, z), f, new)
       z = jnp.where(_along(is_done, z), z, new)
       info = {
-        'sweeps': info['sweeps'] + ~is_done,
+        'sweeps': info['sweeps'] + (~is_done).astype(jnp.int32),
         'residual': jnp.where(is_done, info['residual'], residual),
       }
       return z, memory, k + 1, info
@@ -220,7 +221,7 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
     _, sigma_s = process.alpha_sigma(chain.logsnr[2:])
     ratio = jnp.expm1(chain.logsnr[1:-1] - chain.logsnr[2:])
     variance = jnp.pad(-ratio * sigma_s**2, (1, 1))
-    everyone = jnp.arange(num_images)
+    everyone = jnp.arange(num_images)[None]
     places = jnp.arange(width + 1)[:, None]
 
     def is_on(carry):
@@ -229,7 +230,7 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
 
     def body(carry):
       z, start, k, sweeps = carry
-      index = jnp.minimum(start + places, num_steps)  # (width + 1, B)
+      index = jnp.minimum(start[None] + places, num_steps)  # (width + 1, B)
       old = z[index, everyone]
       new = chain.sweep(old, data_std, start)
       change = jnp.mean((new - old) ** 2, axis=tuple(range(2, z.ndim)))
@@ -238,9 +239,9 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
       first = jnp.min(first) if together else first
       z = z.at[index, everyone].set(new)
       # States that enter the window start as a copy of its last one.
-      enters = jnp.arange(num_steps + 1)[:, None] > start + width
-      z = jnp.where(process.expand(enters, z), new[-1], z)
-      sweeps += start < num_steps
+      enters = jnp.arange(num_steps + 1)[:, None] > start[None] + width
+      z = jnp.where(process.expand(enters, z), new[-1:], z)
+      sweeps += (start < num_steps).astype(jnp.int32)
       start = jnp.minimum(start + 1 + first, num_steps)
       return z, start, k + 1, sweeps
 
@@ -269,12 +270,12 @@ def parallel_sample(
   *,
   schedule,
   num_steps,
-  method='anderson',
+  method='picard',
   grid='uniform',
   clip=True,
   max_sweeps=None,
   start=None,
-  mesh=None,
+  devices=None,
   **options,
 ):
   """Returns the images of DDIM, (B, H, W, C) float32, and an Info.
@@ -295,15 +296,15 @@ def parallel_sample(
       exact.
     start: (T + 1, B, H, W, C) states to begin with, such as those of a similar
       z_1, or None.
-    mesh: a Mesh with one axis over which the steps are split; their number, or
-      the size of the window, must be a multiple of its size.
+    devices: several devices that share the steps of a sweep; T, or the size of
+      the window, must be a multiple of their number. None uses one.
     **options: options of the method.
 
   Raises:
     ValueError: the method, an option or the grid is unknown.
   """
   solve = spelling.make(METHODS, method, 'parallel method', **options)
-  chain = make_chain(denoise, schedule, num_steps, grid, clip, mesh)
+  chain = make_chain(denoise, schedule, num_steps, grid, clip, devices)
   if start is None:
     _, sigma = process.alpha_sigma(chain.logsnr)
     start = process.expand(sigma, z_1[None]) * z_1[None]
@@ -313,7 +314,7 @@ def parallel_sample(
 
 
 def make_chain(
-  denoise, schedule, num_steps, grid='uniform', clip=True, mesh=None
+  denoise, schedule, num_steps, grid='uniform', clip=True, devices=None
 ):
   """Returns the Chain of T DDIM steps; see `parallel_sample`."""
   index = num_steps - jnp.arange(num_steps + 1)
@@ -324,17 +325,17 @@ def make_chain(
     x_hat = jax.vmap(denoise)(z, logsnr)
     return jnp.clip(x_hat, -1, 1) if clip else x_hat
 
-  return Chain(rows if mesh is None else _split(rows, mesh), logsnr)
+  return Chain(rows if devices is None else _split(rows, devices), logsnr)
 
 
-def _split(rows, mesh):
-  """Returns `rows` computed by all devices of a mesh, a part by each."""
-  part, whole = PartitionSpec(*mesh.axis_names), PartitionSpec()
+def _split(rows, devices):
+  """Returns `rows` whose leading axis is split over devices."""
+  mesh = Mesh(np.asarray(devices), ('steps',))
+  part, whole = PartitionSpec('steps'), PartitionSpec()
   parts = jax.shard_map(rows, mesh=mesh, in_specs=(part, part), out_specs=part)
 
   def call(z, logsnr):
-    return jax.lax.with_sharding_constraint(
-      parts(z, logsnr), NamedSharding(mesh, whole)
-    )
+    x_hat = parts(z, logsnr)
+    return jax.lax.with_sharding_constraint(x_hat, NamedSharding(mesh, whole))
 
   return call
