@@ -79,7 +79,10 @@ def interpolate(
   if numbers is None:
     ends = read_images(images, card)
     numbers = np.arange(len(ends))
-  _check_ends(numbers)
+  if len(numbers) < 2:
+    raise UserError(
+      '--mode=interpolate needs at least two different seeds, or two images'
+    )
   condition = condition_of(numbers, card.num_classes, label)
   if seeds is None:
     inputs.check_classes(card, label)
@@ -110,10 +113,3 @@ def interpolate(
   page = grids.grid(np.concatenate(rows), columns=num, rows=len(rows))
   grids.save_image(page, out)
   print(f'wrote {len(rows)} x {num} images to {out}')
-
-
-def _check_ends(numbers):
-  if len(numbers) < 2:
-    raise UserError(
-      '--mode=interpolate needs at least two different seeds, or two images'
-    )

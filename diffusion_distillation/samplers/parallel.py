@@ -120,9 +120,10 @@ def anderson(tol=1e-3, m=3, lam=1e-4, beta=1.0, published=False, data_std=0.5):
       than lam, are averaged with old ones; and mixes states whose F is exact.
     data_std: as in `picard`.
   """
+  _check_positive(m=m)
 
   def init(z):
-    return jnp.zeros((2, m, *z.shape))
+    return jnp.zeros((2, m, *z.shape), z.dtype)
 
   def update(z, f, k, memory):
     memory = memory.at[:, k % m].set(jnp.stack([z, f]))
@@ -160,6 +161,7 @@ def _fixed_point(tol, data_std, init, update):
     init: z -> the memory before the first sweep.
     update: (z, F(z), number of the sweep, memory) -> (z, memory).
   """
+  _check_positive(data_std=data_std)
 
   def solve(chain, z, max_sweeps):
     num_images = z.shape[1]
@@ -213,6 +215,7 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
       where an image depends on its batch.
     data_std: as in `picard`.
   """
+  _check_positive(size=size, data_std=data_std)
 
   def solve(chain, z, max_sweeps):
     num_steps, num_images = chain.num_steps, z.shape[1]
@@ -253,6 +256,12 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
     return Info(sweeps, evaluations, num_steps - start, z)
 
   return solve
+
+
+def _check_positive(**options):
+  for name, value in options.items():
+    if not value > 0:
+      raise ValueError(f'{name} must be positive, got {value}')
 
 
 def _along(values, z):
@@ -301,7 +310,8 @@ def parallel_sample(
     **options: options of the method.
 
   Raises:
-    ValueError: the method, an option or the grid is unknown.
+    ValueError: the method, an option or the grid is unknown, or a value is not
+      valid.
   """
   solve = spelling.make(METHODS, method, 'parallel method', **options)
   chain = make_chain(denoise, schedule, num_steps, grid, clip, devices)

@@ -186,3 +186,6 @@ def test_unknown_methods_and_options_are_refused():
     parallel_ddim(noise(), method='newton')
   with pytest.raises(ValueError, match="has no option 'size'"):
     parallel_ddim(noise(), method='picard:size=3')
+  for option in ('picard:data_std=0', 'anderson:m=0', 'window:size=0'):
+    with pytest.raises(ValueError, match='must be positive, got 0'):
+      parallel_ddim(noise(), method=option)
