@@ -7,8 +7,8 @@ behind it by a slope that it assumes for the steps, c_{r} / c_{j}:
 
   F(z)_r = z_r + c_r sum_{j <= r} e_j / c_j,   c^2 = alpha^2 s^2 + sigma^2.
 
-This slope is exact for Gaussian data of standard deviation s, and s is where
-the published methods differ: infinity is DEQ-DDIM (Pokle et al. 2022, arXiv
+This slope is that of the exact flow of Gaussian data with standard deviation s,
+and s is where the published methods differ: infinity is DEQ-DDIM (Pokle et al. 2022, arXiv
 2210.12867), whose sum is one of noise predictions; 1 is ParaDiGMS (Shih et al.
 2023, arXiv 2305.16317); 0 would be a sum of predictions of x. All have the
 states of DDIM as their only fixed point, to the rounding of DDIM itself, and
@@ -80,17 +80,14 @@ class Chain(NamedTuple):
     logsnr = self.logsnr[jnp.minimum(index, self.num_steps)]
     # Beyond the end, the network is asked at the last level, to no avail.
     logsnr_t = self.logsnr[jnp.minimum(index[:-1], self.num_steps - 1)]
-    stepped = _ddim_step(z[:-1], self.rows(z[:-1], logsnr_t), logsnr_t, logsnr)
+    x_hat = self.rows(z[:-1], logsnr_t)
+    stepped = process.ddim_step(z[:-1], x_hat, logsnr_t, logsnr[1:])
     is_step = process.expand(index[:-1] < self.num_steps, stepped)
     left = jnp.where(is_step, stepped - z[1:], 0)
     alpha, sigma = process.alpha_sigma(process.expand(logsnr[1:], left))
     # Divided by s, so that s may be infinite.
     c = jnp.hypot(alpha, sigma / data_std)
     return jnp.concatenate([z[:1], z[1:] + c * jnp.cumsum(left / c, axis=0)])
-
-
-def _ddim_step(z, x_hat, logsnr_t, logsnr):
-  return process.ddim_step(z, x_hat, logsnr_t, logsnr[1:])
 
 
 def picard(tol=1e-3, data_std=0.5):
