@@ -8,10 +8,10 @@ behind it by a slope that it assumes for the steps, c_{r} / c_{j}:
   F(z)_r = z_r + c_r sum_{j <= r} e_j / c_j,   c^2 = alpha^2 s^2 + sigma^2.
 
 This slope is that of the exact flow of Gaussian data with standard deviation s,
-and s is where the published methods differ: infinity is DEQ-DDIM (Pokle et al. 2022, arXiv
-2210.12867), whose sum is one of noise predictions; 1 is ParaDiGMS (Shih et al.
-2023, arXiv 2305.16317); 0 would be a sum of predictions of x. All have the
-states of DDIM as their only fixed point, to the rounding of DDIM itself, and
+and s is where the published methods differ: infinity is DEQ-DDIM (Pokle et al.
+2022, arXiv 2210.12867), whose sum is one of noise predictions; 1 is ParaDiGMS
+(Shih et al. 2023, arXiv 2305.16317); near 0 it is a sum of predictions of x. All
+have the states of DDIM as their only fixed point, to the rounding of DDIM itself, and
 all reach it within T sweeps, because the r-th state is exact after r of them.
 """
 
