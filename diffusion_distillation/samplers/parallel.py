@@ -10,9 +10,9 @@ behind it by a slope that it assumes for the steps, c_{r} / c_{j}:
 This slope is that of the exact flow of Gaussian data with standard deviation s,
 and s is where the published methods differ: infinity is DEQ-DDIM (Pokle et al.
 2022, arXiv 2210.12867), whose sum is one of noise predictions; 1 is ParaDiGMS
-(Shih et al. 2023, arXiv 2305.16317); near 0 it is a sum of predictions of x. All
-have the states of DDIM as their only fixed point, to the rounding of DDIM itself, and
-all reach it within T sweeps, because the r-th state is exact after r of them.
+(Shih et al. 2023, arXiv 2305.16317); near 0 it is a sum of predictions of x.
+All have the states of DDIM as their only fixed point, to the rounding of DDIM
+itself. Plain sweeps reach it after T, since the r-th state is exact after r.
 """
 
 from collections.abc import Callable
