@@ -27,6 +27,8 @@ SUITES = (
   'startup',
   'rounds',
   'memory',
+  'parallel',
+  'inversion',
 )
 
 
@@ -71,6 +73,10 @@ def _options():
   parser.add_argument(
     '--profile', help='folder for a profiler trace of one call of each function'
   )
+  parser.add_argument(
+    '--checkpoint',
+    help='trained weights, for `parallel` and `inversion`',
+  )
   return parser.parse_args()
 
 
@@ -83,7 +89,11 @@ def main():
   machine = {**devices.hardware(), 'load_average': os.getloadavg()[0]}
   try:
     measured = subject.read(
-      options.config, options.batch_size, options.dtype, options.profile
+      options.config,
+      options.batch_size,
+      options.dtype,
+      options.profile,
+      options.checkpoint,
     )
     rows = suite.rows(measured)
   except UserError as error:

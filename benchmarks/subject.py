@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_distillation import checkpoints
 from diffusion_distillation.commands import config_file
 from diffusion_distillation.data.dataset import (
   ArrayExamples,
@@ -34,11 +35,13 @@ class Subject:
     config: config of a run.
     batch_sizes: batch sizes to measure at.
     profile: folder for a profiler trace, or None.
+    checkpoint: path of trained weights, or None.
   """
 
   config: ConfigDict
   batch_sizes: tuple[int, ...]
   profile: str | None = None
+  checkpoint: str | None = None
 
   @functools.cached_property
   def dataset(self):
@@ -60,6 +63,16 @@ class Subject:
   def flops(self):
     """FLOPs of one network evaluation of one image."""
     return forward_flops(self.denoiser)
+
+  def trained(self):
+    """Returns the Checkpoint of the trained weights.
+
+    Raises:
+      UserError: none is given, or it cannot be read.
+    """
+    if self.checkpoint is None:
+      raise UserError('this suite needs --checkpoint=PATH, a trained teacher')
+    return checkpoints.load(self.checkpoint, self.config)
 
   def batch(self, batch_size):
     """Returns a batch of random images, as the data pipeline gives it."""
@@ -123,7 +136,7 @@ class Subject:
     )
 
 
-def read(path, batch_sizes=(), dtype=None, profile=None):
+def read(path, batch_sizes=(), dtype=None, profile=None, checkpoint=None):
   """Returns the Subject of a config file.
 
   Args:
@@ -131,6 +144,7 @@ def read(path, batch_sizes=(), dtype=None, profile=None):
     batch_sizes: batch sizes to measure at; () takes the config's.
     dtype: type that the network computes in; None takes the config's.
     profile: folder for a profiler trace, or None.
+    checkpoint: path of trained weights, or None.
 
   Raises:
     UserError: the config cannot be used.
@@ -139,7 +153,8 @@ def read(path, batch_sizes=(), dtype=None, profile=None):
   if dtype is not None:
     config.model.args.dtype = dtype
   check(config)
-  return Subject(config, batch_sizes or (config.train.batch_size,), profile)
+  sizes = batch_sizes or (config.train.batch_size,)
+  return Subject(config, sizes, profile, checkpoint)
 
 
 def random_examples(count, image_shape, num_classes):

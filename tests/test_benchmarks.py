@@ -14,7 +14,9 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import (
   checkpoint,
+  inversion,
   memory,
+  parallel,
   rounds,
   sampler,
   steps,
@@ -22,8 +24,11 @@ from benchmarks import (
   taps,
   timing,
 )
+from diffusion_distillation.checkpoints.store import CheckpointFolder
 from diffusion_distillation.networks.denoiser import Denoiser
 from diffusion_distillation.runtime import devices
+from diffusion_distillation.runtime.errors import UserError
+from tests.checkpoints import toy as toy_checkpoint
 from tests.conftest import TOY
 
 
@@ -153,6 +158,54 @@ def test_samplers_are_compared_with_their_evaluations(toy, monkeypatch):
   row = sampler._side_by_side(toy, batch_size=8, num_steps=3)
   assert row['images/s'] == 4
   assert row['TFLOP/s'] == pytest.approx(3 * 8 * toy.flops / 1e12 / 2)
+
+
+@pytest.fixture
+def trained(tmp_path):
+  """A Subject with a checkpoint."""
+  folder = CheckpointFolder(tmp_path / 'teacher' / 'checkpoints')
+  folder.save(toy_checkpoint.make_state(9), toy_checkpoint.card_at(9), {})
+  return subject.read(str(TOY), (2,), checkpoint=str(tmp_path / 'teacher'))
+
+
+def test_parallel_sampling_is_compared_with_ddim(trained, monkeypatch):
+  def interleaved(functions, profile):
+    del profile
+    return {name: [2.0] for name in functions}
+
+  monkeypatch.setattr(timing, 'interleaved', interleaved)
+  for name, value in {'_STEPS': 4, '_WINDOW': 4, '_DEVICES': (1, 2)}.items():
+    monkeypatch.setattr(parallel, name, value)
+  rows = parallel.rows(trained)
+  assert [(row['method'], row['devices']) for row in rows] == [
+    (method, devices)
+    for devices in (1, 2)
+    for method in ('picard', 'anderson', 'window')
+  ]
+  for row in rows:
+    assert row['in sequence'] <= 4 and row['difference'] < 0.1
+    assert row['evaluations/DDIM'] == row['in sequence']
+
+
+def test_the_search_for_noise_is_timed(trained, monkeypatch):
+  for name, value in {'_STEPS': 2, '_UPDATES': 3, '_SHOWN': (0, 2)}.items():
+    monkeypatch.setattr(inversion, name, value)
+  images = types.SimpleNamespace(
+    heldout=subject.random_examples(2, (4, 4, 1), 3)
+  )
+  measured = types.SimpleNamespace(
+    trained=trained.trained, dataset=images, batch_sizes=(2,)
+  )
+  rows = inversion.rows(measured)
+  assert [row['gradient'] for row in rows] == ['backprop'] * 2 + ['deq'] * 2
+  for first, last in (rows[:2], rows[2:]):
+    assert last['loss per image'] != first['loss per image'] > 0
+    assert last['seconds'] > first['seconds'] > 0
+
+
+def test_suites_of_trained_weights_need_them(toy):
+  with pytest.raises(UserError, match='needs --checkpoint=PATH'):
+    parallel.rows(toy)
 
 
 def test_rounds_of_a_real_run_compile_nothing(toy, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from diffusion_distillation import checkpoints
 from diffusion_distillation.checkpoints import safetensors
 from diffusion_distillation.commands import cli
 from diffusion_distillation.evaluation import evaluator
-from diffusion_distillation.generation import shards
+from diffusion_distillation.generation import grids, shards
 from diffusion_distillation.runtime import log, signals
 from diffusion_distillation.runtime.errors import DivergedError
 from diffusion_distillation.training import loop, trainer
@@ -369,6 +370,82 @@ def test_samples_go_to_an_npz_or_a_folder(workdir, tmp_path, capsys):
   )
   got = np.asarray(Image.open(folder / '000003.png'))
   assert np.abs(got - samples['arr_0'][3, ..., 0].astype(int)).max() <= 1
+
+
+def test_images_are_interpolated_and_encoded(workdir, tmp_path, capsys):
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  samples, picture = tmp_path / 'samples.npz', tmp_path / 'strip.png'
+  noise, pair = tmp_path / 'noise.npz', tmp_path / 'pair.png'
+
+  def rows(*args):
+    assert (
+      run('--mode=interpolate', checkpoint, f'--out={picture}', *args) is None
+    )
+    images = grids.read_grid(picture, (8, 8, 1))
+    return images.reshape(2, 4, 8, 8, 1).astype(int)
+
+  seeds = '--seeds=3,8,1'
+  assert run('--mode=sample', checkpoint, seeds, f'--out={samples}') is None
+  want = np.load(samples)['arr_0'].astype(int)
+  strip = rows(seeds, '--num=4')
+  # The ends of both rows, of classes 3, 8 and 1, are those samples.
+  for got in (strip[:, 0], want[:2]), (strip[:, -1], want[1:]):
+    assert np.abs(got[0] - got[1]).max() <= 1
+
+  given = f'--images={samples}', '--class=3,8,1'
+  assert (
+    run(
+      '--mode=encode', checkpoint, *given, '--iterations=40', f'--out={noise}'
+    )
+    is None
+  )
+  said = re.search(r'RMSE ([\d.]+) of 3 images', capsys.readouterr().out)
+  arrays = np.load(noise)
+  assert arrays['noise'].shape == arrays['arr_0'].shape == (3, 8, 8, 1)
+  assert arrays['noise'].dtype == np.float32
+  difference = arrays['arr_0'].astype(int) - want
+  error = np.sqrt(np.mean(difference**2)) / 127.5
+  assert float(said[1]) == pytest.approx(error, abs=3e-3)
+  encoded = rows(*given, '--num=4')
+  assert encoded.shape == strip.shape
+
+  data = '--config=tests/toy_distill.py'
+  assert run('--mode=encode', checkpoint, data, f'--out={pair}') is None
+  assert grids.read_grid(pair, (8, 8, 1)).shape == (40, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['interpolate', '--out=x.png'], 'needs one of --seeds=3,8 and --images'),
+    (['interpolate', '--out=x.npz', '--seeds=3,8'], 'give FILE.png'),
+    (['interpolate', '--out=x.png', '--seeds=3,3'], 'at least two different'),
+    (
+      ['interpolate', '--out=x.png', '--seeds=3,8', '--sampler=ancestral'],
+      'draws noise in every step',
+    ),
+    (['interpolate', '--out=x.png', '--images=IMAGES'], '--class=3,1,4'),
+    (['encode', '--out=x.png'], 'needs --images=PATH, or --config=FILE.py'),
+    (['encode', '--out=x', '--images=IMAGES'], 'give FILE.png or FILE.npz'),
+    (
+      ['encode', '--out=x.png', '--images=IMAGES'],
+      'this checkpoint has classes',
+    ),
+    (
+      ['encode', '--out=x.png', '--config=digits_distill'],
+      'the checkpoint has 10 classes',
+    ),
+  ],
+)
+def test_what_cannot_be_interpolated_or_encoded_gets_one_line(
+  workdir, tmp_path, args, message
+):
+  images = tmp_path / 'images.npz'
+  np.savez(images, arr_0=np.zeros((2, 8, 8, 1), np.uint8))
+  mode, out, *rest = (arg.replace('IMAGES', str(images)) for arg in args)
+  out = out.replace('=', f'={tmp_path}/')
+  checkpoint = f'--checkpoint={workdir / "student_00002"}'
+  assert message in run(f'--mode={mode}', checkpoint, out, *rest)
 
 
 def test_a_finished_run_is_evaluated_and_reported_again(workdir, capsys):

@@ -55,6 +55,27 @@ MODES = {
     needs=('checkpoint',),
     takes=('config', 'split', 'num_images', 'num_steps', 'dequantization'),
   ),
+  'interpolate': Mode(
+    'diffusion_distillation.commands.interpolate:interpolate',
+    'draws the images between those of seeds, or between given ones',
+    needs=('checkpoint', 'out'),
+    takes=(
+      'seeds',
+      'images',
+      'num',
+      'class',
+      'sampler',
+      'grid',
+      'num_steps',
+      'config',
+    ),
+  ),
+  'encode': Mode(
+    'diffusion_distillation.commands.encode:encode',
+    'finds the noise of images, and draws them again from it',
+    needs=('checkpoint', 'out'),
+    takes=('images', 'iterations', 'class', 'grid', 'num_steps', 'config'),
+  ),
   'report': Mode(
     'diffusion_distillation.commands.report:report',
     'writes the report of a finished run again',

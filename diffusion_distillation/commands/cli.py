@@ -56,7 +56,7 @@ _FLAGS = {
     'such as runs/digits/student_00004, or a weights file',
   ),
   'out': ('PATH', 'FILE.npz, FILE.png or a folder; export: a file'),
-  'images': ('PATH', 'FILE.npz, FILE.zip or a folder to evaluate'),
+  'images': ('PATH', 'images in a FILE.npz, FILE.zip or folder'),
   'sampler': ('NAME:OPTIONS', 'such as ancestral:gamma=0.3'),
   'grid': ('NAME:OPTIONS', 'time grid, such as karras:rho=5'),
   'num_steps': ('N', 'sampling steps'),
@@ -64,6 +64,8 @@ _FLAGS = {
   'split': ('NAME', 'heldout (the default) or train'),
   'num_images': ('N', 'images to measure; all by default'),
   'dequantization': ('NAME', 'centered (the default) or score_sde'),
+  'num': ('N', 'interpolate: images in a row, 11 by default'),
+  'iterations': ('N', 'encode: corrections of each step, 0 by default'),
   'class': ('LIST', 'classes in turn, such as 3 or 1,5; all by default'),
   'coordinator': ('HOST:PORT', 'where process 0 of several listens'),
   'num_processes': ('N', 'how many processes train together'),
@@ -73,6 +75,8 @@ _FLAGS = {
 _INTEGERS = {
   'num_steps': (1, 2**20),
   'num_images': (2, None),
+  'num': (2, 1000),
+  'iterations': (0, 1000),
   'num_processes': (1, None),
   'process_id': (0, None),
 }

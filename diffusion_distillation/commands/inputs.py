@@ -1,5 +1,6 @@
 """Checkpoints, their data and samplers, for modes that take a checkpoint."""
 
+import pathlib
 import sys
 
 from ml_collections import ConfigDict
@@ -130,3 +131,27 @@ def _config_of(card, path):
       f'the card of {path} does not say how to measure it: '
       f'{files.reason(error)}; {give}'
     ) from error
+
+
+def check_suffix(out, *suffixes):
+  """Raises UserError unless a path has one of some suffixes."""
+  if pathlib.Path(out).suffix.lower() not in suffixes:
+    known = ' or '.join(f'FILE{suffix}' for suffix in suffixes)
+    raise UserError(f'--out={out}: give {known}')
+
+
+def check_classes(card, label):
+  """Checks that the classes of given images are known.
+
+  Args:
+    card: Card of the checkpoint.
+    label: the classes, or None.
+
+  Raises:
+    UserError: the checkpoint has classes, and none are given.
+  """
+  if card.num_classes > 1 and label is None:
+    raise UserError(
+      'this checkpoint has classes; give those of the images in turn, such as '
+      '--class=3,1,4'
+    )

@@ -31,6 +31,23 @@ def condition_of(seeds, num_classes, label=None):
   return {'label': labels.astype(np.int32)}
 
 
+def noise_of(seeds, image_shape):
+  """Returns the noise z_1 of each seed's image, and a key for further noise.
+
+  Args:
+    seeds: (B,) uint32.
+    image_shape: (H, W, C).
+
+  Returns:
+    (B, H, W, C) float32 standard normal, and (B,) keys.
+  """
+  key = jax.random.key(_DOMAIN)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+  noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+  normal = jax.vmap(lambda key: jax.random.normal(key, image_shape))
+  return normal(noise_keys), step_keys
+
+
 class Generator:
   """Draws images from the network that a card describes, on all devices.
 
@@ -124,13 +141,10 @@ class Generator:
   def _compile(self, sampler):
     def draw(params, seeds, condition, num_steps):
       """Returns the images of one replica, uint8."""
-      key = jax.random.key(_DOMAIN)
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
-      noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-      shape = self._denoiser.image_shape
+      z_1, step_keys = noise_of(seeds, self._denoiser.image_shape)
       x = sample(
         self._denoiser.bind(params, condition),
-        jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys),
+        z_1,
         schedule=self._schedule,
         num_steps=num_steps,
         sampler=sampler,
