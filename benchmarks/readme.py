@@ -1,7 +1,6 @@
 """Writes the figures and pictures of README.md and docs/ from their sources.
 
-python -m benchmarks.readme [--digits=runs/digits]
-  [--integrators=runs/integrators] [--samplers=runs/digits]
+python -m benchmarks.readme [--digits=runs/digits] [--samplers=runs/digits]
 
 A generated text is between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 Results come from docs/results/NAME/report.json, costs from the configs as
@@ -64,7 +63,6 @@ def blocks():
     ('docs/samplers.md', 'samplers'): samplers,
     ('docs/samplers.md', 'grids'): grids,
     ('docs/samplers.md', 'digits'): digits_by_sampler,
-    ('docs/samplers.md', 'integrators'): integrators,
     ('docs/samplers.md', 'comparison'): comparison,
     ('docs/scaling.md', 'cost'): cost,
   }
@@ -127,11 +125,6 @@ def digits():
 def digits_by_sampler():
   """Returns the Frechet distances of the digits run for every sampler."""
   return _by_sampler(_read_report('digits'))
-
-
-def integrators():
-  """Returns the distances of configs/digits_integrators.py, and their NFE."""
-  return _by_sampler(_read_report('integrators'))
 
 
 def comparison():
@@ -379,9 +372,6 @@ def main():
     '--digits', type=pathlib.Path, help='run folder of digits_distill'
   )
   parser.add_argument(
-    '--integrators', type=pathlib.Path, help='run folder of digits_integrators'
-  )
-  parser.add_argument(
     '--samplers', type=pathlib.Path, help='run folder of digits_samplers'
   )
   options = parser.parse_args()
@@ -389,8 +379,6 @@ def main():
     publish('digits', options.digits, {'num_steps': 'fid_vs_steps.png'})
     samples = ROOT / 'docs' / 'digits_samples.png'
     samples.write_bytes(draw_samples(options.digits))
-  if options.integrators:
-    publish('integrators', options.integrators, {'nfe': 'fid_vs_nfe.png'})
   if options.samplers:
     publish('samplers', options.samplers, _COMPARISON)
   update()

@@ -5,7 +5,8 @@ python main.py --config=configs/digits_samplers.py --workdir=runs/digits
 With --mode=evaluate it only measures, in the folder of a finished run of
 configs/digits_distill.py.
 
-Hardware: 2 CPU cores.
+Hardware: 2 CPU cores (AMD EPYC, JAX 0.10.2).
+Time: 11 minutes after the training, 4 of them for the teacher's own solution.
 Expect: the table in docs/samplers.md.
 """
 
