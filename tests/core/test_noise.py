@@ -21,7 +21,7 @@ def logsnr_of(shapes):
 def draws():
   """Noise of SHAPES, and of the log-SNRs -80 and 80."""
   logsnr = jnp.append(logsnr_of(SHAPES), jnp.array([-80.0, 80.0]))[:, None]
-  key, shape = jax.random.key(0), (len(SHAPES) + 2, 50_000)
+  key, shape = jax.random.key(0), (len(SHAPES) + 2, 20_000)
   draw = jax.jit(noise.gamma_noise, static_argnums=(1, 3))
   return np.asarray(draw(key, shape, logsnr, THETA_0), np.float64)
 
