@@ -87,6 +87,13 @@ def _model():
   model.train_logsnr_schedule = ConfigDict(
     {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}
   )
+  # Noise that images are trained with: 'gaussian', or 'gamma' for noise that is
+  # skewed near data. Sampling does not read it: `gamma_ddim` is the sampler of
+  # Gamma noise, and a network trained with it may be sampled by all others.
+  model.noise = 'gaussian'
+  # The scale of Gamma noise where alpha is 1; the sampler's theta_0 is to equal
+  # it.
+  model.theta_0 = 0.001
   # Noise schedule in sampling.
   model.eval_logsnr_schedule = ConfigDict(
     {'name': 'cosine', 'logsnr_min': -20.0, 'logsnr_max': 20.0}

@@ -63,6 +63,7 @@ def _settings(card):
     'num_classes': card.num_classes,
     'model.name': card.model['name'],
     'model.mean_type': denoiser.mean_type,
+    'model.noise': trained.get('noise', 'gaussian'),  # older cards have none
     'model.train_logsnr_schedule': trained.get('train_logsnr_schedule'),
     **{f'model.args.{name}': getattr(network, name) for name in sorted(names)},
   }

@@ -1,5 +1,8 @@
 """Objectives: losses of denoise functions, one file for each kind."""
 
+import dataclasses
+
+from diffusion_distillation.core.noise import get_noise
 from diffusion_distillation.objectives.denoising import denoising
 from diffusion_distillation.objectives.objective import (
   LossInputs,
@@ -16,7 +19,7 @@ __all__ = ['OBJECTIVES', 'LossInputs', 'Objective', 'Round', 'make_objective']
 
 
 def make_objective(name, config):
-  """Returns the Objective of that name.
+  """Returns the Objective of that name, with the noise of the config.
 
   Args:
     name: one of OBJECTIVES.
@@ -28,4 +31,10 @@ def make_objective(name, config):
   if name not in OBJECTIVES:
     known = ', '.join(OBJECTIVES)
     raise ValueError(f'unknown objective {name!r}; known: {known}')
-  return OBJECTIVES[name](config)
+  made = OBJECTIVES[name](config)
+  draw_noise = get_noise(config.model.noise, config.model.theta_0)
+
+  def loss(inputs):
+    return made.loss(inputs._replace(draw_noise=draw_noise))
+
+  return dataclasses.replace(made, loss=loss)

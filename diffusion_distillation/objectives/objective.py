@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 
 from diffusion_distillation.core import process
+from diffusion_distillation.core.noise import gaussian_noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +44,15 @@ class LossInputs(NamedTuple):
   noise_keys: jax.Array  # (B,) random keys to draw noise from
   num_steps: jax.Array  # int32, sampling steps of this round
   progress: jax.Array  # float32 in [0, 1), finished part of the training
+  draw_noise: Callable = gaussian_noise  # (key, shape, logsnr) -> eps
 
   def diffuse(self, logsnr):
     """Returns z at logsnr (B,), each example with its own noise."""
-    eps = jax.vmap(lambda key: jax.random.normal(key, self.x.shape[1:]))(
-      self.noise_keys
-    )
+
+    def draw(key, logsnr):
+      return self.draw_noise(key, self.x.shape[1:], logsnr)
+
+    eps = jax.vmap(draw)(self.noise_keys, logsnr)
     return process.diffuse(self.x, logsnr, eps)
 
 

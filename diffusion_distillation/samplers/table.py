@@ -20,6 +20,7 @@ from diffusion_distillation.samplers.dpm_solver import (
   dpmpp_3m,
   dpmpp_3s,
 )
+from diffusion_distillation.samplers.gamma import gamma_ddim
 from diffusion_distillation.samplers.grids import GRIDS, make_grid
 from diffusion_distillation.samplers.ode import euler, euler_t, heun, rk4
 from diffusion_distillation.samplers.sampler import Sampler
@@ -53,6 +54,7 @@ SAMPLERS = {
   'reverse_diffusion': reverse_diffusion,
   'predictor_corrector': predictor_corrector,
   'annealed_langevin': annealed_langevin,
+  'gamma_ddim': gamma_ddim,
 }
 UNIFORM = 'uniform'
 

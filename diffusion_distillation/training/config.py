@@ -196,6 +196,7 @@ _BOUNDS = {
   'train.eval_every_steps': (1, None),
   'model.train_num_steps': (0, MAX_NUM_STEPS),
   'model.eval_sampling_num_steps': (1, MAX_NUM_STEPS),
+  'model.theta_0': (1e-9, 1e3),
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),
   'distillation.end_num_steps': (1, MAX_NUM_STEPS),
   'eval.num_samples': (6, 10_000_000),
@@ -211,6 +212,7 @@ _FLOATS = (
   'train.ema_decay',
   'train.grad_clip',
   'train.checkpoint_every_secs',
+  'model.theta_0',
 )
 # Numbers that may be None.
 _OPTIONAL = (

@@ -58,7 +58,12 @@ def test_a_teacher_that_fits_is_loaded(config, dataset, save):
   model = save.card.model
   args = {k: v for k, v in model['args'].items() if k != 'resblock_resample'}
   alias = {'x': 'sample', 'v': 'v_prediction'}[model['mean_type']]
-  path = save(model={**model, 'args': args, 'mean_type': alias})
+  # Cards from before there was a choice of noise are of Gaussian noise.
+  trained = {k: v for k, v in save.card.config['model'].items() if k != 'noise'}
+  path = save(
+    model={**model, 'args': args, 'mean_type': alias},
+    config={**save.card.config, 'model': trained},
+  )
   assert load_teacher(path, config, dataset).path == path
 
 
@@ -69,6 +74,7 @@ def test_a_teacher_that_fits_is_loaded(config, dataset, save):
     ('model.args', 'ch', 16),
     ('model.args', 'logsnr_input_type', 'linear'),
     ('model.train_logsnr_schedule', 'name', 'uniform'),
+    ('model', 'noise', 'gamma'),
   ],
 )
 def test_a_teacher_of_another_kind_is_refused(

@@ -131,6 +131,32 @@ def test_noise_does_not_depend_on_times():
   assert (z != other).all()
 
 
+@pytest.mark.parametrize('name', ['denoising', 'progressive'])
+def test_images_are_diffused_with_the_noise_of_the_config(name):
+  normal = jax.vmap(lambda key: jax.random.normal(key, (2, 2, 1)))
+  seen = {}
+  for kind in ('gaussian', 'gamma'):
+    given = inputs(64, student=Recorder())
+    objective(name, noise=kind, theta_0=0.1).loss(given)
+    seen[kind], logsnr = given.student.calls[0]
+  # The default is what it was before there was a choice, bit by bit.
+  default = process.diffuse(given.x, logsnr, normal(given.noise_keys))
+  np.testing.assert_array_equal(seen['gaussian'], default)
+  # Shapes are below 1e4 from logsnr -4.6. Near 2 they are 14, the skewness 0.5.
+  noisy = np.asarray(logsnr) < -5
+  np.testing.assert_array_equal(seen['gamma'][noisy], default[noisy])
+  assert (seen['gamma'][~noisy] != default[~noisy]).mean() > 0.9
+
+
+def test_gamma_noise_gives_finite_gradients():
+  def mean_loss(scale):
+    given = inputs(student=lambda z, logsnr: scale * z)
+    return objective('denoising', noise='gamma').loss(given).mean()
+
+  loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(0.5)
+  assert np.isfinite(loss) and np.isfinite(gradient) and gradient != 0
+
+
 @pytest.mark.parametrize(
   ('name', 'sampler'), [('denoising', None), ('progressive', 'ddim')]
 )

@@ -82,6 +82,8 @@ WRONG = [
   ('model.args.dropout', 1.0, 'at least 0 and below 1'),
   ('model.mean_type', 'score', 'known: x, eps, v, both'),
   ('model.mean_loss_weight_type', 'snr+1', 'known: constant'),
+  ('model.noise', 'laplace', 'known: gaussian, gamma'),
+  ('model.theta_0', -0.1, 'model.theta_0 must be'),
   ('model.train_logsnr_schedule.name', 'linear', 'known: cosine'),
   ('model.train_logsnr_schedule.shift', 1.0, 'train_logsnr_schedule.shift'),
   ('model.eval_logsnr_schedule', {}, 'known: cosine'),
