@@ -47,6 +47,12 @@ def likelihood(
       f'{path} was trained by {card.objective}: its x_hat is where a step '
       'lands, not the mean of the data, so it has no likelihood; give a teacher'
     )
+  noise = (card.config or {}).get('model', {}).get('noise', 'gaussian')
+  if noise != 'gaussian':
+    raise UserError(
+      f'{path} was trained with {noise} noise, which has no such probability '
+      'flow; give a teacher of Gaussian noise'
+    )
   config, dataset = inputs.data_of(card, path, config)
   if card.num_classes not in (1, dataset.num_classes):
     raise UserError(

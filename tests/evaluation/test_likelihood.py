@@ -210,6 +210,16 @@ def test_bad_values_get_one_line(checkpoint, values, message):
     measure(checkpoint, **values)
 
 
+def test_a_teacher_of_gamma_noise_has_no_likelihood(tmp_path):
+  card = toy.card_at(9).replace(
+    objective='denoising', config={'model': {'noise': 'gamma'}}
+  )
+  folder = CheckpointFolder(tmp_path / 'checkpoints')
+  folder.save(toy.make_state(9), card, {})
+  with pytest.raises(UserError, match='was trained with gamma noise'):
+    measure(tmp_path)
+
+
 def test_a_student_has_no_likelihood(tmp_path):
   CheckpointFolder(tmp_path / 'checkpoints').save(
     toy.make_state(9), toy.card_at(9), {}
