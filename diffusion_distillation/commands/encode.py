@@ -34,13 +34,13 @@ def encode(
   num_steps=None,
   config=None,
 ):
-  """Finds noise of which DDIM makes images, and prints how well it does.
+  """Finds the noise from which DDIM draws given images, and prints the error.
 
   Args:
     checkpoint: path of a checkpoint.
-    out: path of a .png, which gets the first images and, below, what is drawn
-      of their noise; or of a .npz, which gets `noise`, (N, H, W, C) float32,
-      and `arr_0`, all images that are drawn of it.
+    out: path of a .png, which gets the first images and, below them, the images
+      drawn from their noise; or path of a .npz, which gets `noise`,
+      (N, H, W, C) float32, and `arr_0`, all images drawn from it.
     images: path of images; None takes held-out ones of the config's data set.
     iterations: corrections of each step.
     class_: the classes of the images, in turn, as in --mode=sample.
@@ -49,7 +49,7 @@ def encode(
     config: describes the data set, and the network of a file that has no card.
 
   Raises:
-    UserError: there are no images, they do not suit the checkpoint, or `out`
+    UserError: there are no images, they do not fit the checkpoint, or `out`
       cannot be written.
   """
   inputs.check_suffix(out, '.png', '.npz')
@@ -86,7 +86,7 @@ def encode(
 
 
 def encoder(card, sampler, iterations):
-  """Returns a function that finds noise of images, and draws them again.
+  """Returns a function that finds the noise of images and draws them again.
 
   Args:
     card: Card of the network.

@@ -38,18 +38,19 @@ def interpolate(
   num_steps=None,
   config=None,
 ):
-  """Writes a picture with a row for each two that follow each other.
+  """Writes a picture with a row of images between each two neighbouring ends.
 
-  The noise of a row's images is on the arc between the noise of its ends. They
-  have the class of the end that is nearer.
+  The ends are the images of seeds, or given images. The noise of a row's images
+  lies on the arc between the noise of its ends. Each image has the class of the
+  nearer end.
 
   Args:
     checkpoint: path of a checkpoint.
     out: path of a .png.
-    seeds: text such as '3,8', at least two: the ends are the images that
-      --mode=sample draws of them.
+    seeds: text such as '3,8' with at least two seeds, whose images
+      --mode=sample draws.
     images: path of images, instead of seeds.
-    num: images in a row, with its ends.
+    num: images in a row, including its ends.
     class_: as in --mode=sample, by the number of the seed or of the image.
     sampler: spelling of a sampler without noise; None takes the checkpoint's.
     grid: spelling of a time grid; None takes the sampler's.
@@ -57,8 +58,8 @@ def interpolate(
     config: describes the network of a file that has no card.
 
   Raises:
-    UserError: there are no two ends, the checkpoint cannot be sampled in this
-      way, or `out` cannot be written.
+    UserError: there are fewer than two ends, the checkpoint cannot be sampled
+      in this way, or `out` cannot be written.
   """
   if (seeds is None) == (images is None):
     raise UserError(
@@ -72,8 +73,8 @@ def interpolate(
   sampler, num_steps = inputs.sampling_of(card, sampler, num_steps, grid)
   if make_sampler(sampler).draws_noise:
     raise UserError(
-      f'{sampler} draws noise in every step, so that neighbouring images would '
-      'differ; give --sampler=ddim'
+      f'{sampler} draws noise in every step, so neighbouring images would not '
+      'resemble each other; give --sampler=ddim'
     )
   label = parse_classes(class_, card.num_classes)
   if numbers is None:
@@ -90,6 +91,20 @@ def interpolate(
     ends, _ = encode(weights, ends, condition, num_steps)
   else:
     ends, _ = noise_of(numbers.astype(np.uint32), card.image_shape)
+  draw = _row_drawer(card, num, sampler, num_steps)
+  pairs = list(itertools.pairwise(range(len(numbers))))
+  rows = [draw(weights, ends, condition, i, j) for i, j in pairs]
+  page = grids.grid(np.concatenate(rows), columns=num, rows=len(rows))
+  grids.save_image(page, out)
+  print(f'wrote {len(rows)} x {num} images to {out}')
+
+
+def _row_drawer(card, num, sampler, num_steps):
+  """Returns (weights, ends, condition, i, j) -> the images between two ends.
+
+  They are (num, H, W, C) uint8, from end i to end j.
+  """
+  shares = np.linspace(0, 1, num, dtype=np.float32)
 
   @jax.jit
   def draw(weights, a, b, condition):
@@ -104,12 +119,9 @@ def interpolate(
     )
     return to_uint8(x)
 
-  shares = np.linspace(0, 1, num, dtype=np.float32)
-  rows = []
-  for i, j in itertools.pairwise(range(len(numbers))):
+  def row(weights, ends, condition, i, j):
     nearer = np.where(shares < 0.5, i, j)
     of_row = {key: values[nearer] for key, values in condition.items()}
-    rows.append(np.asarray(draw(weights, ends[i], ends[j], of_row)))
-  page = grids.grid(np.concatenate(rows), columns=num, rows=len(rows))
-  grids.save_image(page, out)
-  print(f'wrote {len(rows)} x {num} images to {out}')
+    return np.asarray(draw(weights, ends[i], ends[j], of_row))
+
+  return row

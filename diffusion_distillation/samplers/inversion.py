@@ -24,7 +24,7 @@ def encode(
   clip=True,
   iterations=0,
 ):
-  """Returns noise of which `ddim` makes given images, like x.
+  """Returns the noise from which `ddim` draws given images, like x.
 
   A step from s up to t is DDIM's formula with x_hat(z_s) in place of
   x_hat(z_t), which is not known yet (Song et al. 2020, arXiv 2010.02502,
@@ -33,8 +33,8 @@ def encode(
     z_t <- z_t + z_s - ddim_step(z_t, x_hat(z_t), t -> s),
 
   and its fixed point is an exact inverse. The noise is that of these images
-  under this sampler. It need not look like noise where x_hat is clipped, or
-  where the images are not such as the network makes.
+  under this sampler. It need not look like noise if x_hat is clipped, or if the
+  network would not make such images.
 
   The first step has no x_hat to start from: the images are taken for z at the
   first noisy time, and corrected until x_hat(z) are the images.

@@ -4,13 +4,12 @@ REFERENCE is a folder of numbers that were made with the original programs; see
 tests/data/README.md. Times are written as grids of `samplers.sample`.
 """
 
-import json
 import pathlib
 import sys
 
 import numpy as np
+import originals
 
-HERE = pathlib.Path(__file__).parent
 CASES = {
   'deq': [
     'anderson_uniform_10_m5_lam0.001_beta1_tol0.001',
@@ -38,22 +37,17 @@ KEPT = (
 def main(reference):
   """Writes chain.json and chain.npz."""
   cases, selected = [], {}
-  for family, names in CASES.items():
-    described = json.loads((reference / f'{family}.json').read_text())
-    stored = np.load(reference / f'{family}.npz')
-    of_name = {case['name']: case for case in described['cases']}
-    for name in names:
-      case = of_name[name]
-      arrays = {key: stored[at] for key, at in case.pop('arrays').items()}
-      for key in KEPT:
-        if key in arrays:
-          selected[f'{name}/{key}'] = arrays[key]
-      if 'seq' in arrays:
-        times = np.append(arrays['seq'][::-1] + 1, 0) / 1000
-        selected[f'{name}/t'] = times
-      cases.append({**case, 'original': described['original']})
-  (HERE / 'chain.json').write_text(json.dumps({'cases': cases}, indent=1))
-  np.savez_compressed(HERE / 'chain.npz', **selected)
+  for _, case, arrays in originals.chosen(reference, CASES):
+    name = case['name']
+    for key in KEPT:
+      if key in arrays:
+        selected[f'{name}/{key}'] = arrays[key]
+    if 'seq' in arrays:
+      times = np.append(arrays['seq'][::-1] + 1, 0) / 1000
+      selected[f'{name}/t'] = times
+    del case['arrays']
+    cases.append(case)
+  originals.write('chain', cases, selected)
 
 
 if __name__ == '__main__':

@@ -4,13 +4,12 @@ REFERENCE is a folder of numbers that were made with the original programs; see
 tests/data/README.md.
 """
 
-import json
 import pathlib
 import sys
 
 import numpy as np
+import originals
 
-HERE = pathlib.Path(__file__).parent
 CASES = {
   'sde_samplers': [
     'pc_vp_10_euler_maruyama_none_mixture_mean',
@@ -35,17 +34,11 @@ CASES = {
 def main(reference):
   """Writes sde.json and sde.npz."""
   cases, selected = [], {}
-  for family, names in CASES.items():
-    described = json.loads((reference / f'{family}.json').read_text())
-    stored = np.load(reference / f'{family}.npz')
-    of_name = {case['name']: case for case in described['cases']}
-    for name in names:
-      case = of_name[name]
-      cases.append(case | {'original': described['original']})
-      for key in case['arrays'].values():
-        selected[key] = stored[key].astype(np.float32)
-  (HERE / 'sde.json').write_text(json.dumps({'cases': cases}, indent=1))
-  np.savez_compressed(HERE / 'sde.npz', **selected)
+  for _, case, arrays in originals.chosen(reference, CASES):
+    cases.append(case)
+    for key, at in case['arrays'].items():
+      selected[at] = arrays[key].astype(np.float32)
+  originals.write('sde', cases, selected)
 
 
 if __name__ == '__main__':

@@ -4,15 +4,14 @@ REFERENCE is a folder of numbers that were made with the original programs; see
 tests/data/README.md. Times are written as grids of `samplers.sample`.
 """
 
-import json
 import pathlib
 import shutil
 import sys
 
 import numpy as np
+import originals
 from scipy import optimize
 
-HERE = pathlib.Path(__file__).parent
 CASES = {
   'ddim': ['quad_10_eta0.5_mixture', 'ddpm_noisy_quad_10'],
   'dpm_solver_pp': [
@@ -67,27 +66,21 @@ def grid_of(case, arrays):
 def main(reference):
   """Writes solvers.json, solvers.npz and denoiser.npz."""
   cases, selected = [], {}
-  for family, names in CASES.items():
-    described = json.loads((reference / f'{family}.json').read_text())
-    stored = np.load(reference / f'{family}.npz')
-    of_name = {case['name']: case for case in described['cases']}
-    for name in names:
-      case = of_name[name]
-      arrays = {key: stored[at] for key, at in case['arrays'].items()}
-      starts, ends = ('z_1', 'z_start'), ('z_end', 'out')
-      (selected[f'{name}/start'],) = (arrays[k] for k in starts if k in arrays)
-      (selected[f'{name}/end'],) = (arrays[k] for k in ends if k in arrays)
-      about = {'name': name, 'original': described['original']}
-      if family != 'flow':
-        selected[f'{name}/t'] = grid_of(case, arrays)
-        about |= {key: case[key] for key in ('schedule', 'float32_error')}
-      if 'noise' in arrays:
-        num_steps = len(selected[f'{name}/t']) - 1
-        selected[f'{name}/noise'] = arrays['noise'][:num_steps]
-      cases.append(about)
-  (HERE / 'solvers.json').write_text(json.dumps({'cases': cases}, indent=1))
-  np.savez_compressed(HERE / 'solvers.npz', **selected)
-  shutil.copy(reference / 'denoiser.npz', HERE)
+  for family, case, arrays in originals.chosen(reference, CASES):
+    name = case['name']
+    starts, ends = ('z_1', 'z_start'), ('z_end', 'out')
+    (selected[f'{name}/start'],) = (arrays[k] for k in starts if k in arrays)
+    (selected[f'{name}/end'],) = (arrays[k] for k in ends if k in arrays)
+    about = {'name': name, 'original': case['original']}
+    if family != 'flow':
+      selected[f'{name}/t'] = grid_of(case, arrays)
+      about |= {key: case[key] for key in ('schedule', 'float32_error')}
+    if 'noise' in arrays:
+      num_steps = len(selected[f'{name}/t']) - 1
+      selected[f'{name}/noise'] = arrays['noise'][:num_steps]
+    cases.append(about)
+  originals.write('solvers', cases, selected)
+  shutil.copy(reference / 'denoiser.npz', originals.HERE)
 
 
 if __name__ == '__main__':
