@@ -7,7 +7,7 @@ preserves variance ('vp'), 1 where variance explodes ('ve'), and the a with
 k = 1 - a^2 of the sub-VP SDE ('subvp'). All else follows from the schedule:
 
   (1)  dy = f y dt + g dw,   f = dlog(a)/dt,   g^2 = -k^2 dlogsnr/dt,
-  (2)  score = (a x_hat - y) / k^2,
+  (2)  score = (a x_hat - y) / k^2 = (a / alpha) (alpha x_hat - z) / k^2,
   (3)  y_t = r y_s + sqrt(v) noise,   r = a_t / a_s,
        v = (1 - e^{logsnr_t - logsnr_s}) k_t^2.
 
@@ -64,17 +64,22 @@ def std(sde, logsnr):
   return jnp.exp(SDES[sde](logsnr) - logsnr / 2)
 
 
-def score(sde, y, x_hat, logsnr):
-  """Returns the score of y, Eq. (2).
+def score(sde, z, x_hat, logsnr):
+  """Returns the score of y, Eq. (2), where y is z in the units of the SDE.
+
+  A long step to little noise multiplies the score by up to 200 k^2, and with it
+  the rounding of alpha x_hat - z. Near data x_hat - z is exact and the other
+  term is small: that leaves the rounding of z and x_hat themselves.
 
   Args:
     sde: name in SDES.
-    y: (B, ...) noisy images in the units of the SDE.
-    x_hat: like y, the prediction of the clean images.
-    logsnr: (B,) noise level of y.
+    z: (B, ...) noisy images.
+    x_hat: like z, the prediction of the clean images.
+    logsnr: (B,) noise level of z.
   """
-  logsnr = process.expand(logsnr, y)
-  return (jnp.exp(SDES[sde](logsnr)) * x_hat - y) / std(sde, logsnr) ** 2
+  logsnr = process.expand(logsnr, z)
+  difference = x_hat - z + jnp.expm1(SDES['vp'](logsnr)) * x_hat
+  return difference * scale(sde, logsnr) / std(sde, logsnr) ** 2
 
 
 def rates(sde, schedule, t):
@@ -343,14 +348,15 @@ def _sampler(sde, move, last_move, *, num_moves, order):
     draws = step.noise if num_moves > 1 else step.noise[None]
 
     def moved(move, state, i):
-      y, x_hat = state
-      return move(y, score(sde, y, x_hat, logsnr_t), draws[i], step)
+      z, x_hat = state
+      score_of_y = score(sde, z, x_hat, logsnr_t)
+      return move(scale_t * z, score_of_y, draws[i], step)
 
     def move_and_predict(i, state):
-      y = moved(move, state, i)
-      return y, step.denoise(y / scale_t, logsnr_t)
+      z = moved(move, state, i) / scale_t
+      return z, step.denoise(z, logsnr_t)
 
-    state = scale_t * z_t, x_hat
+    state = z_t, x_hat
     if num_moves > 1:
       state = jax.lax.fori_loop(0, num_moves - 1, move_and_predict, state)
     return moved(last_move, state, num_moves - 1) / scale_s

@@ -33,7 +33,7 @@ def exploding(t):
 SCHEDULES = {'vp': mixture.linear, 'subvp': sub_vp, 've': exploding}
 
 
-def run_sde(case, arrays):
+def run_sde(case, arrays, denoiser):
   """Returns the images of a predictor-corrector case, and those wanted."""
   kind, n = case['sde'], case['N']
   has_corrector = case['corrector'] != 'none'
@@ -54,7 +54,7 @@ def run_sde(case, arrays):
   first, last = (SCHEDULES[kind](times[i]) for i in (0, -1))
   prior = noise[0] * (sde.std('ve', first) if kind == 've' else 1)
   z = sample(
-    mixture.denoiser(case['data']),
+    denoiser(case['data']),
     prior / sde.scale(kind, first),
     schedule=SCHEDULES[kind],
     num_steps=n,
@@ -66,7 +66,7 @@ def run_sde(case, arrays):
   return z * sde.scale(kind, last), arrays[case['arrays']['out']]
 
 
-def run_langevin(case, arrays):
+def run_langevin(case, arrays, denoiser):
   """Returns the images of annealed Langevin dynamics, and those wanted."""
   start, noise, levels, out = (
     np.asarray(arrays[case['arrays'][key]], float)
@@ -81,7 +81,7 @@ def run_langevin(case, arrays):
   used = noise[: case['draws_used']]
   draws[: len(levels)] = used.reshape(len(levels), *draws.shape[1:])
   z = sample(
-    mixture.denoiser(case['data']),
+    denoiser(case['data']),
     start / sde.scale('ve', logsnr[0]),
     schedule=UNIFORM,
     num_steps=len(times) - 1,
@@ -100,17 +100,23 @@ def norm_over_the_batch(images):
   return jnp.full_like(norms, jnp.mean(norms))
 
 
+@pytest.mark.parametrize('is_float64', [False, True])
 @pytest.mark.parametrize('name', CASES)
-def test_samples_are_those_of_the_originals(name, monkeypatch):
+def test_samples_are_those_of_the_originals(name, is_float64, monkeypatch):
   # The only difference: theirs couple the images of a batch.
   monkeypatch.setattr(sde, 'norm', norm_over_the_batch)
   case = CASES[name]
   run = run_langevin if case['kind'] == 'annealed_langevin' else run_sde
-  # Their last step multiplies the rounding of x_hat by v / k^2, up to 100,
-  # which is 4e-5 in float32.
-  with jax.enable_x64(True):
-    got, want = run(case, ARRAYS)
-  np.testing.assert_allclose(got, want, atol=1e-5)
+  if is_float64:
+    with jax.enable_x64(True):
+      got, want = run(case, ARRAYS, mixture.denoiser)
+    # Their noise, of up to 50, is stored in float32.
+    np.testing.assert_allclose(got, want, atol=2e-6)
+  else:
+    # The last step multiplies a rounding of x_hat by up to 200. A noise level
+    # of 50 is known to 2e-7 of it only, from its log-SNR in float32.
+    got, want = run(case, ARRAYS, mixture.precise_denoiser)
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-6)
 
 
 def test_rates_are_those_of_the_published_sdes():
