@@ -1,8 +1,8 @@
 """Compares the time of sampling with that of its network evaluations.
 
-A run of N DDIM steps, in one compiled function on one device, is compared with
-N calls of the compiled network at the same batch size. The goal is a ratio of
-at most 1.05. Images per second are those of the generator that evaluation uses,
+A run of N steps of a sampler, in one compiled function on one device, is compared
+with as many calls of the compiled network as it makes, at the same batch size.
+The goal is a ratio of at most 1.05. Images per second are those of the generator that evaluation uses,
 on all devices, including drawing the noise, rounding, and copying to the host.
 """
 
@@ -15,31 +15,43 @@ import numpy as np
 from benchmarks import timing
 from diffusion_distillation.checkpoints.card import make_card
 from diffusion_distillation.generation.generator import Generator
-from diffusion_distillation.samplers import sample
+from diffusion_distillation.samplers import make_sampler, sample
 
 _MANY = 50_000  # the usual number of images for FID
+# Measured in 16 steps, besides DDIM: one of each family.
+_SAMPLERS = (
+  'ancestral',
+  'heun',
+  'dpmpp_3s',
+  'dpmpp_2m',
+  'unipc',
+  'reverse_diffusion',
+  'predictor_corrector',
+)
 
 
 def rows(subject):
-  """Returns the measurements of several step counts, at each batch size.
+  """Returns the measurements of samplers and step counts, at each batch size.
 
   Args:
     subject: a Subject.
   """
   counts = (1, 4, 64) if jax.default_backend() == 'cpu' else (1, 4, 64, 1024)
+  cases = [('ddim', num_steps) for num_steps in counts]
+  cases += [(sampler, 16) for sampler in _SAMPLERS]
   return [
-    _side_by_side(subject, batch_size, num_steps)
+    _side_by_side(subject, batch_size, sampler, num_steps)
     for batch_size in subject.batch_sizes
-    for num_steps in counts
+    for sampler, num_steps in cases
   ]
 
 
-def _side_by_side(subject, batch_size, num_steps):
+def _side_by_side(subject, batch_size, sampler, num_steps):
   card = make_card(
     subject.config,
     subject.dataset,
     num_steps=num_steps,
-    sampler='ddim',
+    sampler=sampler,
     objective=subject.config.objective,
   )
   generator = Generator(card, batch_size)
@@ -50,9 +62,12 @@ def _side_by_side(subject, batch_size, num_steps):
   }
   times = timing.interleaved(functions, profile=subject.profile)
   medians = {name: statistics.median(t) for name, t in times.items()}
-  teraflop = num_steps * batch_size * subject.flops / 1e12
+  nfe = make_sampler(sampler).nfe(num_steps)
+  teraflop = nfe * batch_size * subject.flops / 1e12
   return {
-    'DDIM steps': num_steps,
+    'sampler': sampler,
+    'steps': num_steps,
+    'NFE': nfe,
     'batch': batch_size,
     'evaluations ms': 1e3 * medians['evaluate'],
     'sampler ms': 1e3 * medians['sample'],
@@ -69,7 +84,7 @@ def _on_one_device(subject, card, batch_size):
 
   Args:
     subject: a Subject.
-    card: Card of the network and of the number of steps.
+    card: Card of the network, the sampler and the number of steps.
     batch_size: images of a batch.
   """
   denoiser = card.denoiser()
@@ -80,6 +95,8 @@ def _on_one_device(subject, card, batch_size):
   )
   logsnr = jnp.zeros((batch_size,))
 
+  nfe = make_sampler(card.sampler).nfe(card.num_steps)
+
   @jax.jit
   def run(params, z_1, condition, num_steps):
     return sample(
@@ -89,6 +106,7 @@ def _on_one_device(subject, card, batch_size):
       num_steps=num_steps,
       sampler=card.sampler,
       clip=card.clip,
+      key=jax.random.key(2),
     )
 
   @jax.jit
@@ -96,7 +114,7 @@ def _on_one_device(subject, card, batch_size):
     return denoiser.bind(params, condition)(z, logsnr)
 
   def evaluate_all():
-    for _ in range(card.num_steps):
+    for _ in range(nfe):
       x_hat = evaluate(params, z_1, condition, logsnr)
     return x_hat
 
