@@ -1,9 +1,10 @@
 """Compares the time of sampling with that of its network evaluations.
 
-A run of N steps of a sampler, in one compiled function on one device, is compared
-with as many calls of the compiled network as it makes, at the same batch size.
-The goal is a ratio of at most 1.05. Images per second are those of the generator that evaluation uses,
-on all devices, including drawing the noise, rounding, and copying to the host.
+A run of N steps of a sampler, in one compiled function on one device, is
+compared with as many calls of the compiled network as it makes, at the same
+batch size. The goal is a ratio of at most 1.05. Images per second are those of
+the generator that evaluation uses, on all devices, including drawing the noise,
+rounding, and copying to the host.
 """
 
 import statistics

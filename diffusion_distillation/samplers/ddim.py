@@ -1,11 +1,12 @@
 """DDIM, which is distilled, and related samplers that draw noise."""
 
+import dataclasses
 import numbers
 
 import jax.numpy as jnp
 
 from diffusion_distillation.core import process
-from diffusion_distillation.samplers.sampler import one_step
+from diffusion_distillation.samplers.sampler import one_step, skip_empty
 
 
 def ddim(eta=0.0):
@@ -84,4 +85,7 @@ def stochastic():
     z_u = process.ddim_step(z_t, x_hat, step.logsnr_t, step.logsnr_u)
     return process.diffuse_from(z_u, step.logsnr_u, step.logsnr_s, step.noise)
 
-  return one_step(advance, order=1, draws_noise=True, steps_per_student_step=2)
+  sampler = one_step(
+    advance, order=1, draws_noise=True, steps_per_student_step=2
+  )
+  return dataclasses.replace(sampler, step=skip_empty(sampler.step))

@@ -14,7 +14,11 @@ import jax.numpy as jnp
 
 from diffusion_distillation.core import process
 from diffusion_distillation.samplers import exponential
-from diffusion_distillation.samplers.sampler import Sampler, one_step
+from diffusion_distillation.samplers.sampler import (
+  Sampler,
+  one_step,
+  skip_empty,
+)
 
 SOLVER_TYPES = 'midpoint', 'taylor'
 INNER = 'logsnr', 'time', 'quadratic'
@@ -136,7 +140,7 @@ def multistep(
     return z_s, ((m_t, h), *history[:-1])
 
   return Sampler(
-    exponential.skip_empty(step),
+    skip_empty(step),
     order=2,
     init=lambda z: exponential.no_history(z, order - 1),
   )

@@ -22,7 +22,6 @@ so it loses 4e-7.
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -139,16 +138,3 @@ def behind(history):
 def known(history):
   """Returns (B,) the number of predictions in a history."""
   return sum((length > 0).astype(jnp.int32) for _, length in history)
-
-
-def skip_empty(step):
-  """Returns a step with memory that is none between equal noise levels."""
-
-  def stepped(z_t, x_hat, at, memory):
-    return jax.lax.cond(
-      at.logsnr_t[0] == at.logsnr_s[0],
-      lambda: (z_t, memory),
-      lambda: step(z_t, x_hat, at, memory),
-    )
-
-  return stepped

@@ -1,5 +1,6 @@
 """Gamma-DDIM, a sampler for networks that were trained with Gamma noise."""
 
+import dataclasses
 import numbers
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from diffusion_distillation.core import process
 from diffusion_distillation.core.noise import normal_to_gamma
-from diffusion_distillation.samplers.sampler import one_step
+from diffusion_distillation.samplers.sampler import one_step, skip_empty
 
 
 def gamma_ddim(theta_0=0.001, sigma: float | None = None):
@@ -63,4 +64,5 @@ def gamma_ddim(theta_0=0.001, sigma: float | None = None):
     # sigma times the standard deviation of g is y sigma_s.
     return mean + y * sigma_s * normal_to_gamma(step.noise, logsnr_s, theta_0)
 
-  return one_step(advance, order=0, draws_noise=draws_noise)
+  sampler = one_step(advance, order=0, draws_noise=draws_noise)
+  return dataclasses.replace(sampler, step=skip_empty(sampler.step))

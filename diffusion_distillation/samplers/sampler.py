@@ -114,3 +114,16 @@ def one_step(advance, **properties):
     return advance(z_t, x_hat, step), memory
 
   return Sampler(step, **properties)
+
+
+def skip_empty(step):
+  """Returns a step with memory that is none between equal noise levels."""
+
+  def stepped(z_t, x_hat, at, memory):
+    return jax.lax.cond(
+      at.logsnr_t[0] == at.logsnr_s[0],
+      lambda: (z_t, memory),
+      lambda: step(z_t, x_hat, at, memory),
+    )
+
+  return stepped

@@ -31,8 +31,8 @@ import jax.numpy as jnp
 
 from diffusion_distillation.core import process
 from diffusion_distillation.core.schedules import fraction
-from diffusion_distillation.samplers.exponential import check, skip_empty
-from diffusion_distillation.samplers.sampler import one_step
+from diffusion_distillation.samplers.exponential import check
+from diffusion_distillation.samplers.sampler import one_step, skip_empty
 
 # name -> function of logsnr that returns log(a).
 SDES = {

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from diffusion_distillation.core import process
 from diffusion_distillation.samplers import exponential
-from diffusion_distillation.samplers.sampler import Sampler
+from diffusion_distillation.samplers.sampler import Sampler, skip_empty
 
 VARIANTS = {'exact': 'exact', 'bh1': 'half', 'bh2': 'midpoint'}
 
@@ -77,6 +77,4 @@ def unipc(order=2, variant='exact', form='x', lower_order_final=False):
     )
     return z_s, (((m_t, h), *recent), by_ddim)
 
-  return Sampler(
-    exponential.skip_empty(step), order=min(order + 1, 3), init=init
-  )
+  return Sampler(skip_empty(step), order=min(order + 1, 3), init=init)

@@ -210,6 +210,10 @@ def test_few_steps_are_finite_and_many_have_the_data_s_variance(spelling):
     'euler_maruyama',
     'reverse_diffusion:sde=ve',
     'predictor_corrector:predictor=ancestral,sde=subvp',
+    'ancestral',
+    'stochastic',
+    'gamma_ddim',
+    'ddim:eta=0.5',
   ],
 )
 def test_equal_times_change_nothing(spelling):
