@@ -1,10 +1,10 @@
-"""The search for the noise of held-out images, by two gradients of the noise.
+"""The search for the noise of held-out images, with two kinds of gradients.
 
 python -m benchmarks --suite=inversion --checkpoint=runs/digits/teacher
   --batch_size=4
 
 Phantom gradients of the parallel chain (DEQ-DDIM) are compared with gradients
-through all DDIM steps, as in figure 1 of DEQ-DDIM: loss against time.
+through all DDIM steps, by their loss against time, as in figure 1 of DEQ-DDIM.
 """
 
 import jax

@@ -4,9 +4,8 @@ JAX_NUM_CPU_DEVICES=4 python -m benchmarks --suite=parallel
   --checkpoint=runs/digits/teacher --batch_size=1
 
 The same noise is sampled by DDIM, step by step on one device, and by each
-method on 1, 2 and 4 devices, as far as there are. The devices split the steps
-of a sweep. CPU devices share the cores, so that they show only what splitting
-costs.
+method on 1, 2 and 4 devices, if there are so many. The devices split the steps
+of a sweep. CPU devices share the cores, so they only show what splitting costs.
 """
 
 import statistics

@@ -4,9 +4,10 @@ python -m benchmarks.readme [--digits=runs/digits] [--samplers=runs/digits]
 
 A generated text is between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 Results come from docs/results/NAME/report.json, costs from the configs as
---mode=plan counts them, and properties of samplers from their table. A flag
-first replaces that report.json with the one of a finished run, and draws its
-pictures. tests/test_docs.py checks that nothing is out of date.
+--mode=plan counts them, and properties of samplers from their table. Each flag
+names the folder of a finished run, whose report.json first replaces the one in
+docs/results, and whose pictures are drawn. tests/test_docs.py checks that
+nothing is out of date.
 """
 
 import argparse
@@ -130,9 +131,9 @@ def digits_by_sampler():
 def comparison():
   """Returns samplers by NFE, and pictures, of configs/digits_samplers.py.
 
-  A cell is of the most evaluations above the last column's and up to its own,
-  which are in brackets if they are fewer. The text is '' if
-  docs/results/samplers does not exist.
+  A cell has the row with the most evaluations that are above those of the
+  column before and at most its own. If they are fewer than its own, they are in
+  brackets. The text is '' if docs/results/samplers does not exist.
   """
   if not (RESULTS / 'samplers').exists():
     return ''

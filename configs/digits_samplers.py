@@ -13,8 +13,8 @@ Expect: the table in docs/samplers.md.
 from . import digits_distill
 
 # Steps from pure noise, and to data, are the hardest to solve. These levels
-# leave them out: noise above 20 hides the image, and that below 0.1 is left to
-# the last step.
+# leave them out: noise above 20 hides the image anyway, and noise below 0.1 is
+# left to the last step.
 KARRAS = '@karras:sigma_min=0.1,sigma_max=20'
 
 

@@ -43,7 +43,7 @@ def encode(
       (N, H, W, C) float32, and `arr_0`, all images drawn from it.
     images: path of images; None takes held-out ones of the config's data set.
     iterations: corrections of each step.
-    class_: the classes of the images, in turn, as in --mode=sample.
+    class_: the classes of given images, in turn, as in --mode=sample.
     grid: spelling of a time grid.
     num_steps: DDIM steps; None takes the checkpoint's own.
     config: describes the data set, and the network of a file that has no card.

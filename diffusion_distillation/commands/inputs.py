@@ -36,7 +36,8 @@ def check_rounds(config, workdir):
   """Checks that a run was last trained with the rounds of a config.
 
   Raises:
-    UserError: it was trained with others, which would be left out, or missing.
+    UserError: it was trained with other rounds, so that some rounds would be
+      left out, or missing.
   """
   names = [each['name'] for each in read_run(workdir)['rounds']]
   if names != [each.name for each in rounds(config)]:
@@ -134,7 +135,7 @@ def _config_of(card, path):
 
 
 def check_suffix(out, *suffixes):
-  """Raises UserError unless a path has one of some suffixes."""
+  """Raises UserError unless a path has one of the suffixes."""
   if pathlib.Path(out).suffix.lower() not in suffixes:
     known = ' or '.join(f'FILE{suffix}' for suffix in suffixes)
     raise UserError(f'--out={out}: give {known}')

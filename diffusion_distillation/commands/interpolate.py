@@ -1,4 +1,4 @@
-"""--mode=interpolate: the images between those of seeds, or given ones."""
+"""--mode=interpolate: draws images between those of seeds, or given ones."""
 
 import itertools
 
@@ -23,7 +23,7 @@ from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import make_sampler, sample
 from diffusion_distillation.samplers.inversion import slerp
 
-_ITERATIONS = 3  # with which given images are encoded
+_ITERATIONS = 3  # corrections of each step when given images are encoded
 
 
 def interpolate(
@@ -38,7 +38,7 @@ def interpolate(
   num_steps=None,
   config=None,
 ):
-  """Writes a picture with a row of images between each two neighbouring ends.
+  """Writes a picture with rows of images, each from one end to the next.
 
   The ends are the images of seeds, or given images. The noise of a row's images
   lies on the arc between the noise of its ends. Each image has the class of the
@@ -52,7 +52,8 @@ def interpolate(
     images: path of images, instead of seeds.
     num: images in a row, including its ends.
     class_: as in --mode=sample, by the number of the seed or of the image.
-    sampler: spelling of a sampler without noise; None takes the checkpoint's.
+    sampler: spelling of a sampler that draws no noise; None takes the
+      checkpoint's.
     grid: spelling of a time grid; None takes the sampler's.
     num_steps: sampling steps; None takes the checkpoint's own.
     config: describes the network of a file that has no card.

@@ -28,7 +28,7 @@ def likelihood(
     split: 'heldout' or 'train'.
     num_images: images to measure, evenly spaced; None takes all of the split.
     num_steps: steps of the bound; None takes the checkpoint's.
-    dequantization: name of the cells that bytes stand for.
+    dequantization: how bytes become densities, a name in DEQUANTIZATIONS.
 
   Raises:
     UserError: the checkpoint has no likelihood, or an argument is not valid.
@@ -50,8 +50,8 @@ def likelihood(
   noise = (card.config or {}).get('model', {}).get('noise', 'gaussian')
   if noise != 'gaussian':
     raise UserError(
-      f'{path} was trained with {noise} noise, which has no such probability '
-      'flow; give a teacher of Gaussian noise'
+      f'{path} was trained with {noise} noise, but the likelihood is only '
+      'known for Gaussian noise; give a teacher that was trained with that'
     )
   config, dataset = inputs.data_of(card, path, config)
   if card.num_classes not in (1, dataset.num_classes):

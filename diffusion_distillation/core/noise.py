@@ -49,19 +49,20 @@ def gamma_noise(key, shape, logsnr, theta_0):
 def normal_to_gamma(noise, logsnr, theta_0):
   """Returns Gamma noise made of standard normal noise, nearly Eq. (1).
 
-  The approximation of Wilson and Hilferty: the cube root of G / k_t is nearly
-  normal, with mean 1 - 1 / (9 k_t) and variance 1 / (9 k_t). Within 3 standard
-  deviations a draw is wrong by at most 0.002 of one for k_t of 100 and more,
-  0.02 for 10 and 0.14 for 1. Below 1 it is rough, but sigma_t is then less than
-  theta_0, an eighth of a level of uint8 for 0.001.
+  It uses the approximation of Wilson and Hilferty: the cube root of G / k_t is
+  nearly normal, with mean 1 - 1 / (9 k_t) and variance 1 / (9 k_t). Within 3
+  standard deviations, the error of a draw is at most 0.002 standard deviations
+  for k_t of 100 and more, 0.02 for 10 and 0.14 for 1. For k_t below 1 it is
+  larger, but sigma_t is then less than theta_0; a theta_0 of 0.001 is an eighth
+  of a grey level of uint8.
 
   Args:
     noise: standard normal.
     logsnr: the noise level, a scalar or an array that fits the noise.
     theta_0: as in `gamma_noise`.
   """
-  # With r = 1 / sqrt(k), G / k = (1 + r e)^3. Its expansion does not subtract k
-  # from G, so that it keeps its digits at any k.
+  # With r = 1 / sqrt(k), G / k = (1 + r e)^3. The expansion of this cube does
+  # not subtract k from G, so that it keeps its digits at any k.
   r = theta_0 * jnp.exp(logsnr / 2)
   e = jnp.maximum(noise / 3 - r / 9, -1 / r)  # G is not negative
   return e * (3 + 3 * r * e + (r * e) ** 2)
@@ -72,7 +73,7 @@ def get_noise(name, theta_0):
 
   Args:
     name: 'gaussian' or 'gamma'.
-    theta_0: as in `gamma_noise`; Gaussian noise does not have it.
+    theta_0: as in `gamma_noise`; Gaussian noise does not use it.
 
   Raises:
     ValueError: the name is unknown.

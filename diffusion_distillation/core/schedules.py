@@ -80,7 +80,7 @@ def get_logsnr_schedule(
 
   Raises:
     ValueError: the name is unknown, logsnr_min is not below logsnr_max, or one
-      of them is beyond -80 to 80.
+      of them is not in [-80, 80].
   """
   if name not in SCHEDULES:
     known = ', '.join(SCHEDULES)
@@ -104,7 +104,8 @@ def time_at(schedule, logsnr):
   Args:
     schedule: t -> logsnr, a Schedule or any decreasing function, which is
       inverted by bisection.
-    logsnr: array of noise levels; those beyond the schedule's get times 0 or 1.
+    logsnr: array of noise levels; those that the schedule does not reach get
+      the nearer of the times 0 and 1.
   """
   if isinstance(schedule, Schedule):
     return jnp.clip(schedule.time(logsnr), 0, 1)

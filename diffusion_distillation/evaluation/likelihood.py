@@ -1,4 +1,4 @@
-"""How probable images are to a model: exact likelihood, and its bound.
+"""How probable images are to a model: exact likelihood and variational bound.
 
 Both are in bits per dimension, the negative base-2 logarithm of the probability
 of an image of bytes, divided by its number of pixels and channels.
@@ -11,19 +11,22 @@ most, where z is standard normal,
   log p(x) = log N(z_1; 0, I) + integral of div(dz / dlogsnr) dlogsnr,
   div(f) = E[probe^T (df / dz) probe],
 
-with one draw of a probe of signs for the whole way (Hutchinson and Skilling;
-Rademacher). For isotropic Gaussian data, whose df / dz is a multiple of I, it
-has no variance. x_hat is not clipped.
+where the expectation is estimated by one draw of a probe of random signs for
+the whole way (Hutchinson and Skilling; Rademacher). For isotropic Gaussian
+data, whose df / dz is a multiple of I, this estimate has no variance. x_hat is
+not clipped.
 
-A density knows no bytes, so each byte is given a cell of the real line, and u,
-uniform in [0, 1), chooses a point of it (`DEQUANTIZATIONS`):
+A density gives no probability to single bytes, so each byte is given a cell of
+the real line, and u, uniform in [0, 1), chooses a point in it
+(`DEQUANTIZATIONS`):
 
   x = (byte + u - shift) / scale - 1,
-  bits per dimension = -log2 p(x) / D + log2(scale),
+  bits per dimension = -log2 p(x) / D + log2(scale).
 
-on average an upper bound of the bits of the bytes (Jensen). Our images are
-byte / 127.5 - 1. 'centered' takes the cells of width 1 / 127.5 around these
-values: shift 1/2, scale 127.5, and the offset is log2(127.5) = 6.994.
+By Jensen's inequality, this is on average an upper bound on the bits of the
+bytes. Our images are byte / 127.5 - 1. 'centered' takes the cells of width
+1 / 127.5 around these values: shift 1/2, scale 127.5, and the offset is
+log2(127.5) = 6.994.
 'score_sde' is x = 2 (byte + u) / 256 - 1, for models of that data: shift 0,
 scale 128, offset 7. (Its offset of 8 belongs to data in [0, 1].)
 """
@@ -57,7 +60,7 @@ class Dequantization(NamedTuple):
     return (images + u - self.shift) / self.scale - 1
 
   def bits_per_dim(self, log_density):
-    """Returns bits per dimension of log p(x) / D, in nats."""
+    """Returns bits per dimension from log p(x) / D, which is in nats."""
     return math.log2(self.scale) - log_density / math.log(2)
 
 
@@ -105,9 +108,9 @@ def flow_density(denoise, z, probe, levels, *, rtol=1e-5, atol=1e-5):
 def variational_bound(denoise, images, noise, *, schedule, num_steps, clip):
   """Returns bounds in bits per dimension, (B,), by ancestral sampling.
 
-  They bound -log2 p(image) of `num_steps` ancestral steps with the variance of
-  the posterior, one draw of each term of (Ho et al. 2020, arXiv 2006.11239,
-  Eq. 5):
+  They bound -log2 p(image) / D of `num_steps` ancestral steps with the variance
+  of the posterior. Each term of the bound is estimated by one draw (Ho et al.
+  2020, arXiv 2006.11239, Eq. 5):
 
     KL(q(z_1 | x) || N(0, I)) + sum over t > 1/N of
     KL(q(z_s | z_t, x) || q(z_s | z_t, x_hat)) - log p(x | z_{1/N}).
@@ -120,7 +123,7 @@ def variational_bound(denoise, images, noise, *, schedule, num_steps, clip):
   Args:
     denoise: (z, logsnr) -> x_hat.
     images: (B, H, W, C) uint8.
-    noise: i -> like the images, standard normal; i in [0, num_steps).
+    noise: i -> standard normal noise like the images, for i in [0, num_steps).
     schedule: t -> logsnr.
     num_steps: N, which may be traced.
     clip: whether x_hat is clipped to [-1, 1], as in sampling.
@@ -128,7 +131,7 @@ def variational_bound(denoise, images, noise, *, schedule, num_steps, clip):
   x = images / 127.5 - 1
   logsnr_1 = process.expand(schedule(jnp.ones(1)), x)
   alpha, _ = process.alpha_sigma(logsnr_1)
-  # sigma^2 - 1 is -alpha^2, and -log(sigma^2) softplus(logsnr).
+  # sigma^2 - 1 is -alpha^2, and -log(sigma^2) is softplus(logsnr).
   prior = _mean(alpha**2 * (x**2 - 1) + jax.nn.softplus(logsnr_1)) / 2
 
   def body(i, total):
@@ -137,8 +140,8 @@ def variational_bound(denoise, images, noise, *, schedule, num_steps, clip):
     z_t = process.diffuse(x, logsnr_t, noise(i))
     x_hat = denoise(z_t, logsnr_t)
     x_hat = jnp.clip(x_hat, -1, 1) if clip else x_hat
-    # The difference of the two means, squared, over twice the variance, without
-    # the difference.
+    # The squared difference of the two means over twice the variance is
+    # `growth` times (x - x_hat)^2: so the means need not be subtracted.
     growth = jnp.exp(logsnr_s) * -jnp.expm1(logsnr_t - logsnr_s) / 2
     _, sigma_t = process.alpha_sigma(process.expand(logsnr_t, x))
     return total + jax.lax.cond(
@@ -155,7 +158,7 @@ def _log_probability(images, mean, std):
   x = images / 127.5 - 1
   low = jnp.where(images == 0, -jnp.inf, (x - 1 / 255 - mean) / std)
   high = jnp.where(images == 255, jnp.inf, (x + 1 / 255 - mean) / std)
-  # Both in the lower tail, where log_ndtr has all its digits.
+  # Both limits are moved to the lower tail, where log_ndtr keeps its digits.
   is_above = x > mean
   low, high = (
     jnp.where(is_above, -high, low),

@@ -197,7 +197,7 @@ def _mmd(x, y):
 
 
 class Neighbours(NamedTuple):
-  """How generated features lie among real ones; see `neighbours`."""
+  """Where generated features are relative to real ones; see `neighbours`."""
 
   precision: float
   recall: float
@@ -217,7 +217,7 @@ def neighbours(real, generated, real_radii=None):
 
   Density: the number of pairs with a generated feature in B_5 of a real one,
   divided by 5 M. Coverage: the share of real features whose B_5 has a generated
-  feature (Naeem et al. 2020, arXiv 2002.09797, Eq. 3 and 4).
+  feature (Naeem et al. 2020, arXiv 2002.09797, Eqs. 3 and 4).
 
   Args:
     real: (N, D) features.
@@ -311,7 +311,9 @@ def rms_difference(batches, others):
 
 
 def _square_distances(x, y, y_squares):
-  """Returns |x_i - y_j|^2, (N, M), 10 times as fast as SciPy's cdist.
+  """Returns |x_i - y_j|^2, (N, M).
+
+  A matrix product makes it 10 times as fast as SciPy's cdist.
 
   Args:
     x: (N, D).

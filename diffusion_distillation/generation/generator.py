@@ -20,8 +20,8 @@ def condition_of(seeds, num_classes, label=None):
     seeds: (N,) ints.
     num_classes: number of classes; 1 is unconditional, and all labels are 0.
     label: class or classes to draw, in turn; None draws all classes in turn.
-      Of K classes, seed s has number s mod K, so that an image does not depend
-      on the other seeds.
+      Of K classes, seed s gets number s mod K, so that its image does not
+      depend on the other seeds.
 
   Returns:
     {'label': (N,) int32}.

@@ -50,7 +50,7 @@ def read_grid(path, image_shape):
     image_shape: (H, W, C) of the images.
 
   Returns:
-    (N, H, W, C) uint8; the empty places of the last row are images, too.
+    (N, H, W, C) uint8; empty places of the last row count as images.
 
   Raises:
     UserError: the file cannot be read, or is not such a picture.
@@ -122,5 +122,5 @@ def shows(path, text):
     with Image.open(path) as image:
       image.load()
       return image.info.get(_KEYWORD) == text
-  except Exception:  # a missing file; and PIL raises many types on damage
+  except Exception:  # the file is missing, or damaged: PIL raises many types
     return False

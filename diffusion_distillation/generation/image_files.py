@@ -45,15 +45,16 @@ class ImageFiles:
     """Finds the images.
 
     Args:
-      path: FILE.npz with uint8 images (N, H, W, C) under `arr_0`, `samples` or
-        its only name; or a folder or FILE.zip of image files, at any depth.
+      path: FILE.npz with uint8 images (N, H, W, C) under `arr_0` or `samples`,
+        or as its only array; or a folder or FILE.zip of image files, at any
+        depth.
       image_shape: (H, W, C) that the images must have; grey images become RGB
         if C is 3.
 
     Raises:
       UserError: there are no images, or they have another shape or type.
     """
-    # Unlike pathlib's, this keeps the ~ if there is no home folder.
+    # Unlike Path.expanduser, this keeps the ~ if there is no home folder.
     self._path = pathlib.Path(os.path.expanduser(path))
     self._shape, self._array = tuple(image_shape), None
     is_folder = os.path.isdir(self._path)

@@ -1,4 +1,4 @@
-"""Images kept on disk while they are drawn, so that a kill costs one batch."""
+"""Keeps images on disk while they are drawn; a kill loses at most one batch."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Names of samplers and figures in a report, and the format of numbers."""
+"""Names of samplers and figures in a report, and how numbers are formatted."""
 
 import dataclasses
 import math

@@ -100,16 +100,16 @@ def _quality(report):
     return ''
   notes = [
     paper.note(report['metric']),
-    'Broad grey line: the Pareto front, which has the rows that no other row '
-    'beats in both cost and distance. Figures that differ by less than their '
-    'errors may be on it by chance.',
+    'Broad grey line: the Pareto front, the rows that no other row beats in '
+    'both cost and distance. If figures differ by less than their errors, a '
+    'row may be on it by chance.',
   ]
   if report['floor'] is not None:
     (floor,) = labels.numbers([report['floor']])
     notes.append(
       'Dotted line: real images that are not trained on '
       f'({report["metric"]["heldout"]}) are at {floor}. Fewer images have a '
-      'larger distance, so samples can come below it.'
+      'larger distance, so samples can be below this line.'
     )
   curves = plots.quality_curves(report)
   if len(curves) > len(plots.COLORS):
@@ -329,7 +329,7 @@ def _rounds(rounds):
   )
   return _table(
     'rounds',
-    'Trainings in order. Time is h:mm:ss.',
+    'The training of each network, in order. Times are h:mm:ss.',
     ('folder', 'objective', 'steps', 'updates', 'time', 'final loss'),
     [lines],
     foot,

@@ -1,9 +1,9 @@
 """The paper's figures, shown beside those of a run.
 
-FID against sampling steps (Salimans & Ho 2022, Figure 4), from 50,000 samples
-compared with the training images. CIFAR-10 is unconditional, the mean of 4
-runs; ImageNet 64x64 is class-conditional, one run. Figure 4 leaves out FIDs
-above 20, and so does this table.
+They are FIDs for numbers of sampling steps (Salimans & Ho 2022, Figure 4), from
+50,000 samples compared with the training images. CIFAR-10 is unconditional, and
+the mean of 4 runs; ImageNet 64x64 is class-conditional, and one run. Figure 4
+leaves out FIDs above 20, and so does this table.
 """
 
 # data set -> the paper's sampler -> sampling steps -> FID

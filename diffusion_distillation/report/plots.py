@@ -27,7 +27,7 @@ COLORS = (
 # Markers in matplotlib -> the same markers as characters.
 MARKERS = {'o': '●', 's': '■', '^': '▲', 'D': '◆', 'v': '▼', 'P': '✚', '*': '★'}
 _INK = '#1f2328'  # becomes the page's own text color in SVG
-GREY = '#808890'  # for what is no sampler of this run
+GREY = '#808890'  # for everything that is not a curve of this run
 # What a sample costs, as `result.cost` names it -> label of the axis.
 COSTS = {
   'num_steps': 'sampling steps',
@@ -88,7 +88,8 @@ def plot_quality(report, x='num_steps', *, legend=True):
 
   Against steps, this is the paper's Figure 4 for this run, with the paper's own
   figures as thin lines. Bars are standard errors. The Pareto front is a broad
-  line. If there are more curves than colors, those beyond it are faint.
+  line. If there are more curves than colors, those without a row on the front
+  are faint.
 
   Args:
     report: result of `report.make_report`.
@@ -249,7 +250,7 @@ def _draw(axes, curve, x, alpha):
     [row.get('frechet_distance_error') or 0 for row in curve.rows]
   )
   costs = [result.cost(row, x) for row in curve.rows]
-  # On a logarithmic axis, a bar that reached zero would have no end.
+  # On a logarithmic axis, a bar down to zero would have no end.
   bars = np.minimum(errors, 0.9 * values), errors
   look = {'color': curve.color, 'alpha': alpha}
   axes.errorbar(costs, values, yerr=bars, fmt='none', lw=1, **look)

@@ -67,9 +67,9 @@ def pareto_front(rows, kind):
 def sentences(report):
   """Returns the result of a report as a list of one to three sentences.
 
-  The first is about the student of the fewest network evaluations or, without
+  The first is about the student with the fewest network evaluations or, without
   students, about the teacher. The second names the cheapest student that is as
-  good as the teacher, and the third says how many rows are not measured yet.
+  good as the teacher, and the third says how many rows are measured so far.
 
   Args:
     report: result of `report.make_report`.

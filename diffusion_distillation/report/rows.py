@@ -72,13 +72,14 @@ class Row:
 
   @property
   def draws_noise(self):
-    """Whether the sampler draws noise after the first."""
+    """Whether the sampler draws noise in its steps."""
     return make_sampler(self.sampler).draws_noise
 
   @property
   def name(self):
     """A file name, such as 'student_00004_ddim_00004'."""
-    # Each character is replaced by one, so x=1 and x=-1 have different names.
+    # Each special character becomes one dash, so that x=1 and x=-1 have
+    # different names.
     sampler = re.sub(r'[^\w.+]', '-', self.sampler)
     return f'{self.round}_{sampler}_{self.num_steps:05}'
 
@@ -107,10 +108,10 @@ def plan_rows(config, workdir, partial=False):
   """Returns the Rows of a run, without duplicates.
 
   Every student is sampled by `eval.student_samplers` at its own number of
-  steps, and the teacher by `eval.samplers` at `eval.num_steps`, or else at the
-  steps of the students and those that the first of them began with. Rows of
-  more than `eval.max_num_steps` are left out, and so are rows of the teacher of
-  more than `eval.max_nfe`, unless they have its own sampler.
+  steps, and the teacher by `eval.samplers` at `eval.num_steps`, or else at its
+  own number of steps and those of the students. Rows of more steps than
+  `eval.max_num_steps` are left out, and so are rows of the teacher of more
+  evaluations than `eval.max_nfe`, unless they have its own sampler.
 
   Args:
     config: config of the run.
@@ -163,7 +164,7 @@ def plan_rows(config, workdir, partial=False):
 def solution_row(config, workdir):
   """Returns the Row of the teacher's solution, or None if none is asked for.
 
-  The solution is what DDIM draws in `eval.solution_num_steps`.
+  The solution is what DDIM draws in `eval.solution_num_steps` steps.
 
   Args:
     config: config of the run.

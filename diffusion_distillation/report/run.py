@@ -1,4 +1,4 @@
-"""Makes the report of a run folder: measures, draws and collects."""
+"""Makes the report of a run folder: measures samples, draws and collects."""
 
 import contextlib
 import functools

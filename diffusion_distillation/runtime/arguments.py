@@ -1,4 +1,4 @@
-"""Arguments from configs, compared with the signature that takes them."""
+"""Checks arguments from configs against the function that takes them."""
 
 import inspect
 import types
@@ -15,7 +15,7 @@ def check_arguments(function, args, prefix, other=()):
     function: a function or a class. Annotations other than bool, int, float,
       str, None, their unions and sequences of them are not compared.
     args: mapping from names to values.
-    prefix: name of their section of the config, with a last dot.
+    prefix: name of their section of the config, with a final dot.
     other: names of parameters that the section does not set.
 
   Raises:

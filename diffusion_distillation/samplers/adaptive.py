@@ -1,14 +1,14 @@
 """The probability flow as a black box: an integrator with adaptive steps.
 
-It is no sampler of the table, since the number of evaluations is a result and
-not an argument. The integrator is diffrax's Dormand-Prince method, the RK45 of
-SciPy, which compiles together with the network. Its variable is the log-SNR
-(Eq. 5 of core/process.py): the flow is smooth and slow in it at both ends,
-where in t it is steep.
+It is not in the table of samplers, since the number of evaluations is a result
+and not an argument. The integrator is diffrax's Dormand-Prince method, the RK45
+of SciPy, which compiles together with the network. Its variable is the log-SNR
+(Eq. 5 of core/process.py), in which the flow is smooth and slow at both ends;
+in t it is steep there.
 
 All images of a batch share their steps, since a network is bound to the
 conditions of a whole batch. The error of a step is that of its worst image, so
-each of them meets the tolerance, whatever the others are. (The norm over a
+every image meets the tolerance, whatever the other images are. (The norm over a
 whole batch, as in score_sde, lets one image be worse if the others are good.)
 """
 
@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from diffusion_distillation.core import process
 
-_MAX_STEPS = 4096  # usual are 10 to 100
-# As a share of the way: a network that returns NaN ends there, after 7 steps.
+_MAX_STEPS = 4096  # 10 to 100 are usual
+# A share of the whole interval. If the network returns NaN, the steps become
+# shorter than that after 7 of them, and the integration fails.
 _SHORTEST_STEP = 1e-6
 
 
@@ -31,8 +32,8 @@ def integrate(
 
   From start = 1 to end = 0 it samples, and from 0 to 1 it encodes. Time 0 is
   the least noise of the schedule here, and not data itself, which is infinitely
-  far away in log-SNR: x_hat is not clipped, and at log-SNR 20 the result
-  differs from data by noise of 5e-5.
+  far away in log-SNR: at log-SNR 20 the result differs from data by noise of
+  5e-5. x_hat is not clipped.
 
   Args:
     denoise: (z, logsnr) -> x_hat.
@@ -41,8 +42,8 @@ def integrate(
     start: time to start from.
     end: time to go to, earlier or later.
     rtol: relative tolerance of the root mean square error of a step.
-    atol: absolute tolerance. In float32, a sum of both below 1e-6 only adds
-      evaluations.
+    atol: absolute tolerance. In float32, tolerances whose sum is below 1e-6
+      cost evaluations, but do not make the result more exact.
 
   Returns:
     z at `end`, and the number of network evaluations (NFE), a scalar. z is NaN
@@ -76,7 +77,7 @@ def solve(flow, y, levels, *, rtol, atol):
     rtol,
     atol,
     dtmin=_SHORTEST_STEP * jnp.abs(length),
-    force_dtmin=False,  # that is a failure
+    force_dtmin=False,  # a shorter step is a failure
     norm=_worst_image,
   )
 

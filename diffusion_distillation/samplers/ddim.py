@@ -35,7 +35,8 @@ def ddim(eta=0.0):
     eps_hat = (z_t - alpha_t * x_hat) / sigma_t
     change = process.expand(step.logsnr_t - step.logsnr_s, z_t)
     of_noise = -eta * eta * jnp.expm1(change)  # v / sigma_s^2
-    # 1 - of_noise without its rounding, which is 2e-4 of z_s at the noisy end.
+    # This is 1 - of_noise; computed by that difference, its rounding would be
+    # 2e-4 of z_s at the noisy end.
     of_eps = jnp.exp(change) - (1 - eta * eta) * jnp.expm1(change)
     eps = jnp.sqrt(of_eps) * eps_hat + jnp.sqrt(of_noise) * step.noise
     return process.diffuse(x_hat, step.logsnr_s, eps)
@@ -70,12 +71,13 @@ def ancestral(gamma=1.0):
 def stochastic():
   """Returns stochastic sampling of distilled models (Meng et al. 2022).
 
-  The N-step stochastic sampler of *On Distillation of Guided Diffusion Models*
-  (arXiv 2210.03142): a DDIM step of twice the length, from t to u = t - 2/N,
-  then noise back up to s = t - 1/N by q(z_s | z_u). Appendix F of the paper
-  describes the same idea for its own students. Neither gives formulas, so two
-  details are our reading: from t = 2/N the deterministic step ends at data, and
-  at t = 1/N, as with every sampler, x_hat is returned.
+  This is the N-step stochastic sampler of *On Distillation of Guided Diffusion
+  Models* (arXiv 2210.03142): a DDIM step of twice the length, from t to
+  u = t - 2/N, then noise back up to s = t - 1/N by q(z_s | z_u). Appendix F of
+  the progressive distillation paper describes the same idea for its students.
+  Neither gives formulas, so two details are our reading: from t = 2/N the
+  deterministic step ends at data, and at t = 1/N, as with every sampler, x_hat
+  is returned.
 
   A student that was distilled to N / 2 steps makes DDIM steps of this length,
   although it was never trained at odd multiples of 1/N.

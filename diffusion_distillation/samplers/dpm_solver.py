@@ -2,9 +2,9 @@
 
 `dpmpp_...` interpolate x_hat (DPM-Solver++, arXiv 2211.01095), and `dpm_...`
 eps_hat (DPM-Solver, arXiv 2206.00927); the theory is that of exponential.py.
-The number is the order. Singlestep methods, `s`, ask the network between t and
-s; multistep methods, `m`, remember earlier predictions. Of order 1, all are
-DDIM.
+The number in a name is the order. Singlestep methods, with the suffix `s`, also
+evaluate the network between the ends of a step; multistep methods, with the
+suffix `m`, use the predictions of earlier steps. At order 1, all are DDIM.
 """
 
 import functools
@@ -43,10 +43,11 @@ def singlestep(
     solver_type: 'midpoint' (the originals' 'dpmsolver') or 'taylor': two ways
       of the same order to use the evaluations.
     inner: what the inner points divide equally: 'logsnr', 'time', or
-      'quadratic', the square root of the time. The originals choose it as the
-      time grid.
-    lower_order_final: whether the last steps are of orders 3, 2, 1.
-    last_order: order of the last step alone, where it does not end at data.
+      'quadratic', the square root of the time. In the originals the choice of
+      the time grid decides this, too.
+    lower_order_final: whether the last steps have the orders 3, 2, 1.
+    last_order: order of the last step alone, for a grid that ends above 0; a
+      step to data has order 1.
 
   Raises:
     ValueError: an option has none of the values above.
@@ -77,7 +78,7 @@ def singlestep(
       points.append(((logsnr - step.logsnr_t) / 2, m))
     if solver_type == 'taylor':
       return solve(points, step.logsnr_s)
-    # Of three points, the one in the middle was only a step to the other.
+    # In order 3, the middle point only served to predict at the last one.
     rule = 'midpoint' if order == 2 else 'exact'
     return solve([points[0], points[-1]], step.logsnr_s, rule)
 
@@ -97,7 +98,8 @@ def singlestep(
     functools.partial(advance, order) if is_fixed else advance_last,
     order=order,
     nfe_per_step=order,
-    # Before the step to data, which is of order 1, order 3 has one of order 2.
+    # The step to data has order 1 anyway. In order 3, the step before it then
+    # has order 2, which saves one evaluation.
     nfe_saved=order - 2 if lower_order_final else 0,
   )
 
@@ -107,17 +109,18 @@ def multistep(
 ):
   """Returns a multistep method, with one evaluation in each step.
 
-  Its first steps are of orders 1, 2. The first bounds the order of all by 2,
-  though its error is small where it starts from noise.
+  Its first steps have the orders 1 and 2, since they have few predictions to
+  use. The first step limits the order of the method to 2, though its error is
+  small if it starts from noise.
 
   Args:
     order: 2 or 3.
     form: 'x' or 'eps'.
-    curvature: factor of the second derivative.
-    solver_type: 'midpoint' (the originals' 'dpmsolver') or 'taylor', of the
-      steps of order 2: whether the integral of the prediction's slope takes
-      its middle or is exact.
-    lower_order_final: whether the last steps are of orders 3, 2, 1. The
+    curvature: factor of the term with the second derivative.
+    solver_type: 'midpoint' (the originals' 'dpmsolver') or 'taylor': whether
+      steps of order 2 take the linear part of the prediction at the middle of
+      the step, or integrate it exactly.
+    lower_order_final: whether the last steps have the orders 3, 2, 1. The
       originals do so below 10 steps, and diffusers below 15.
 
   Raises:
@@ -151,20 +154,20 @@ def multistep_3(
 ):
   """Returns the multistep method of order 3, as published or corrected.
 
-  The published formula, that of the originals and of diffusers, takes the
-  second divided difference for the second derivative, which is twice as large.
+  The published formula, that of the originals and of diffusers, uses the second
+  divided difference in place of the second derivative, which is twice as large.
   So it is a method of order 2; `corrected` doubles the difference. With steps
-  of equal log-SNR from -10 to 4, the error falls as num_steps^-2.2 and
-  num_steps^-3.1.
+  of equal length in log-SNR from -10 to 4, the error falls as num_steps^-2.2 as
+  published, and as num_steps^-3.1 corrected.
 
   Args:
     form: 'x' or 'eps'.
     solver_type: as in `multistep`.
     lower_order_final: as in `multistep`.
-    corrected: whether the second derivative is right.
+    corrected: whether to double the second divided difference.
 
   Raises:
-    ValueError: as `multistep`.
+    ValueError: as in `multistep`.
   """
   curvature = 1.0 if corrected else 0.5
   return multistep(3, form, curvature, solver_type, lower_order_final)

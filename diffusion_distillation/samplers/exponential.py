@@ -10,14 +10,14 @@ With lambda = logsnr / 2, the probability-flow ODE has the exact solution
 from lambda_t to lambda_s (Lu et al. 2022: arXiv 2211.01095 for x, and arXiv
 2206.00927, Eq. 3.4, for eps). Every solver replaces the prediction m, which is
 x or eps, by a polynomial through known predictions. The constant polynomial is
-DDIM in both forms, so a solver is DDIM and a `change`: the integral of what the
-polynomial adds to m(lambda_t). With u = lambda - lambda_t and h = lambda_s -
-lambda_t it is made of moments, the integrals over [0, h] of u^n under the
-exponential.
+DDIM in both forms, so a solver is DDIM plus a `change`: the integral of what
+the polynomial adds to m(lambda_t). With u = lambda - lambda_t and h = lambda_s
+- lambda_t, the change is a sum of multiples of moments, which are the integrals
+over [0, h] of u^n times the exponential.
 
-DDIM is made by `process.ddim_step` in the eps form, too. As a difference of
-large multiples of z_t and eps it loses 3e-4 in a first step from log-SNR -20;
-so it loses 4e-7.
+`process.ddim_step` computes the DDIM part in the eps form as well. Computed as
+a difference of large multiples of z_t and eps, it would lose 3e-4 in a first
+step from log-SNR -20; `ddim_step` loses 4e-7.
 """
 
 import itertools
@@ -28,17 +28,17 @@ import numpy as np
 from diffusion_distillation.core import process
 
 FORMS = 'x', 'eps'
-# Where the originals cut their discrete schedules for the eps form.
+# The log-SNR below which the originals cut off their discrete schedules.
 _LOWEST_LOGSNR = -10.2
 # Gauss-Legendre quadrature on [0, 1]. Its error is 1e-12 up to h = 20, and all
-# its terms are positive: the recurrence from phi_n to phi_{n+1} loses 1e-4 of
-# phi_3 at h = 0.1 in float32, and all of it at h = 0.001.
+# its terms are positive, so that none cancel: in float32, the recurrence from
+# phi_n to phi_{n+1} loses 1e-4 of phi_3 at h = 0.1, and all of it at h = 0.001.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (1 + _NODES) / 2, _WEIGHTS / 2
 
 
 def check(kind, value, known):
-  """Raises ValueError where an option is none of its known values."""
+  """Raises ValueError unless an option has one of its known values."""
   if value not in known:
     known = ', '.join(map(str, known))
     raise ValueError(f'unknown {kind} {value!r}; known: {known}')
@@ -53,7 +53,7 @@ def predict(form, z, x_hat, logsnr):
 
 
 def change(form, logsnr_s, h, points, used=None, rule='exact', curvature=1.0):
-  """Returns z_s less that of DDIM: the effect of the predictions' change.
+  """Returns what a solver adds to the z_s of DDIM, since predictions change.
 
   In the eps form it is 0 for a step that starts below log-SNR -10.2.
 
@@ -62,9 +62,9 @@ def change(form, logsnr_s, h, points, used=None, rule='exact', curvature=1.0):
     logsnr_s: (B,) noise level at the end of the step.
     h: (B,) length of the step in logsnr / 2.
     points: pairs of u (B,) and of the prediction there; u = 0 is the first.
-    used: (B,) number of the first points that are used; all by default. Points
-      at the same place are allowed among the others.
-    rule: what stands for the integral of u where two points are used. 'exact';
+    used: (B,) number of points to use, counted from the first; all by default.
+      Unused points may coincide.
+    rule: value of the integral of u where two points are used: 'exact';
       'midpoint', h / 2 times the integral of 1; or 'half', h^2 / 2.
     curvature: factor of the integral of u^2.
   """
@@ -114,7 +114,7 @@ def _moments(h, growth, count):
 
 
 def _quotient(difference, length):
-  """Returns a quotient, 0 where the length is 0."""
+  """Returns difference / length, or 0 where the length is 0."""
   is_known = length != 0
   inverse = jnp.where(is_known, 1 / jnp.where(is_known, length, 1), 0)
   return process.expand(inverse, difference) * difference
@@ -123,8 +123,9 @@ def _quotient(difference, length):
 def no_history(z, length):
   """Returns the history before the first step.
 
-  A history is pairs of a prediction and of the length, in logsnr / 2, of the
-  step that was made with it, the last step first. Length 0 is no step.
+  A history has a pair for each earlier step, the last step first: the
+  prediction at its start and its length in logsnr / 2. Where the length is 0,
+  there was no such step.
   """
   return ((jnp.zeros_like(z), jnp.zeros(z.shape[0], z.dtype)),) * length
 

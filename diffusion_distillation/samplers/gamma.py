@@ -14,28 +14,28 @@ from diffusion_distillation.samplers.sampler import one_step, skip_empty
 def gamma_ddim(theta_0=0.001, sigma: float | None = None):
   """Returns Gamma-DDIM, for networks trained with `model.noise=gamma`.
 
-  Eqs. 17 and 18 of *Denoising Diffusion Implicit Models*, a project report of
-  Dujardin, Gaubil and Richard; with a = alpha_s and b = alpha_t, their
-  sqrt(alpha-bar):
+  It is Eqs. 17 and 18 of *Denoising Diffusion Implicit Models*, a project
+  report by Dujardin, Gaubil and Richard. With a = alpha_s and b = alpha_t,
+  which are their sqrt(alpha-bar),
 
     z_s = C z_t + D x_hat + sigma (g - E g),  g ~ Gamma(k, b theta_0),
     C = (a - sigma b) / (b (1 + a)),  D = (a^2 + sigma b) / (1 + a).
 
-  The derivation of C and D asks that the shape of the noise doubles with each
-  step: k, the shape that a step adds, is the shape of all noise at s,
-  k = e^{-logsnr_s} / theta_0^2. Where x_hat is x, the mean is a x at any sigma.
-  The variance is sigma_s^2 times
+  The derivation of C and D requires that the shape of the noise doubles with
+  each step: k, the shape that a step adds, is the shape of all noise at s,
+  k = e^{-logsnr_s} / theta_0^2. If x_hat is x, the mean of z_s is a x for any
+  sigma, and its variance is sigma_s^2 times
 
-    R = (1 - y)^2 q + y^2,  y = sigma b / a,  q = e^{logsnr_s - logsnr_t}
-        / (1 + a)^2,
+    R = (1 - y)^2 q + y^2,
+    y = sigma b / a,  q = e^{logsnr_s - logsnr_t} / (1 + a)^2.
 
-  which is 1 at y = 1, where C = 0 and all noise is drawn again, and at
+  R is 1 at y = 1, where C = 0 and all noise is drawn again, and at
   y = (q - 1) / (q + 1), the default, which makes use of z_t.
 
   Args:
-    theta_0: that of the training.
-    sigma: the free number of the method; 0 draws no noise. None takes the one
-      that keeps the variance. It depends on the step, and may be negative.
+    theta_0: the value that the network was trained with.
+    sigma: the free parameter of the method; 0 draws no noise. None takes the
+      value with which R is 1: it depends on the step, and may be negative.
 
   Raises:
     ValueError: theta_0 is not positive.
@@ -43,7 +43,7 @@ def gamma_ddim(theta_0=0.001, sigma: float | None = None):
   if isinstance(theta_0, numbers.Real) and not theta_0 > 0:
     raise ValueError(f'theta_0 must be positive, got {theta_0}')
 
-  # sigma may be traced.
+  # A traced sigma is not a Real, and counts as one that draws noise.
   draws_noise = not (isinstance(sigma, numbers.Real) and sigma == 0)
 
   def advance(z_t, x_hat, step):
@@ -53,7 +53,7 @@ def gamma_ddim(theta_0=0.001, sigma: float | None = None):
     b, _ = process.alpha_sigma(logsnr_t)
     if sigma is None:
       log_q = logsnr_s - logsnr_t - 2 * jnp.log1p(a)
-      # From pure noise 1 - y is near 1e-7: it has its own formula.
+      # In a step from pure noise, 1 - y is near 1e-7: it has its own formula.
       y, one_minus_y = jnp.tanh(log_q / 2), 2 * jax.nn.sigmoid(-log_q)
     else:
       y = sigma * b / a

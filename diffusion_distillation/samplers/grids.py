@@ -1,13 +1,13 @@
 """Time grids: where the steps of a sampler begin and end.
 
-A grid is made by a factory whose keyword arguments are its options. It is a
-function schedule -> time(index, num_steps), where `time` maps ints, or int
-arrays, with index in [0, num_steps] to times. Times rise with the index, from
-the end of sampling (0, data) to its start (1, noise). The number of steps may
-be traced: one compilation serves every step count of a grid.
+A grid is a function schedule -> time(index, num_steps), which a factory makes;
+the factory's keyword arguments are the options of the grid. `time` maps ints,
+or int arrays, with index in [0, num_steps] to times. Times rise with the index,
+from the end of sampling (0, data) to its start (1, noise). The number of steps
+may be traced: one compilation serves every step count of a grid.
 
-A grid that starts below t = 1 takes standard normal noise for an image of its
-first time, which is right up to the data's share alpha.
+A grid that starts below t = 1 takes standard normal noise for a noisy image at
+its first time. This neglects the data, whose share is alpha there.
 """
 
 import jax
@@ -32,7 +32,7 @@ def quadratic():
 def logsnr(logsnr_min: float | None = None, logsnr_max: float | None = None):
   """Returns the grid with steps of equal length in log-SNR.
 
-  The last step, from one such length below logsnr_max, ends at data.
+  The last step starts one such length below logsnr_max, and ends at data.
 
   Args:
     logsnr_min: log-SNR of the first time; the schedule's at t = 1 by default.
@@ -56,7 +56,7 @@ def logsnr(logsnr_min: float | None = None, logsnr_max: float | None = None):
 def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
   """Returns the grid of Karras et al. 2022 (arXiv 2206.00364, Eq. 5).
 
-  Its noise levels sigma / alpha, and then data:
+  Its noise levels sigma / alpha before data are, for i = 0 to N - 1,
   (sigma_max^(1/rho) + i / (N - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
 
   Args:
@@ -76,7 +76,7 @@ def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
 
   def make(schedule):
     def time(index, num_steps):
-      # 0 at the first of the N levels, 1 at the last; one step has the first.
+      # 0 at the first of the N levels, 1 at the last. N = 1 has only the first.
       last = jnp.maximum(jnp.asarray(num_steps) - 1, 1)
       along = fraction(num_steps - index, last)
       root = jnp.maximum(high + along * (low - high), low)
@@ -89,11 +89,11 @@ def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
 
 
 def _of_trained_steps(entry):
-  """Returns the factory of a grid of some of the trained steps.
+  """Returns the factory of a grid that has some of T trained steps.
 
-  The k-th of N network evaluations, counted from data and from 0, is made at
-  the trained step entry(k, N, T) of 0 to T - 1, which is the time
-  (entry + 1) / T; and the last step ends at data.
+  Network evaluation k of N, where k = 0 is the one nearest to data, is made at
+  the trained step entry(k, N, T), from 0 to T - 1. It stands for the time
+  (entry + 1) / T. The last step of the grid ends at data.
   """
 
   def factory(trained_steps=1000):
@@ -156,7 +156,7 @@ GRIDS = {
 
 
 def _ending_at_data(index, time):
-  """Returns the times, and 0, data itself, at index 0."""
+  """Returns the times, with 0 at index 0, which is data itself."""
   return jnp.where(jnp.asarray(index) == 0, 0, time)
 
 

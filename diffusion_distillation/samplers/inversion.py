@@ -1,4 +1,4 @@
-"""From images to their noise, by DDIM upwards or by optimization; slerp."""
+"""Finds the noise of images, by reversed DDIM or optimization; also slerp."""
 
 import time
 from typing import NamedTuple
@@ -28,16 +28,17 @@ def encode(
 
   A step from s up to t is DDIM's formula with x_hat(z_s) in place of
   x_hat(z_t), which is not known yet (Song et al. 2020, arXiv 2010.02502,
-  section 4.3). Each iteration corrects it by what the step down does not reach,
+  section 4.3). Each iteration corrects z_t by the error of the step back to s,
 
     z_t <- z_t + z_s - ddim_step(z_t, x_hat(z_t), t -> s),
 
-  and its fixed point is an exact inverse. The noise is that of these images
-  under this sampler. It need not look like noise if x_hat is clipped, or if the
-  network would not make such images.
+  whose fixed point is an exact inverse. The result is the noise of these images
+  under this sampler. It may not look like noise if x_hat is clipped, or if the
+  network would not draw such images.
 
-  The first step has no x_hat to start from: the images are taken for z at the
-  first noisy time, and corrected until x_hat(z) are the images.
+  The first step starts at data, where there is no x_hat. It takes the images
+  for z at the first noisy time, and iterations correct z until x_hat(z) are the
+  images.
 
   Args:
     denoise: (z, logsnr) -> x_hat.
@@ -75,7 +76,7 @@ def encode(
 
 
 class Inversion(NamedTuple):
-  """The course of an optimization.
+  """The result of an optimization, and its course.
 
   Attributes:
     z_1: like the images, the noise that was found.
@@ -112,8 +113,8 @@ def invert(
     num_steps: DDIM steps, an int.
     updates: number of updates.
     by: the gradient: 'backprop' differentiates through all steps of `sample`;
-      'deq' solves the chain by `parallel_sample`, from the states before the
-      last update, and takes a `phantom_gradient`.
+      'deq' solves the chain by `parallel_sample`, starting from the states of
+      the update before, and takes a `phantom_gradient`.
     learning_rate: of Adam.
     clip: as in `sample`.
     **options: of `parallel_sample`, for 'deq'.
@@ -164,15 +165,16 @@ def invert(
 
 
 def phantom_gradient(images, x, logsnr_1, tau=0.1):
-  """Returns the gradient of |images - x|^2 to z_1, of one phantom step.
+  """Returns a phantom gradient of |images - x|^2 with respect to z_1.
 
-  The phantom gradient of one damped sweep (1 - tau) z + tau F(z), at the fixed
-  point z = F(z) of DEQ-DDIM (arXiv 2210.12867), has no Jacobian of the network:
-  the states are constants, and z_1 enters F as z_1 / alpha_1. Thus it is
+  It is that of one damped sweep, (1 - tau) z + tau F(z), at the fixed point
+  z = F(z) of DEQ-DDIM (arXiv 2210.12867). The states count as constants, so it
+  needs no Jacobian of the network, and z_1 enters F as z_1 / alpha_1. It is
+  therefore
 
-    tau 2 (images - x) / alpha_1,
+    tau 2 (images - x) / alpha_1.
 
-  and tau has no influence on Adam.
+  Adam divides by the size of gradients, so tau has no influence on it.
   """
   alpha, _ = process.alpha_sigma(logsnr_1)
   return 2 * tau * (images - x) / alpha
@@ -181,9 +183,9 @@ def phantom_gradient(images, x, logsnr_1, tau=0.1):
 def slerp(a, b, weight):
   """Returns points on the arcs from a to b (Song et al. 2020, section 5.3).
 
-  sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, with theta
-  the angle between the noise of one image and that of another. Where it is 0
-  this is linear. Opposite points have no arc.
+  They are sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b,
+  where theta is the angle between the noise of one image and that of another.
+  Where theta is 0, this is linear. Opposite points have no unique arc.
 
   Args:
     a: (B, ...) noise.
@@ -195,7 +197,7 @@ def slerp(a, b, weight):
     axes = tuple(range(1, z.ndim))
     return jnp.sqrt(jnp.sum(z**2, axis=axes, keepdims=True))
 
-  # Unlike the cosine, this keeps small angles.
+  # Unlike the arccosine, this is exact for small angles, too.
   unit_a, unit_b = a / norm(a), b / norm(b)
   theta = 2 * jnp.arctan2(norm(unit_a - unit_b), norm(unit_a + unit_b))
   weight = process.expand(weight, a)

@@ -23,7 +23,7 @@ def sample(
   noise=None,
   **options,
 ):
-  """Returns images, (B, H, W, C) float32, in [-1, 1] where clipped.
+  """Returns images, (B, H, W, C) float32, in [-1, 1] if `clip` is True.
 
   Each step predicts x_hat and lets the sampler advance to the next noise level.
   A step that ends at data returns x_hat, as DDIM and every posterior do there;
@@ -48,9 +48,9 @@ def sample(
     clip: whether every x_hat is clipped to [-1, 1].
     key: random key, or (B,) keys, one for each image, for a sampler that draws
       noise.
-    noise: (N, B, H, W, C) standard normal, instead of a key: to compare with
-      other programs. (N, draws, B, H, W, C) for a sampler that draws several
-      times in a step, in the order in which it does.
+    noise: (N, B, H, W, C) standard normal, instead of a key, to compare with
+      other programs. A sampler that draws several times in a step needs
+      (N, draws, B, H, W, C), in the order of use.
     **options: options of the sampler, such as gamma=0.3, and of the grid.
 
   Raises:
@@ -119,7 +119,7 @@ def _key_per_image(key, num_images):
 def _draw(keys, i, z, draws):
   """Returns standard normal noise like z, from (B,) keys and the step.
 
-  Several draws are on a further axis, the first.
+  If there are several draws, they are on a further axis, which is the first.
   """
   shape, axis = z.shape[1:], 0
   if draws > 1:

@@ -1,18 +1,18 @@
 """DDIM with all of its steps at once: the chain of states as a fixed point.
 
-Of T steps, z_0, ..., z_T are the states from noise to data. A sweep predicts
-x_hat at all of them in one batch, takes all DDIM steps, and looks at what is
-left of each, e_{j+1} = step(z_j) - z_{j+1}. It carries that on to the states
-behind it by a slope that it assumes for the steps, c_{r} / c_{j}:
+With T steps, z_0, ..., z_T are the states from noise to data. A sweep predicts
+x_hat at all of them in one batch, takes all DDIM steps, and computes the error
+of each state, e_{j+1} = step(z_j) - z_{j+1}. It carries the errors on to the
+later states, by the slope c_r / c_j that it assumes for the steps from j to r:
 
   F(z)_r = z_r + c_r sum_{j <= r} e_j / c_j,   c^2 = alpha^2 s^2 + sigma^2.
 
-This slope is that of the exact flow of Gaussian data with standard deviation s,
-and s is where the published methods differ: infinity is DEQ-DDIM (Pokle et al.
-2022, arXiv 2210.12867), whose sum is one of noise predictions; 1 is ParaDiGMS
-(Shih et al. 2023, arXiv 2305.16317); near 0 it is a sum of predictions of x.
-All have the states of DDIM as their only fixed point, to the rounding of DDIM
-itself. Plain sweeps reach it after T, since the r-th state is exact after r.
+This slope is that of the exact flow of Gaussian data with standard deviation s.
+The published methods differ in s: infinity is DEQ-DDIM (Pokle et al. 2022,
+arXiv 2210.12867), which sums noise predictions; 1 is ParaDiGMS (Shih et al.
+2023, arXiv 2305.16317); with s near 0, predictions of x are summed. All have
+the states of DDIM as their only fixed point, up to the rounding of DDIM itself.
+Plain sweeps reach it after T sweeps, since state r is exact after r sweeps.
 """
 
 from collections.abc import Callable
@@ -33,13 +33,12 @@ class Info(NamedTuple):
   """What a parallel run needed.
 
   Attributes:
-    sweeps: (B,) sweeps until each image met the tolerance, or the largest
-      number of sweeps. The largest of them is the number of network evaluations
-      in sequence.
-    evaluations: network evaluations of single images in all, among them those
-      of images that waited for others.
+    sweeps: (B,) sweeps until each image met the tolerance, or `max_sweeps`. The
+      largest of them is the number of network evaluations in sequence.
+    evaluations: network evaluations of single images in all, including those of
+      images that were done and waited for others.
     residual: (B,) size of the last change, relative to the states (`picard` and
-      `anderson`); of `window`, the states that are not reached.
+      `anderson`); for `window`, the number of states that were not reached.
     states: (T + 1, B, H, W, C), from the noise to the images.
   """
 
@@ -54,7 +53,7 @@ class Chain(NamedTuple):
 
   Attributes:
     rows: (z (n, B, ...), logsnr (n, B)) -> x_hat, like z.
-    logsnr: (T + 1,) falling noise; +inf at the end is data.
+    logsnr: (T + 1,) noise levels from noise to data; +inf at the end is data.
   """
 
   rows: Callable
@@ -62,7 +61,7 @@ class Chain(NamedTuple):
 
   @property
   def num_steps(self):
-    """T."""
+    """The number of steps, T."""
     return len(self.logsnr) - 1
 
   def sweep(self, z, data_std, start=None):
@@ -71,21 +70,21 @@ class Chain(NamedTuple):
     Args:
       z: (n + 1, B, ...) states.
       data_std: s.
-      start: (B,) step at which each image's part begins; parts end at the last
-        state, which is then repeated. None is the whole chain.
+      start: (B,) step at which each image's part begins. A part that goes
+        beyond the last state repeats it. None is the whole chain.
     """
     if start is None:
       start = jnp.zeros((z.shape[1],), jnp.int32)
     index = start[None] + jnp.arange(len(z))[:, None]  # (n + 1, B)
     logsnr = self.logsnr[jnp.minimum(index, self.num_steps)]
-    # Beyond the end, the network is asked at the last level, to no avail.
+    # Beyond the end, the network is evaluated at the last level, without use.
     logsnr_t = self.logsnr[jnp.minimum(index[:-1], self.num_steps - 1)]
     x_hat = self.rows(z[:-1], logsnr_t)
     stepped = process.ddim_step(z[:-1], x_hat, logsnr_t, logsnr[1:])
     is_step = process.expand(index[:-1] < self.num_steps, stepped)
     left = jnp.where(is_step, stepped - z[1:], 0)
     alpha, sigma = process.alpha_sigma(process.expand(logsnr[1:], left))
-    # Divided by s, so that s may be infinite.
+    # c is divided by s, so that s may be infinite; only its ratios matter.
     c = jnp.hypot(alpha, sigma / data_std)
     return jnp.concatenate([z[:1], z[1:] + c * jnp.cumsum(left / c, axis=0)])
 
@@ -94,8 +93,8 @@ def picard(tol=1e-3, data_std=0.5):
   """Returns plain sweeps, z <- F(z).
 
   Args:
-    tol: an image is done once |F(z) - z| < tol (1e-5 + |F(z)|), over its
-      states.
+    tol: an image is done once |F(z) - z| < tol (1e-5 + |F(z)|), where the norms
+      are over all of its states.
     data_std: s, the standard deviation of the data that sweeps assume.
   """
   return _fixed_point(tol, data_std, lambda z: (), lambda z, f, k, m: (f, m))
@@ -113,8 +112,9 @@ def anderson(tol=1e-3, m=3, lam=1e-4, beta=1.0, published=False, data_std=0.5):
     m: sweeps that are mixed.
     lam: regularization, as a share of the trace of G G^T.
     beta: share of F.
-    published: takes lam as it is, whereupon small G, which have less influence
-      than lam, are averaged with old ones; and mixes states whose F is exact.
+    published: whether to do as DEQ-DDIM does: take lam as it is, so that sweeps
+      are only averaged once their G are small compared with lam; and also mix
+      states whose F is exact.
     data_std: as in `picard`.
   """
   _check_positive(m=m)
@@ -131,7 +131,8 @@ def anderson(tol=1e-3, m=3, lam=1e-4, beta=1.0, published=False, data_std=0.5):
     if not published:
       gram /= jnp.where(trace > 0, trace, 1)
     known = (jnp.arange(m) <= k).astype(gram.dtype)
-    # The places of sweeps to come are solved by themselves, and get no weight.
+    # Places of sweeps that are still to come have an equation of their own, by
+    # which they get no weight.
     gram += jnp.diag(lam * known + (1 - known))[None, None]
     ones = jnp.broadcast_to(known, gram.shape[:-1])[..., None]
     weights = jnp.linalg.solve(gram, ones)[..., 0]
@@ -176,7 +177,7 @@ def _fixed_point(tol, data_std, init, update):
       f = chain.sweep(z, data_std)
       residual = size(f - z) / (1e-5 + size(f))
       new, memory = update(z, f, k, memory)
-      # An image that is done keeps its F: it does not depend on the others.
+      # An image that is done keeps its F, so that the others do not change it.
       is_last = (residual < tol) | (k + 1 == max_sweeps)
       new = jnp.where(_along(is_last, z), f, new)
       z = jnp.where(_along(is_done, z), z, new)
@@ -201,15 +202,15 @@ def _fixed_point(tol, data_std, init, update):
 def window(size=10, tol=0.1, together=False, data_std=0.5):
   """Returns a sliding window of sweeps (ParaDiGMS).
 
-  A sweep of the next `size` steps changes each state by a mean square of d; the
-  window then moves to the first state with d > tol^2 v, v the variance of the
-  posterior in the step behind it, and by at least one step.
+  A sweep of the next `size` steps changes each state by a mean square of d. The
+  window then moves to the first state with d > tol^2 v, but by at least one
+  step; v is the variance of the posterior in the step that begins there.
 
   Args:
     size: steps in the window.
     tol: error per state, as a share of the noise that DDPM would add there.
-    together: whether the windows of all images move as one, as in the original,
-      where an image depends on its batch.
+    together: whether the windows of all images move as one, as in the original.
+      An image then depends on its batch.
     data_std: as in `picard`.
   """
   _check_positive(size=size, data_std=data_std)
@@ -217,7 +218,7 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
   def solve(chain, z, max_sweeps):
     num_steps, num_images = chain.num_steps, z.shape[1]
     width = min(size, num_steps)
-    # v is 0 where a step ends at data, or is beyond it.
+    # v is 0 where the step ends at data, and at data itself.
     _, sigma_s = process.alpha_sigma(chain.logsnr[2:])
     ratio = jnp.expm1(chain.logsnr[1:-1] - chain.logsnr[2:])
     variance = jnp.pad(-ratio * sigma_s**2, (1, 1))

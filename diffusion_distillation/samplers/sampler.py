@@ -78,11 +78,12 @@ class Sampler:
       it is in t, so an order above 1 in log-SNR does not hold for the whole
       range.
     nfe_per_step: network evaluations in each step but the last, which has one.
-    nfe_saved: evaluations that those steps save in all, if there are any.
+    nfe_saved: evaluations that these steps save in all, if there are any steps
+      before the last.
     draws_noise: whether `Step.noise` is used.
     draws_per_step: how many arrays of noise like z a step needs.
     steps_per_student_step: loop steps that one deterministic step of the
-      sampler spans: a student of N steps is made for N times as many.
+      sampler spans: a student of N steps is sampled in N times as many.
     init: z -> the memory before the first step, a pytree; () for methods that
       use the current prediction alone.
   """
@@ -117,7 +118,10 @@ def one_step(advance, **properties):
 
 
 def skip_empty(step):
-  """Returns a step with memory that is none between equal noise levels."""
+  """Returns a step that changes nothing between equal noise levels.
+
+  Neither the images nor the memory of the given step change there.
+  """
 
   def stepped(z_t, x_hat, at, memory):
     return jax.lax.cond(

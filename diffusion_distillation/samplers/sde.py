@@ -1,10 +1,11 @@
 """The SDE view: samplers of the reverse-time SDE, and Langevin dynamics.
 
-The process may be scaled in time: y = (a / alpha) z has the marginals
-N(a x, k^2 I) with a^2 / k^2 = e^logsnr. An SDE is its scale a at each noise
-level (Song et al. 2021, arXiv 2011.13456, section 3.4): alpha where it
-preserves variance ('vp'), 1 where variance explodes ('ve'), and the a with
-k = 1 - a^2 of the sub-VP SDE ('subvp'). All else follows from the schedule:
+The process may be scaled by a number that depends on time: y = (a / alpha) z
+has the marginals N(a x, k^2 I) with a^2 / k^2 = e^logsnr. An SDE is determined
+by its scale a at each noise level (Song et al. 2021, arXiv 2011.13456, section
+3.4): a = alpha preserves variance ('vp'), with a = 1 it explodes ('ve'), and
+the sub-VP SDE ('subvp') has the a for which k = 1 - a^2. Everything else
+follows from the schedule:
 
   (1)  dy = f y dt + g dw,   f = dlog(a)/dt,   g^2 = -k^2 dlogsnr/dt,
   (2)  score = (a x_hat - y) / k^2 = (a / alpha) (alpha x_hat - z) / k^2,
@@ -15,12 +16,12 @@ The schedule gives the noise levels of every SDE, so that all of them are
 sampled with one network. For the sub-VP SDE of Song et al., the schedule is
 2 log(alpha / (1 - alpha^2)) with their alpha.
 
-Their program has further habits, which `steps=score_sde` follows: steps of
-length 1 / N whatever the grid, and discrete levels at index / (N - 1). On the
-grid of `np.append(np.linspace(1, eps, N), eps)`, without the noise of the last
-predictor, the samples are theirs. By default, `steps=grid`, a step goes from t
-to s. Its variance v is below k_t^2 and, for 'vp', below 1, where theirs is more
-than 1 for less than 20 steps and then gives NaN.
+Their program, score_sde, makes steps of length 1 / N whatever the grid, and has
+discrete levels at index / (N - 1); `steps=score_sde` does the same. On the grid
+`np.append(np.linspace(1, eps, N), eps)`, and without the noise of the last
+predictor step, the samples equal theirs. With the default, `steps=grid`, a step
+goes from t to s. Its variance v is below k_t^2, and below 1 for 'vp'; theirs is
+above 1 with fewer than 20 steps, and then gives NaN.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ from diffusion_distillation.samplers.sampler import one_step, skip_empty
 # name -> function of logsnr that returns log(a).
 SDES = {
   'vp': lambda logsnr: jax.nn.log_sigmoid(logsnr) / 2,
-  # The root of a^2 + 2 w a = 1, w = e^{-logsnr / 2} / 2, without rounding.
+  # a is the positive root of a^2 + 2 w a = 1, w = e^{-logsnr / 2} / 2, by a
+  # formula in which nothing cancels.
   'subvp': lambda logsnr: -jnp.arcsinh(jnp.exp(-logsnr / 2) / 2),
   've': jnp.zeros_like,
 }
@@ -55,12 +57,12 @@ class Transition(NamedTuple):
 
 
 def scale(sde, logsnr):
-  """Returns y / z of an SDE in SDES."""
+  """Returns y / z at a noise level, for an SDE in SDES."""
   return jnp.exp(SDES[sde](logsnr) - SDES['vp'](logsnr))
 
 
 def std(sde, logsnr):
-  """Returns k of an SDE in SDES."""
+  """Returns k, the std of the noise in y at a level, for an SDE in SDES."""
   return jnp.exp(SDES[sde](logsnr) - logsnr / 2)
 
 
@@ -68,8 +70,9 @@ def score(sde, z, x_hat, logsnr):
   """Returns the score of y, Eq. (2), where y is z in the units of the SDE.
 
   A long step to little noise multiplies the score by up to 200 k^2, and with it
-  the rounding of alpha x_hat - z. Near data x_hat - z is exact and the other
-  term is small: that leaves the rounding of z and x_hat themselves.
+  the rounding of alpha x_hat - z. This is therefore computed as
+  (x_hat - z) + (alpha - 1) x_hat: near data the first term is exact and the
+  second is small, which leaves the rounding of z and x_hat themselves.
 
   Args:
     sde: name in SDES.
@@ -110,9 +113,9 @@ def euler_transition(sde, schedule, t, dt):
 def discrete_transition(sde, step):
   """Returns the Transition of step `index` of N in Song et al.'s program.
 
-  It is that of DDPM, beta_i = beta(i / (N - 1)) / N, or of NCSN, whose last
-  step ends at data; the sub-VP SDE has Euler-Maruyama's. beta_i is at most
-  0.999.
+  For 'vp' it is that of DDPM, with beta_i = beta(i / (N - 1)) / N, but at most
+  0.999; for 've' that of NCSN, whose last step ends at data; and for 'subvp'
+  that of Euler-Maruyama.
   """
   index, num_steps = step.index, jnp.asarray(step.num_steps)
   length = fraction(1, num_steps)
@@ -128,7 +131,7 @@ def discrete_transition(sde, step):
     )
     std_s = jnp.where(index == 0, 0, std_s)
     return Transition(jnp.ones_like(std_t), std_t**2 - std_s**2, std_s / std_t)
-  # At data itself, where logsnr may be infinite, beta is a limit.
+  # At time 0 logsnr may be infinite, so beta is taken just beside it.
   f, _ = rates(sde, step.schedule, jnp.maximum(time(index), 1e-8))
   beta = jnp.minimum(-2 * f * length, 0.999)
   return Transition(jnp.sqrt(1 - beta), beta, jnp.ones_like(beta))
@@ -137,8 +140,8 @@ def discrete_transition(sde, step):
 def reverse_mean(y, score, transition):
   """Returns the mean of y_s by the reversed transition.
 
-  (2 - r) y + v score (Song et al. 2021, appendix E), which is Euler-Maruyama's
-  mean for `euler_transition`.
+  It is (2 - r) y + v score (Song et al. 2021, appendix E). For the transition
+  of `euler_transition`, that is Euler-Maruyama's mean.
   """
   ratio, variance = (process.expand(each, y) for each in transition[:2])
   return (2 - ratio) * y + variance * score
@@ -147,8 +150,9 @@ def reverse_mean(y, score, transition):
 def ancestral_mean(y, score, transition):
   """Returns the mean of y_s by ancestral sampling, (y + v score) / r.
 
-  It is that of `process.posterior`, but for 1e-7 / r of rounding, which is 1e-3
-  in a step from log-SNR -20 to 0 (Song et al. 2021, Eq. 4 and appendix F).
+  It is the mean of `process.posterior` (Song et al. 2021, Eq. 4 and appendix
+  F), except for a rounding of 1e-7 / r, which is 1e-3 in a step from log-SNR
+  -20 to 0.
   """
   ratio, variance = (process.expand(each, y) for each in transition[:2])
   return (y + variance * score) / ratio
@@ -196,18 +200,18 @@ def predictor_corrector(
   on each other.
 
   Args:
-    predictor: 'euler_maruyama', 'reverse_diffusion', 'ancestral' (of the larger
-      variance, and for 've' of the smaller one), or 'none', where equal times
-      are further Langevin steps at that level.
+    predictor: 'euler_maruyama', 'reverse_diffusion', 'ancestral' (with the
+      larger of its two variances, but for 've' with the smaller one), or
+      'none', with which equal times make further Langevin steps at their level.
     corrector: 'langevin', or 'ald', whose step size is 2 r^2 (snr k)^2.
     corrector_steps: Langevin steps at each level.
     snr: how large the noise of a Langevin step is, relative to the step.
     sde: 'vp', 'subvp' or 've'.
-    steps: 'grid' or 'score_sde', see above.
+    steps: 'grid' or 'score_sde'; see the head of this file.
 
   Raises:
     ValueError: an option has none of these values, snr is not positive, or
-      there are no steps at all.
+      there is neither a predictor nor a corrector step.
   """
   check('predictor', predictor, PREDICTORS)
   check('corrector', corrector, CORRECTORS)
@@ -263,9 +267,10 @@ def predictor_corrector(
 def euler_maruyama(sde='vp', steps='grid'):
   """Returns the Euler-Maruyama method for the reverse-time SDE in t.
 
-  y - (f y - g^2 score) (t - s) + g sqrt(t - s) noise (Song et al. 2021,
-  Eq. 6). On the cosine schedule f is large at noise: of Gaussian data of
-  standard deviation 0.5, 8 steps make 7.8, 16 steps 0.72 and 32 steps 0.51.
+  A step is y - (f y - g^2 score) (t - s) + g sqrt(t - s) noise (Song et al.
+  2021, Eq. 6). On the cosine schedule f is large near noise: for Gaussian data
+  with a standard deviation of 0.5, samples have one of 7.8 in 8 steps, 0.72 in
+  16 and 0.51 in 32.
 
   Args:
     sde: 'vp', 'subvp' or 've'.
@@ -279,14 +284,14 @@ def euler_maruyama(sde='vp', steps='grid'):
 def reverse_diffusion(sde='vp', steps='grid'):
   """Returns the reverse-diffusion predictor, which reverses the transition.
 
-  (2 - r) y + v score + sqrt(v) noise (Song et al. 2021, appendix E). For 've'
-  the noise is as large as before the step: from log-SNR -20, 64 uniform steps
-  make a standard deviation of 3.4 where the data's is 0.5, and on the grid
-  `karras` 0.545.
+  A step is (2 - r) y + v score + sqrt(v) noise (Song et al. 2021, appendix E).
+  For 've' a long step draws about as much noise as there was before it: for
+  Gaussian data with a standard deviation of 0.5, samples in 64 uniform steps
+  from log-SNR -20 have one of 3.4, and on the grid `karras` 0.545.
 
   Args:
     sde: 'vp', 'subvp' or 've'.
-    steps: 'grid' or 'score_sde', see above.
+    steps: 'grid' or 'score_sde'; see the head of this file.
   """
   return predictor_corrector(
     'reverse_diffusion', corrector_steps=0, sde=sde, steps=steps
@@ -296,12 +301,12 @@ def reverse_diffusion(sde='vp', steps='grid'):
 def annealed_langevin(steps_per_level=10, step_lr: float | None = None):
   """Returns annealed Langevin dynamics (Song & Ermon 2019, Alg. 1).
 
-  NCSN of arXiv 1907.05600: steps y + size score + sqrt(2 size) noise for 've',
-  with size = step_lr (k / k_L)^2, where k_L is the last noise level. There, the
-  loop returns x_hat, which is the final denoising of NCSNv2 (arXiv 2006.09011).
-  Where times are equal, there are further steps at that level: NCSN's levels
-  k_1 to k_L are a grid of their times with the last of them twice, and then 0,
-  or not for a sample without denoising.
+  It makes the steps of NCSN (arXiv 1907.05600), y + size score + sqrt(2 size)
+  noise for 've', with size = step_lr (k / k_L)^2, where k_L is the last noise
+  level. There, the loop returns x_hat, which is the final denoising of NCSNv2
+  (arXiv 2006.09011). Equal times make further steps at their level. NCSN also
+  makes steps at k_L, so its levels k_1 to k_L are a grid of their times with
+  the last one twice, followed by 0 if the samples are to be denoised.
 
   Args:
     steps_per_level: Langevin steps, and network evaluations, at each level.
@@ -329,12 +334,12 @@ def annealed_langevin(steps_per_level=10, step_lr: float | None = None):
 
 
 def _sampler(sde, move, last_move, *, num_moves, order):
-  """Returns the Sampler that makes moves at each noise level, the last its own.
+  """Returns the Sampler that makes several moves at each noise level.
 
   Args:
     sde: name in SDES.
-    move, last_move: (y, score, noise, step) -> y. The last move leads to the
-      next level.
+    move, last_move: (y, score, noise, step) -> y. `last_move` is the last one
+      at a level, and leads to the next level.
     num_moves: moves in each step, one network evaluation and one draw each.
     order: as in Sampler.
   """

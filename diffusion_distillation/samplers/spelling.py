@@ -46,7 +46,7 @@ def parse(table, spelling, kind):
   pairs = [pair.partition('=') for pair in rest.split(',') if pair.strip()]
   texts = {key.strip(): text.strip() for key, _, text in pairs}
   if len(texts) < len(pairs):
-    raise ValueError(f'{kind} {spelling!r} has an option twice')
+    raise ValueError(f'{kind} {spelling!r} gives an option twice')
   _check_options(table, name, texts, kind)
   known = options_of(table[name])
   return name, {

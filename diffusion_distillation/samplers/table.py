@@ -113,7 +113,7 @@ def _known_options(table, spelling, kind):
 
 
 def split(spelling):
-  """Returns the spellings of a sampler and of its time grid, one of each."""
+  """Splits a spelling into that of a sampler and that of its time grid."""
   sampler, _, grid = str(spelling).partition('@')
   return sampler, grid or UNIFORM
 

@@ -13,21 +13,21 @@ def unipc(order=2, variant='exact', form='x', lower_order_final=False):
   """Returns UniPC (Zhao et al. 2023), a predictor-corrector multistep method.
 
   The predictor, UniP of arXiv 2302.04867, is a multistep method. The corrector,
-  UniC, repeats its step with one more prediction, that at the end of the step.
-  The next step asks for this prediction anyway, and so begins with the
-  corrector; the prediction stays the one at the uncorrected point. The last
+  UniC, repeats the predictor's step with one more prediction, the one at the
+  end of the step. The next step needs this prediction anyway, and so begins
+  with the corrector; at the corrected point no new prediction is made. The last
   step has no corrector.
 
   The published variants `bh1` and `bh2` differ from `exact` where only two
   predictions are used, in the predictor of order 2 and the corrector of order
-  1: there they approximate an integral, which is wrong in long steps.
+  1: there they approximate an integral, and are inaccurate in long steps.
 
   Args:
     order: 1 to 3, of the predictor; the corrector adds one. The first steps,
-      whose predictors are of orders 1, 2, bound the order of the method by 3.
+      whose predictors have the orders 1 and 2, limit that of the method to 3.
     variant: 'exact', 'bh1' or 'bh2'.
     form: 'x' or 'eps', the prediction that is interpolated.
-    lower_order_final: whether the last predictors are of orders 3, 2, 1.
+    lower_order_final: whether the last predictors have the orders 3, 2, 1.
 
   Raises:
     ValueError: an option has none of the values above.
@@ -48,7 +48,7 @@ def unipc(order=2, variant='exact', form='x', lower_order_final=False):
     history, by_ddim = memory
     m_t = exponential.predict(form, z_t, x_hat, step.logsnr_t)
 
-    # The step that ended at z_t again, as seen from its start.
+    # Repeats the step that ended at z_t, with points as seen from its start.
     (m_before, before), *earlier = history
     start = jnp.zeros_like(before)
     points = [(start, m_before), (before, m_t), *exponential.behind(earlier)]

@@ -1,4 +1,4 @@
-"""The exact denoiser of the data of `tests/data/neighbours`, and its schedules.
+"""The exact denoiser and the schedules of the cases in tests/data/neighbours.
 
 The data are a mixture of Gaussians on 8x8x1 images. The formulas are those of
 tests/data/README.md.
@@ -17,7 +17,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / 'data' / 'neighbours'
 
 
 def read(family):
-  """Returns the cases of a family, by name, and its arrays by key."""
+  """Returns the cases of FAMILY.json by name, and the arrays of FAMILY.npz."""
   cases = json.loads((FOLDER / f'{family}.json').read_text())['cases']
   arrays = dict(np.load(FOLDER / f'{family}.npz'))
   return {case['name']: case for case in cases}, arrays
@@ -78,7 +78,7 @@ def precise_denoiser(data='mixture'):
 
 
 def linear(t):
-  """The schedule of VP SDEs, beta from 0.1 to 20: t -> logsnr."""
+  """The schedule of VP SDEs, with beta from 0.1 to 20: t -> logsnr."""
   return logsnr_of(-(19.9 / 4) * t**2 - 0.05 * t)
 
 

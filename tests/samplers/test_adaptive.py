@@ -1,4 +1,4 @@
-"""The adaptive integrator: exact ends, evaluations counted, failures seen."""
+"""The adaptive integrator: its accuracy, its evaluations and its failures."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_it_meets_the_exact_flow_both_ways(solve, name, start, end):
   np.testing.assert_allclose(back, noise, atol=2e-5)
 
 
-def test_evaluations_are_counted_and_bought_by_the_tolerance(solve):
+def test_evaluations_are_counted_and_a_small_tolerance_needs_more(solve):
   errors, counts = [], []
   for tolerance in (1e-3, 1e-5):
     CALLS.clear()

@@ -204,7 +204,7 @@ def test_equal_times_change_nothing(spelling, schedule):
 @pytest.mark.parametrize(
   'spelling', ['dpm_3s:inner=time', 'unipc:order=3,form=eps']
 )
-def test_the_eps_form_stands_a_start_at_pure_noise(spelling):
+def test_the_eps_form_is_accurate_from_pure_noise(spelling):
   # Without DDIM below log-SNR -10.2 the errors are 74 and 2.
   end = run(spelling, np.linspace(1, 0, 11), ARRAYS['mixture_-20_to_20/start'])
   error = np.abs(end - ARRAYS['mixture_-20_to_20/end']).max()

@@ -13,7 +13,8 @@ C = 0.5  # the std of Gaussian data
 # Times t and s of the first step of N, the one that ends at 1/2, and the last
 # one that draws noise.
 STEPS = [(t / n, (t - 1) / n) for n in (4, 16, 64) for t in (n, n // 2 + 1, 2)]
-# The table of docs/samplers.md: variance over its right value at sigma = 0.
+# From the table of docs/samplers.md: the variance after a step at sigma = 0,
+# divided by its right value.
 RATIOS = [4.4e7, 2.0, 1.57, 3.9e6, 0.509, 1.024, 2.8e5, 0.379, 0.9997]
 
 
@@ -45,7 +46,8 @@ def advance(z_t, x_hat, noise, **options):
 @pytest.mark.parametrize('sigma', [0.0, 0.5, -0.2, None])
 def test_the_coefficients_are_those_of_the_equation(sigma):
   nothing = jnp.zeros((len(STEPS), 1))
-  options = {'sigma': sigma, 'theta_0': 1e-8}  # nearly normal: the noise is 0
+  # With a small theta_0 the noise is nearly normal, so that 0 gives no noise.
+  options = {'sigma': sigma, 'theta_0': 1e-8}
   c = advance(1.0, 0.0, nothing, **options)[:, 0]
   d = advance(0.0, 1.0, nothing, **options)[:, 0]
   np.testing.assert_allclose(c * B + d, A, rtol=1e-5)
@@ -62,7 +64,7 @@ def test_a_step_from_the_true_x_has_the_stated_mean_and_variance(sigma):
   k = (1 - B[column] ** 2) / B[column] ** 2 / theta_0**2
   theta_t = B[column] * theta_0
   z_t = B[column] * x + (rng.gamma(k, theta_t, shape) - k * theta_t)
-  # z_t - b x is rounded in float32 like z_t: 1e-7 of it is far below the noise.
+  # z_t is rounded to float32: this 1e-7 of it is far below the noise z_t - b x.
   normal = rng.standard_normal(shape)
   z_s = advance(z_t, x, normal, sigma=sigma, theta_0=theta_0)
   y = 0 if sigma is None else sigma * B / A
@@ -108,7 +110,8 @@ def test_the_samples_vary_as_the_documentation_says():
     return jnp.std(x)
 
   default, without = jax.jit(std), jax.jit(lambda n: std(n, sigma=0.0))
-  # From a recursion of the variance in float64, apart from our code.
+  # The numbers come from a recursion of the variance in float64, which does not
+  # use our code.
   for n, of_default, of_zero in (
     (4, 0.332, 3507),
     (16, 0.448, 261),

@@ -65,7 +65,7 @@ def test_karras_levels_are_equally_far_apart_in_their_root(rho):
 
 
 def trained(grid, num_steps):
-  """Returns the trained steps of 1,000 at which the network is asked."""
+  """Returns those of 1,000 trained steps at which the network is evaluated."""
   steps = np.round(falling(grid, num_steps)[:-1] * 1000).astype(int) - 1
   return steps[::-1].tolist()
 

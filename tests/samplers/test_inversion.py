@@ -1,4 +1,4 @@
-"""From images to noise and back, on data whose flow is known; slerp."""
+"""From images to noise and back, on data whose flow is known, and slerp."""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def test_the_phantom_gradient_is_that_of_the_original():
 def test_the_noise_of_an_image_is_found(by):
   x, z_1 = jax.random.normal(jax.random.key(1), (2, 2, 8, 8, 1))
   x = sample(DENOISE, x, schedule=COSINE, num_steps=8)
-  # optax mixes types.
+  # optax mixes dtypes, which JAX's strict promotion refuses.
   with jax.numpy_dtype_promotion('standard'):
     found = inversion.invert(
       DENOISE,
@@ -119,7 +119,7 @@ def test_unknown_gradients_are_refused():
 
 
 def test_points_between_noise_are_those_of_the_original():
-  # Its angle is that of whole arrays, here of one image.
+  # The original takes the angle between whole arrays, here of one image each.
   a, b = jnp.asarray(ARRAYS['slerp/z_1'], jnp.float32)
   weight = jnp.linspace(0, 1, 11)
   points = inversion.slerp(

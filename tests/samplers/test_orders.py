@@ -108,7 +108,7 @@ def test_integrators_converge_to_the_flow_with_their_order(denoise):
   ],
 )
 def test_draws_converge_to_the_data_s_variance_with_their_order(spelling):
-  # All is linear: z_s = a z_t + b noise, so the variance follows exactly.
+  # Steps are linear, z_s = a z_t + b noise, so the variance follows exactly.
   steps, sampler = 4 * STEPS, make_sampler(spelling)
   start = 0.75 if spelling.endswith('ve') else 1.0
   alpha, sigma = process.alpha_sigma(SCHEDULE(jnp.array(start)))

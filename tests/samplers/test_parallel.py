@@ -67,7 +67,7 @@ def test_sweeps_are_those_of_the_original():
 def test_anderson_is_that_of_the_original(name, monkeypatch):
   case = CASES[name]
   chain, z = of_original(name)
-  # The original returns what it evaluates last, and not F of it.
+  # The original returns the states that it evaluates last, and not F of them.
   monkeypatch.setattr(parallel, '_fixed_point', lambda *args: args[-2:])
   options = {key: case[key] for key in ('m', 'lam', 'beta')}
   init, update = parallel.anderson(**options, published=True)
@@ -112,7 +112,7 @@ def test_windows_are_those_of_the_original(name):
   ],
 )
 def test_as_many_sweeps_as_steps_are_exact(method):
-  # Nothing but the largest number of sweeps ends these.
+  # With a tolerance of 0, only the largest number of sweeps ends them.
   tol = {} if 'window' in method else {'tol': 0.0}
   images, info = parallel_ddim(noise(), method=method, **tol)
   atol = 2e-3 if 'window' in method else 1e-5
@@ -122,7 +122,7 @@ def test_as_many_sweeps_as_steps_are_exact(method):
 
 def test_the_first_n_states_are_exact_after_n_sweeps():
   for method in ('picard', 'anderson'):
-    # Noise is what sweeps of noise predictions are slowest at.
+    # Sweeps of noise predictions, data_std=inf, are the slowest near noise.
     given = {'method': method, 'tol': 0.0, 'data_std': np.inf}
     _, whole = parallel_ddim(noise(), **given)
     _, part = parallel_ddim(noise(), max_sweeps=4, **given)

@@ -62,12 +62,13 @@ def test_ancestral_sampling_reaches_the_data_s_variance(gamma):
 
 
 def test_ancestral_sampling_draws_noise_between_its_bounds():
-  # One step to s > 0 of two: what is left of z is the posterior's noise.
+  # The first of two steps ends at s > 0. Its z_s less the mean is the noise of
+  # the posterior.
   kwargs = {'sampler': 'ancestral', 'clip': False, 'key': KEY}
   z_1 = noise((1, 100, 100, 1))
 
   def nothing(z, logsnr):
-    # Only the last step's prediction is kept: show it the noisy image.
+    # The last step returns its prediction, so predicting z there returns z.
     last = process.expand(logsnr > -1, z)
     return jnp.where(last, z, 0)
 
@@ -269,12 +270,12 @@ def test_an_explicit_grid_gives_the_times():
 
   run(3, recording, grid=times).block_until_ready()
   np.testing.assert_allclose(levels, SCHEDULE(jnp.array(times[:3])), atol=1e-5)
-  # Equal times as a named grid: equal images.
+  # The times of a named grid give the same images as its name.
   np.testing.assert_array_equal(run(4, grid=np.linspace(1, 0, 5)), run(4))
 
 
 def test_a_step_between_equal_times_changes_nothing():
-  # Grids of integers repeat some, such as the quadratic one of DDIM.
+  # Grids of integer steps may repeat a step, such as DDIM's quadratic one.
   once, twice = run(2, grid=[0.9, 0.6, 0.0]), run(3, grid=[0.9, 0.6, 0.6, 0.0])
   np.testing.assert_allclose(twice, once, atol=1e-6)
 

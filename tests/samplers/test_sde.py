@@ -103,18 +103,18 @@ def norm_over_the_batch(images):
 @pytest.mark.parametrize('is_float64', [False, True])
 @pytest.mark.parametrize('name', CASES)
 def test_samples_are_those_of_the_originals(name, is_float64, monkeypatch):
-  # The only difference: theirs couple the images of a batch.
+  # This is the only difference: the originals couple the images of a batch.
   monkeypatch.setattr(sde, 'norm', norm_over_the_batch)
   case = CASES[name]
   run = run_langevin if case['kind'] == 'annealed_langevin' else run_sde
   if is_float64:
     with jax.enable_x64(True):
       got, want = run(case, ARRAYS, mixture.denoiser)
-    # Their noise, of up to 50, is stored in float32.
+    # The noise of the originals, of up to 50, is stored in float32.
     np.testing.assert_allclose(got, want, atol=2e-6)
   else:
-    # The last step multiplies a rounding of x_hat by up to 200. A noise level
-    # of 50 is known to 2e-7 of it only, from its log-SNR in float32.
+    # The last step multiplies the rounding of x_hat by up to 200. A noise level
+    # of 50, from its log-SNR in float32, has a relative error of 2e-7.
     got, want = run(case, ARRAYS, mixture.precise_denoiser)
     np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-6)
 
