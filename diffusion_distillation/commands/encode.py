@@ -2,24 +2,21 @@
 
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion_distillation.commands import inputs
-from diffusion_distillation.commands.sample import parse_classes
 from diffusion_distillation.generation import grids
-from diffusion_distillation.generation.generator import condition_of, to_uint8
-from diffusion_distillation.generation.image_files import (
-  ImageFiles,
-  check_writable,
+from diffusion_distillation.generation.encoder import encoder
+from diffusion_distillation.generation.generator import (
+  condition_of,
+  to_float,
+  to_uint8,
 )
+from diffusion_distillation.generation.image_files import check_writable
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
-from diffusion_distillation.samplers import inversion, sample, split
 from diffusion_distillation.training.config import check
 
-_BATCH_SIZE = 512
 _HELDOUT = 64  # images of a data set that are encoded
 _COLUMNS = 20  # of the picture
 
@@ -62,17 +59,17 @@ def encode(
   checkpoint = inputs.load_checkpoint(checkpoint, config)
   card = checkpoint.card
   sampler, num_steps = inputs.sampling_of(card, 'ddim', num_steps, grid)
-  label = parse_classes(class_, card.num_classes)
+  label = inputs.parse_classes(class_, card.num_classes)
   if images is None:
     originals, condition = _heldout(config, card)
   else:
     inputs.check_classes(card, label)
-    originals = read_images(images, card)
+    originals = inputs.read_images(images, card)
     numbers = np.arange(len(originals))
     condition = condition_of(numbers, card.num_classes, label)
   found = encoder(card, sampler, iterations)
   noise, drawn = found(checkpoint.weights, originals, condition, num_steps)
-  error = np.sqrt(np.mean((drawn - _to_float(originals)) ** 2))
+  error = np.sqrt(np.mean((drawn - to_float(originals)) ** 2))
   if pathlib.Path(out).suffix.lower() == '.npz':
     files.write_npz(out, {'arr_0': to_uint8(drawn), 'noise': noise})
   else:
@@ -83,54 +80,6 @@ def encode(
     f'RMSE {error:.4f} of {len(drawn)} images in [-1, 1] drawn again from '
     f'their noise, whose standard deviation is {noise.std():.3f}; wrote {out}'
   )
-
-
-def encoder(card, sampler, iterations):
-  """Returns a function that finds the noise of images and draws them again.
-
-  Args:
-    card: Card of the network.
-    sampler: spelling of `ddim` with a time grid.
-    iterations: corrections of each step.
-
-  Returns:
-    (weights, images (N, H, W, C) uint8, condition, num_steps) -> noise and
-    images, (N, H, W, C) float32 on the host.
-  """
-
-  @jax.jit
-  def run(weights, images, condition, num_steps):
-    denoise = card.denoiser().bind(weights, condition)
-    settings = {
-      'schedule': card.schedule(),
-      'num_steps': num_steps,
-      'grid': split(sampler)[1],
-      'clip': card.clip,
-    }
-    x = _to_float(images)
-    z_1 = inversion.encode(denoise, x, iterations=iterations, **settings)
-    return z_1, sample(denoise, z_1, **settings)
-
-  def all_of(weights, images, condition, num_steps):
-    parts = []
-    for first in range(0, len(images), _BATCH_SIZE):
-      batch = jax.tree.map(
-        lambda array, first=first: array[first : first + _BATCH_SIZE],
-        (images, condition),
-      )
-      parts.append(jax.device_get(run(weights, *batch, jnp.int32(num_steps))))
-    return [np.concatenate(part) for part in zip(*parts, strict=True)]
-
-  return all_of
-
-
-def read_images(path, card):
-  """Returns the images at a path, (N, H, W, C) uint8.
-
-  Raises:
-    UserError: they cannot be read, or do not have the card's size.
-  """
-  return np.concatenate(list(ImageFiles(path, card.image_shape)))
 
 
 def _heldout(config, card):
@@ -152,7 +101,3 @@ def _heldout(config, card):
     for key in ('image', 'label')
   )
   return images, {'label': labels.astype(np.int32)}
-
-
-def _to_float(images):
-  return images.astype(np.float32) / 127.5 - 1

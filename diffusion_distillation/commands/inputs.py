@@ -3,10 +3,12 @@
 import pathlib
 import sys
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_distillation import checkpoints
 from diffusion_distillation.data.dataset import load_dataset
+from diffusion_distillation.generation.image_files import ImageFiles
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import read_run
@@ -156,3 +158,36 @@ def check_classes(card, label):
       'this checkpoint has classes; give those of the images in turn, such as '
       '--class=3,1,4'
     )
+
+
+def parse_classes(text, num_classes):
+  """Returns the classes to draw, (K,) ints, or None for all of them.
+
+  Args:
+    text: such as '3' or '1,5'; None stands for all classes.
+    num_classes: classes of the checkpoint; 1 if it is unconditional.
+
+  Raises:
+    UserError: the text does not name classes of the checkpoint.
+  """
+  if text is None:
+    return None
+  if num_classes == 1:
+    raise UserError(f'--class={text}: this checkpoint has no classes')
+  known = {str(number): number for number in range(num_classes)}
+  classes = [known.get(part.strip()) for part in text.split(',')]
+  if None in classes:
+    raise UserError(
+      f'--class={text} must be one or more of 0 to {num_classes - 1}, such as '
+      f'0 or 0,{num_classes - 1}'
+    )
+  return np.array(classes)
+
+
+def read_images(path, card):
+  """Returns the images at a path, (N, H, W, C) uint8.
+
+  Raises:
+    UserError: they cannot be read, or do not have the card's size.
+  """
+  return np.concatenate(list(ImageFiles(path, card.image_shape)))

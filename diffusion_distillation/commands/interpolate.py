@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_distillation.commands import inputs
-from diffusion_distillation.commands.encode import encoder, read_images
-from diffusion_distillation.commands.sample import parse_classes
 from diffusion_distillation.generation import grids
+from diffusion_distillation.generation.encoder import encoder
 from diffusion_distillation.generation.generator import (
   condition_of,
   noise_of,
@@ -77,9 +76,9 @@ def interpolate(
       f'{sampler} draws noise in every step, so neighbouring images would not '
       'resemble each other; give --sampler=ddim'
     )
-  label = parse_classes(class_, card.num_classes)
+  label = inputs.parse_classes(class_, card.num_classes)
   if numbers is None:
-    ends = read_images(images, card)
+    ends = inputs.read_images(images, card)
     numbers = np.arange(len(ends))
   if len(numbers) < 2:
     raise UserError(

@@ -1,7 +1,5 @@
 """--mode=sample: draws images from a checkpoint."""
 
-import numpy as np
-
 from diffusion_distillation.commands import inputs
 from diffusion_distillation.generation.generator import Generator, condition_of
 from diffusion_distillation.generation.image_files import (
@@ -9,7 +7,6 @@ from diffusion_distillation.generation.image_files import (
   parse_seeds,
   write_samples,
 )
-from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 
 _BATCH_SIZE = 512  # images drawn at once
@@ -47,7 +44,7 @@ def sample(
   checkpoint = inputs.load_checkpoint(checkpoint, config)
   card = checkpoint.card
   sampler, num_steps = inputs.sampling_of(card, sampler, num_steps, grid)
-  label = parse_classes(class_, card.num_classes)
+  label = inputs.parse_classes(class_, card.num_classes)
   images = Generator(card, _BATCH_SIZE).images(
     checkpoint.weights,
     seeds,
@@ -59,27 +56,3 @@ def sample(
   labels = condition_of(seeds, card.num_classes, label)['label']
   write_samples(out, images, seeds, labels)
   print(f'wrote {len(seeds)} samples to {out}')
-
-
-def parse_classes(text, num_classes):
-  """Returns the classes to draw, (K,) ints, or None for all of them.
-
-  Args:
-    text: such as '3' or '1,5'; None stands for all classes.
-    num_classes: classes of the checkpoint; 1 if it is unconditional.
-
-  Raises:
-    UserError: the text does not name classes of the checkpoint.
-  """
-  if text is None:
-    return None
-  if num_classes == 1:
-    raise UserError(f'--class={text}: this checkpoint has no classes')
-  known = {str(number): number for number in range(num_classes)}
-  classes = [known.get(part.strip()) for part in text.split(',')]
-  if None in classes:
-    raise UserError(
-      f'--class={text} must be one or more of 0 to {num_classes - 1}, such as '
-      f'0 or 0,{num_classes - 1}'
-    )
-  return np.array(classes)

@@ -170,3 +170,8 @@ def _round_up(batch_size):
 def to_uint8(x):
   """Returns images in [-1, 1] as uint8, rounded."""
   return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def to_float(images):
+  """Returns uint8 images as float32 in [-1, 1]; see `to_uint8`."""
+  return images.astype(np.float32) / 127.5 - 1

@@ -13,6 +13,7 @@ _SAMPLERS = {
   'heun': 'Heun',
   'rk4': 'Runge-Kutta 4',
   'unipc': 'UniPC',
+  'euler_maruyama': 'Euler-Maruyama',
   'gamma_ddim': 'Gamma-DDIM',
 }
 _DECIMALS_AT_MOST = 6

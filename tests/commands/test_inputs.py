@@ -1,8 +1,8 @@
-"""Classes in --mode=sample."""
+"""Classes as flags give them."""
 
 import pytest
 
-from diffusion_distillation.commands.sample import parse_classes
+from diffusion_distillation.commands.inputs import parse_classes
 from diffusion_distillation.runtime.errors import UserError
 
 
