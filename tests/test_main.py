@@ -431,6 +431,7 @@ def test_images_are_interpolated_and_encoded(workdir, tmp_path, capsys):
       ['encode', '--out=x.png', '--images=IMAGES'],
       'this checkpoint has classes',
     ),
+    (['encode', '--out=images.npz', '--images=IMAGES'], 'would replace'),
     (
       ['encode', '--out=x.png', '--config=digits_distill'],
       'the checkpoint has 10 classes',

@@ -15,6 +15,7 @@ from diffusion_distillation.generation.generator import (
 from diffusion_distillation.generation.image_files import check_writable
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.samplers import split
 from diffusion_distillation.training.config import check
 
 _HELDOUT = 64  # images of a data set that are encoded
@@ -41,7 +42,7 @@ def encode(
     images: path of images; None takes held-out ones of the config's data set.
     iterations: corrections of each step.
     class_: the classes of given images, in turn, as in --mode=sample.
-    grid: spelling of a time grid.
+    grid: spelling of a time grid; None takes that of the checkpoint's sampler.
     num_steps: DDIM steps; None takes the checkpoint's own.
     config: describes the data set, and the network of a file that has no card.
 
@@ -50,6 +51,7 @@ def encode(
       cannot be written.
   """
   inputs.check_suffix(out, '.png', '.npz')
+  inputs.check_not_input(out, images)
   check_writable(out)
   if images is None and config is None:
     raise UserError(
@@ -58,8 +60,9 @@ def encode(
     )
   checkpoint = inputs.load_checkpoint(checkpoint, config)
   card = checkpoint.card
-  sampler, num_steps = inputs.sampling_of(card, 'ddim', num_steps, grid)
   label = inputs.parse_classes(class_, card.num_classes)
+  grid = grid or split(card.sampler)[1]
+  sampler, num_steps = inputs.sampling_of(card, 'ddim', num_steps, grid)
   if images is None:
     originals, condition = _heldout(config, card)
   else:

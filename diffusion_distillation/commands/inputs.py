@@ -1,5 +1,6 @@
 """Checkpoints, their data and samplers, for modes that take a checkpoint."""
 
+import os
 import pathlib
 import sys
 
@@ -53,7 +54,8 @@ def check_rounds(config, workdir):
 def sampling_of(card, sampler=None, num_steps=None, grid=None):
   """Returns the sampler and the number of steps to sample a checkpoint with.
 
-  A number of steps that the checkpoint was not made for gives a warning.
+  A number of steps that the checkpoint was not made for, and a sampler for
+  networks that are trained otherwise, give a warning.
 
   Args:
     card: Card of the checkpoint; its sampler and steps are the defaults.
@@ -71,7 +73,16 @@ def sampling_of(card, sampler=None, num_steps=None, grid=None):
     spelling = canonical(spelling)
   except ValueError as error:
     raise UserError(f'--sampler or --grid: {error}') from error
-  made_for = make_sampler(spelling).steps_per_student_step * card.num_steps
+  made = make_sampler(spelling)
+  trained = (card.config or {}).get('model', {})
+  if any(trained.get(key) != value for key, value in made.model.items()):
+    wanted = (f'model.{key}={value}' for key, value in made.model.items())
+    print(
+      f'warning: {spelling} is for networks trained with {", ".join(wanted)}, '
+      'which this checkpoint was not',
+      file=sys.stderr,
+    )
+  made_for = made.steps_per_student_step * card.num_steps
   if num_steps not in (None, made_for):
     print(
       f'warning: with {spelling}, this checkpoint was made for {made_for} '
@@ -134,6 +145,13 @@ def _config_of(card, path):
       f'the card of {path} does not say how to measure it: '
       f'{files.reason(error)}; {give}'
     ) from error
+
+
+def check_not_input(out, images):
+  """Raises UserError if a file to write is the one that images come from."""
+  paths = [path for path in (out, images) if path and os.path.exists(path)]
+  if len(paths) == 2 and os.path.samefile(*paths):
+    raise UserError(f'--out={out} would replace --images; give another path')
 
 
 def check_suffix(out, *suffixes):

@@ -66,6 +66,7 @@ def interpolate(
       '--mode=interpolate needs one of --seeds=3,8 and --images=PATH'
     )
   inputs.check_suffix(out, '.png')
+  inputs.check_not_input(out, images)
   check_writable(out)
   numbers = None if seeds is None else parse_seeds(seeds)
   checkpoint = inputs.load_checkpoint(checkpoint, config)

@@ -43,8 +43,8 @@ def sample(
   check_writable(out)
   checkpoint = inputs.load_checkpoint(checkpoint, config)
   card = checkpoint.card
-  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps, grid)
   label = inputs.parse_classes(class_, card.num_classes)
+  sampler, num_steps = inputs.sampling_of(card, sampler, num_steps, grid)
   images = Generator(card, _BATCH_SIZE).images(
     checkpoint.weights,
     seeds,

@@ -214,8 +214,9 @@ def measure(
     result = [np.asarray(array).ravel()[: len(rows)] for array in result]
     for number in rows[~np.isfinite(result[0])]:
       raise UserError(
-        f'the probability flow of image {number} cannot be integrated: the '
-        'network returns values that are not finite, or far too large'
+        f'the probability flow of a batch with image {number} cannot be '
+        'integrated: the network returns values that are not finite, or far '
+        'too large'
       )
     found.append(result)
     progress.show(first + len(rows))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_distillation.runtime import devices, processes
+from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import canonical, sample
 
 # Folded into the keys of images, so that they differ from the keys of training.
@@ -81,6 +82,9 @@ class Generator:
       sampler: spelling of the sampler, such as 'ancestral:gamma=0.3'.
       label: see `condition_of`.
       progress: called with the number of images drawn so far.
+
+    Raises:
+      UserError: an image is not finite.
     """
     draw = self.drawer(weights, sampler, len(seeds), label)
     drawn = []
@@ -111,7 +115,15 @@ class Generator:
       condition = condition_of(padded, self._card.num_classes, label)
       task = {'seeds': padded, 'condition': condition}
       processes.broadcast({**task, 'num_steps': int(num_steps)})
-      images = self._draw_all(sampler, params, **task, num_steps=num_steps)
+      images, finite = self._draw_all(
+        sampler, params, **task, num_steps=num_steps
+      )
+      if not finite.all():
+        raise UserError(
+          f'{sampler} in {num_steps} steps draws images that are not finite: '
+          'the network, or an option of the sampler, gives numbers that are '
+          'far too large'
+        )
       return images[: len(seeds)]
 
     return draw
@@ -125,22 +137,27 @@ class Generator:
         self._draw_all(sampler, params, **task)
 
   def _draw_all(self, sampler, params, *, seeds, condition, num_steps):
-    """Returns the images of seeds (N,); each process draws a part of them."""
+    """Returns the images of seeds (N,), and (N,) whether they are finite.
+
+    Each process draws a part of them.
+    """
 
     def split(array):
       mine = np.split(array, jax.process_count())[jax.process_index()]
       return mine.reshape(jax.local_device_count(), -1)
 
     mine = split(seeds)
-    x = self._compiled(sampler)(
+    drawn = self._compiled(sampler)(
       params, mine, jax.tree.map(split, condition), jnp.int32(num_steps)
     )
-    shape = self._denoiser.image_shape
-    return devices.gather(np.asarray(x).reshape(mine.size, *shape))
+    return [
+      devices.gather(np.asarray(part).reshape(mine.size, *part.shape[2:]))
+      for part in drawn
+    ]
 
   def _compile(self, sampler):
     def draw(params, seeds, condition, num_steps):
-      """Returns the images of one replica, uint8."""
+      """Returns the images of one replica, uint8, and which are finite."""
       z_1, step_keys = noise_of(seeds, self._denoiser.image_shape)
       x = sample(
         self._denoiser.bind(params, condition),
@@ -151,7 +168,7 @@ class Generator:
         clip=self._card.clip,
         key=step_keys,
       )
-      return to_uint8(x)
+      return to_uint8(x), jnp.isfinite(x).all(axis=(1, 2, 3))
 
     return devices.compile_sampler(draw)
 

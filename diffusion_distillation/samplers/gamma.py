@@ -1,6 +1,7 @@
 """Gamma-DDIM, a sampler for networks that were trained with Gamma noise."""
 
 import dataclasses
+import math
 import numbers
 
 import jax
@@ -38,10 +39,12 @@ def gamma_ddim(theta_0=0.001, sigma: float | None = None):
       value with which R is 1: it depends on the step, and may be negative.
 
   Raises:
-    ValueError: theta_0 is not positive.
+    ValueError: theta_0 is not positive, or a value is not finite.
   """
-  if isinstance(theta_0, numbers.Real) and not theta_0 > 0:
-    raise ValueError(f'theta_0 must be positive, got {theta_0}')
+  if isinstance(theta_0, numbers.Real) and not 0 < theta_0 < math.inf:
+    raise ValueError(f'theta_0 must be positive and finite, got {theta_0}')
+  if isinstance(sigma, numbers.Real) and not math.isfinite(sigma):
+    raise ValueError(f'sigma must be finite, got {sigma}')
 
   # A traced sigma is not a Real, and counts as one that draws noise.
   draws_noise = not (isinstance(sigma, numbers.Real) and sigma == 0)
@@ -64,5 +67,10 @@ def gamma_ddim(theta_0=0.001, sigma: float | None = None):
     # sigma times the standard deviation of g is y sigma_s.
     return mean + y * sigma_s * normal_to_gamma(step.noise, logsnr_s, theta_0)
 
-  sampler = one_step(advance, order=0, draws_noise=draws_noise)
+  sampler = one_step(
+    advance,
+    order=0,
+    draws_noise=draws_noise,
+    model={'noise': 'gamma', 'theta_0': theta_0},
+  )
   return dataclasses.replace(sampler, step=skip_empty(sampler.step))

@@ -10,6 +10,9 @@ A grid that starts below t = 1 takes standard normal noise for a noisy image at
 its first time. This neglects the data, whose share is alpha there.
 """
 
+import math
+import numbers
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +41,16 @@ def logsnr(logsnr_min: float | None = None, logsnr_max: float | None = None):
     logsnr_min: log-SNR of the first time; the schedule's at t = 1 by default.
     logsnr_max: log-SNR that the spacing aims at; the schedule's at t = 0 by
       default.
+
+  Raises:
+    ValueError: a value is not finite, or logsnr_min is not below logsnr_max.
   """
+  given = [level for level in (logsnr_min, logsnr_max) if level is not None]
+  if not all(map(math.isfinite, given)) or given != sorted(set(given)):
+    raise ValueError(
+      f'finite logsnr_min < logsnr_max are needed, got {logsnr_min} and '
+      f'{logsnr_max}'
+    )
 
   def make(schedule):
     start = schedule(jnp.ones(())) if logsnr_min is None else logsnr_min
@@ -65,12 +77,13 @@ def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
     sigma_max: noise level of the first time.
 
   Raises:
-    ValueError: not 0 < sigma_min < sigma_max, or rho is not positive.
+    ValueError: not 0 < sigma_min < sigma_max < inf, or rho is not in [1, 100],
+      where all levels are exact in float32.
   """
-  if not (0 < sigma_min < sigma_max and rho > 0):
+  if not (0 < sigma_min < sigma_max < math.inf and 1 <= rho <= 100):
     raise ValueError(
-      f'0 < sigma_min < sigma_max and rho > 0 are needed, got {sigma_min}, '
-      f'{sigma_max} and {rho}'
+      '0 < sigma_min < sigma_max and 1 <= rho <= 100 are needed, got '
+      f'{sigma_min}, {sigma_max} and {rho}'
     )
   low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
@@ -97,8 +110,10 @@ def _of_trained_steps(entry):
   """
 
   def factory(trained_steps=1000):
-    if trained_steps < 1:
-      raise ValueError(f'trained_steps must be at least 1, got {trained_steps}')
+    if not 1 <= trained_steps <= 2**20:
+      raise ValueError(
+        f'trained_steps must be from 1 to {2**20}, got {trained_steps}'
+      )
 
     def time(index, num_steps):
       index, num_steps = jnp.asarray(index), jnp.asarray(num_steps)
@@ -166,8 +181,11 @@ def make_grid(grid, schedule, **options):
   Args:
     grid: spelling of a grid in GRIDS, such as 'karras' or 'karras:rho=5'; or a
       function time(index, num_steps); or num_steps + 1 falling times from 1 to
-      0, or a part of that range. A step between equal times above 0 changes
-      nothing, except in `stochastic`.
+      0, or a part of that range; None is 'uniform'. A step between equal times
+      above 0 changes nothing, but for samplers whose further steps at a noise
+      level are meant: `annealed_langevin`, `predictor_corrector` without a
+      predictor, and `steps=score_sde`. `stochastic` looks one step further:
+      before equal times, its step draws no noise.
     schedule: t -> logsnr.
     **options: further options of a named grid.
 
@@ -175,6 +193,7 @@ def make_grid(grid, schedule, **options):
     ValueError: the grid or an option is unknown, or the array is not such a
       grid. Its values are checked unless they are traced.
   """
+  grid = 'uniform' if grid is None else grid
   if isinstance(grid, str):
     return spelling.make(GRIDS, grid, 'time grid', **options)(schedule)
   if options:
@@ -190,6 +209,27 @@ def make_grid(grid, schedule, **options):
   if not any(isinstance(t, jax.core.Tracer) for t in jax.tree.leaves(grid)):
     _check_times(np.asarray(grid, float))
   return lambda index, num_steps: times[num_steps - index]
+
+
+def check_num_steps(num_steps, grid):
+  """Checks a number of steps and, where it is an array, its time grid.
+
+  Args:
+    num_steps: an int; a traced number is not checked.
+    grid: as in `make_grid`.
+
+  Raises:
+    ValueError: num_steps < 1, or the array does not have num_steps + 1 times.
+  """
+  if not isinstance(num_steps, numbers.Integral):
+    return  # traced
+  if num_steps < 1:
+    raise ValueError(f'num_steps must be at least 1, got {num_steps}')
+  is_array = not isinstance(grid, str | None) and not callable(grid)
+  if is_array and len(grid) != num_steps + 1:
+    raise ValueError(
+      f'{num_steps} steps need a grid of {num_steps + 1} times, got {len(grid)}'
+    )
 
 
 def _check_times(times):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from diffusion_distillation.core import process, schedules
-from diffusion_distillation.samplers.grids import make_grid
+from diffusion_distillation.samplers.grids import check_num_steps, make_grid
 from diffusion_distillation.samplers.loop import sample
 from diffusion_distillation.samplers.parallel import parallel_sample
 
@@ -50,6 +50,7 @@ def encode(
     clip: as in the sampling that is to be inverted.
     iterations: corrections of each step, one network evaluation each.
   """
+  check_num_steps(num_steps, grid)
   time_of = make_grid(grid, schedule)
 
   def predict(z, logsnr):
@@ -100,6 +101,7 @@ def invert(
   updates,
   by='deq',
   learning_rate=0.005,
+  grid=None,
   clip=True,
   **options,
 ):
@@ -116,13 +118,21 @@ def invert(
       'deq' solves the chain by `parallel_sample`, starting from the states of
       the update before, and takes a `phantom_gradient`.
     learning_rate: of Adam.
+    grid: as in `sample`.
     clip: as in `sample`.
     **options: of `parallel_sample`, for 'deq'.
 
   Raises:
-    ValueError: `by` is unknown.
+    ValueError: `by` is unknown, or 'backprop' got options.
   """
-  given = {'schedule': schedule, 'num_steps': num_steps, 'clip': clip}
+  if by == 'backprop' and options:
+    raise ValueError(f'backprop has no options, got {", ".join(options)}')
+  given = {
+    'schedule': schedule,
+    'num_steps': num_steps,
+    'grid': grid,
+    'clip': clip,
+  }
 
   def squared_errors(images):
     return jnp.sum((images - x) ** 2, axis=tuple(range(1, x.ndim)))

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from diffusion_distillation.samplers.grids import check_num_steps
 from diffusion_distillation.samplers.sampler import Step
 from diffusion_distillation.samplers.table import make_both
 
@@ -57,13 +58,15 @@ def sample(
     ValueError: the sampler, an option or the grid is unknown, num_steps < 1, or
       a sampler that draws noise got neither key nor noise.
   """
-  _check_num_steps(num_steps, grid)
+  check_num_steps(num_steps, grid)
   sampler, time = make_both(sampler, grid, schedule, options)
   chex.assert_type(z_1, float)
   if sampler.draws_noise and noise is None:
     if key is None:
       raise ValueError('this sampler draws noise: pass a key (or noise)')
     key = _key_per_image(key, z_1.shape[0])
+  if noise is not None and isinstance(num_steps, numbers.Integral):
+    chex.assert_axis_dimension_gteq(noise, 0, num_steps)
 
   def clipped(z, logsnr):
     x_hat = denoise(z, logsnr)
@@ -95,18 +98,6 @@ def sample(
   start = z_1, sampler.init(z_1)
   images, _ = jax.lax.fori_loop(0, num_steps, body, start)
   return images
-
-
-def _check_num_steps(num_steps, grid):
-  if not isinstance(num_steps, numbers.Integral):
-    return  # traced
-  if num_steps < 1:
-    raise ValueError(f'num_steps must be at least 1, got {num_steps}')
-  is_array = not isinstance(grid, str | None) and not callable(grid)
-  if is_array and len(grid) != num_steps + 1:
-    raise ValueError(
-      f'{num_steps} steps need a grid of {num_steps + 1} times, got {len(grid)}'
-    )
 
 
 def _key_per_image(key, num_images):

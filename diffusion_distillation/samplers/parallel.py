@@ -18,6 +18,7 @@ Plain sweeps reach it after T sweeps, since state r is exact after r sweeps.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from diffusion_distillation.core import process
 from diffusion_distillation.core.schedules import logsnr_at
 from diffusion_distillation.samplers import spelling
-from diffusion_distillation.samplers.grids import make_grid
+from diffusion_distillation.samplers.grids import check_num_steps, make_grid
 
 
 class Info(NamedTuple):
@@ -53,16 +54,19 @@ class Chain(NamedTuple):
 
   Attributes:
     rows: (z (n, B, ...), logsnr (n, B)) -> x_hat, like z.
-    logsnr: (T + 1,) noise levels from noise to data; +inf at the end is data.
+    starts: (T,) noise levels at which the steps start.
+    ends: (T,) noise levels at which they end; +inf is data. Where a time of 0
+      is repeated, a step ends at data and the next one starts at `schedule(0)`.
   """
 
   rows: Callable
-  logsnr: jax.Array
+  starts: jax.Array
+  ends: jax.Array
 
   @property
   def num_steps(self):
     """The number of steps, T."""
-    return len(self.logsnr) - 1
+    return len(self.starts)
 
   def sweep(self, z, data_std, start=None):
     """Returns F(z), of the whole chain or of a part of it.
@@ -75,15 +79,15 @@ class Chain(NamedTuple):
     """
     if start is None:
       start = jnp.zeros((z.shape[1],), jnp.int32)
-    index = start[None] + jnp.arange(len(z))[:, None]  # (n + 1, B)
-    logsnr = self.logsnr[jnp.minimum(index, self.num_steps)]
-    # Beyond the end, the network is evaluated at the last level, without use.
-    logsnr_t = self.logsnr[jnp.minimum(index[:-1], self.num_steps - 1)]
+    index = start[None] + jnp.arange(len(z) - 1)[:, None]  # (n, B)
+    # Beyond the end, the last step is repeated without use.
+    used = jnp.minimum(index, self.num_steps - 1)
+    logsnr_t, logsnr_s = self.starts[used], self.ends[used]
     x_hat = self.rows(z[:-1], logsnr_t)
-    stepped = process.ddim_step(z[:-1], x_hat, logsnr_t, logsnr[1:])
-    is_step = process.expand(index[:-1] < self.num_steps, stepped)
+    stepped = process.ddim_step(z[:-1], x_hat, logsnr_t, logsnr_s)
+    is_step = process.expand(index < self.num_steps, stepped)
     left = jnp.where(is_step, stepped - z[1:], 0)
-    alpha, sigma = process.alpha_sigma(process.expand(logsnr[1:], left))
+    alpha, sigma = process.alpha_sigma(process.expand(logsnr_s, left))
     # c is divided by s, so that s may be infinite; only its ratios matter.
     c = jnp.hypot(alpha, sigma / data_std)
     return jnp.concatenate([z[:1], z[1:] + c * jnp.cumsum(left / c, axis=0)])
@@ -117,7 +121,7 @@ def anderson(tol=1e-3, m=3, lam=1e-4, beta=1.0, published=False, data_std=0.5):
       states whose F is exact.
     data_std: as in `picard`.
   """
-  _check_positive(m=m)
+  _check_positive(m=m, lam=lam)
 
   def init(z):
     return jnp.zeros((2, m, *z.shape), z.dtype)
@@ -159,6 +163,7 @@ def _fixed_point(tol, data_std, init, update):
     init: z -> the memory before the first sweep.
     update: (z, F(z), number of the sweep, memory) -> (z, memory).
   """
+  _check_tol(tol)
   _check_positive(data_std=data_std)
 
   def solve(chain, z, max_sweeps):
@@ -213,14 +218,15 @@ def window(size=10, tol=0.1, together=False, data_std=0.5):
       An image then depends on its batch.
     data_std: as in `picard`.
   """
+  _check_tol(tol)
   _check_positive(size=size, data_std=data_std)
 
   def solve(chain, z, max_sweeps):
     num_steps, num_images = chain.num_steps, z.shape[1]
     width = min(size, num_steps)
     # v is 0 where the step ends at data, and at data itself.
-    _, sigma_s = process.alpha_sigma(chain.logsnr[2:])
-    ratio = jnp.expm1(chain.logsnr[1:-1] - chain.logsnr[2:])
+    _, sigma_s = process.alpha_sigma(chain.ends[1:])
+    ratio = jnp.expm1(chain.starts[1:] - chain.ends[1:])
     variance = jnp.pad(-ratio * sigma_s**2, (1, 1))
     everyone = jnp.arange(num_images)[None]
     places = jnp.arange(width + 1)[:, None]
@@ -260,6 +266,11 @@ def _check_positive(**options):
   for name, value in options.items():
     if not value > 0:
       raise ValueError(f'{name} must be positive, got {value}')
+
+
+def _check_tol(tol):
+  if not tol >= 0:
+    raise ValueError(f'tol must be at least 0, got {tol}')
 
 
 def _along(values, z):
@@ -313,9 +324,13 @@ def parallel_sample(
   """
   solve = spelling.make(METHODS, method, 'parallel method', **options)
   chain = make_chain(denoise, schedule, num_steps, grid, clip, devices)
+  if max_sweeps is not None and max_sweeps < 1:
+    raise ValueError(f'max_sweeps must be at least 1, got {max_sweeps}')
   if start is None:
-    _, sigma = process.alpha_sigma(chain.logsnr)
+    levels = jnp.append(chain.starts[:1], chain.ends)
+    _, sigma = process.alpha_sigma(levels)
     start = process.expand(sigma, z_1[None]) * z_1[None]
+  chex.assert_shape(start, (num_steps + 1, *z_1.shape))
   start = start.at[0].set(z_1)
   info = solve(chain, start, num_steps if max_sweeps is None else max_sweeps)
   return info.states[-1], info
@@ -325,15 +340,17 @@ def make_chain(
   denoise, schedule, num_steps, grid='uniform', clip=True, devices=None
 ):
   """Returns the Chain of T DDIM steps; see `parallel_sample`."""
+  check_num_steps(num_steps, grid)
   index = num_steps - jnp.arange(num_steps + 1)
   times = make_grid(grid, schedule)(index, num_steps)
-  logsnr = logsnr_at(schedule, times)
 
   def rows(z, logsnr):
     x_hat = jax.vmap(denoise)(z, logsnr)
     return jnp.clip(x_hat, -1, 1) if clip else x_hat
 
-  return Chain(rows if devices is None else _split(rows, devices), logsnr)
+  if devices is not None:
+    rows = _split(rows, devices)
+  return Chain(rows, schedule(times[:-1]), logsnr_at(schedule, times[1:]))
 
 
 def _split(rows, devices):
@@ -343,6 +360,10 @@ def _split(rows, devices):
   parts = jax.shard_map(rows, mesh=mesh, in_specs=(part, part), out_specs=part)
 
   def call(z, logsnr):
+    if len(z) % len(devices):
+      raise ValueError(
+        f'{len(z)} steps at once cannot be split over {len(devices)} devices'
+      )
     x_hat = parts(z, logsnr)
     return jax.lax.with_sharding_constraint(x_hat, NamedSharding(mesh, whole))
 

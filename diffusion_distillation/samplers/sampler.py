@@ -1,7 +1,7 @@
 """Defines a sampler, and one step of the sampling loop as a sampler sees it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -86,6 +86,8 @@ class Sampler:
       sampler spans: a student of N steps is sampled in N times as many.
     init: z -> the memory before the first step, a pytree; () for methods that
       use the current prediction alone.
+    model: keys of the config's section `model`, and the values that networks
+      for this sampler are trained with; {} where any network will do.
   """
 
   step: Callable[[jax.Array, jax.Array, Step, Any], tuple[jax.Array, Any]]
@@ -96,6 +98,7 @@ class Sampler:
   draws_per_step: int = 1
   steps_per_student_step: int = 1
   init: Callable[[jax.Array], Any] = no_memory
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def nfe(self, num_steps):
     """Returns the network evaluations (NFE) of a sample of `num_steps`."""

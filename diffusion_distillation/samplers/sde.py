@@ -25,6 +25,7 @@ above 1 with fewer than 20 steps, and then gives NaN.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -223,8 +224,8 @@ def predictor_corrector(
       'corrector_steps must be at least 0, and 1 without a predictor, got '
       f'{corrector_steps}'
     )
-  if snr <= 0:
-    raise ValueError(f'snr must be above 0, got {snr}')
+  if not 0 < snr < math.inf:
+    raise ValueError(f'snr must be above 0 and finite, got {snr}')
 
   def transition_of(step):
     if steps == 'score_sde':
@@ -314,11 +315,12 @@ def annealed_langevin(steps_per_level=10, step_lr: float | None = None):
       at its k_L = 0.01.
 
   Raises:
-    ValueError: an option is not positive.
+    ValueError: an option is not positive, or not finite.
   """
-  if steps_per_level < 1 or (step_lr is not None and step_lr <= 0):
+  is_size = step_lr is None or 0 < step_lr < math.inf
+  if steps_per_level < 1 or not is_size:
     raise ValueError(
-      'steps_per_level must be at least 1 and step_lr above 0, got '
+      'steps_per_level must be at least 1 and step_lr above 0 and finite, got '
       f'{steps_per_level} and {step_lr}'
     )
 

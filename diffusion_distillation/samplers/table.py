@@ -98,7 +98,6 @@ def make_both(sampler, grid, schedule, options):
     name, spelled = split(sampler)
     grid = spelled if grid is None else grid
     own = _known_options(SAMPLERS, name, 'sampler')
-  grid = UNIFORM if grid is None else grid
   of_grid = ()
   if isinstance(grid, str):
     of_grid = _known_options(GRIDS, grid, 'time grid')

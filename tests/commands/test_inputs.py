@@ -1,8 +1,10 @@
 """Classes as flags give them."""
 
+import types
+
 import pytest
 
-from diffusion_distillation.commands.inputs import parse_classes
+from diffusion_distillation.commands.inputs import parse_classes, sampling_of
 from diffusion_distillation.runtime.errors import UserError
 
 
@@ -29,3 +31,16 @@ def test_an_unknown_class_is_refused(text):
 def test_the_error_for_classes_gives_a_valid_example():
   with pytest.raises(UserError, match='0 to 1, such as 0 or 0,1'):
     parse_classes('2', 2)
+
+
+@pytest.mark.parametrize(
+  ('spelling', 'warns'),
+  [('gamma_ddim:theta_0=0.1', False), ('gamma_ddim', True), ('ddim', False)],
+)
+def test_a_sampler_of_other_noise_gives_a_warning(spelling, warns, capsys):
+  config = {'model': {'noise': 'gamma', 'theta_0': 0.1}}
+  card = types.SimpleNamespace(config=config, num_steps=4, sampler='ddim')
+  assert sampling_of(card, spelling) == (spelling, 4)
+  told = capsys.readouterr().err
+  assert ('with model.noise=gamma, model.theta_0=0.001' in told) == warns
+  assert told.count('\n') == warns

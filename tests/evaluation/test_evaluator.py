@@ -83,6 +83,9 @@ def test_memorization_is_the_share_nearer_than_held_out_images():
   assert memorization(fresh[2000:]) == pytest.approx(0.05, abs=0.025)
   half = np.concatenate([fresh[:500], fresh[2000:2500]])
   assert memorization(half) == pytest.approx(0.525, abs=0.025)
+  copies = evaluator(dataset=colours(fresh[:1000], fresh[:100]))
+  figures = copies.measure([fresh[900:1100]], 200)
+  assert figures['memorization'] == 0.5
   nothing_held_out = evaluator(dataset=colours(TRAIN, HELDOUT[:0]))
   assert 'memorization' not in nothing_held_out.measure([OURS], 30)
 

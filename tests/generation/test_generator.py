@@ -11,6 +11,7 @@ from diffusion_distillation.generation.generator import (
   condition_of,
   to_uint8,
 )
+from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import GRIDS
 from diffusion_distillation.training import trainer
 from tests.conftest import tiny_config
@@ -43,6 +44,12 @@ def test_an_image_depends_on_its_seed_alone(card, params, sampler):
   difference = whole.astype(int) - parts.astype(int)
   assert np.abs(difference).max() <= 1  # of rounding float32 to uint8
   assert np.mean(difference != 0) < 0.01
+
+
+def test_images_that_are_not_finite_are_refused(card, params):
+  broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+  with pytest.raises(UserError, match='in 3 steps draws images that are not'):
+    draw(card, broken, np.arange(13))
 
 
 def test_one_compilation_serves_every_step_count_and_class(card, params):

@@ -124,5 +124,5 @@ def test_the_samples_vary_as_the_documentation_says():
 def test_options_are_checked_and_sigma_0_draws_no_noise():
   assert not make_sampler('gamma_ddim:sigma=0').draws_noise
   assert make_sampler('gamma_ddim:theta_0=0.01').draws_noise
-  with pytest.raises(ValueError, match='theta_0 must be positive, got 0'):
+  with pytest.raises(ValueError, match='positive and finite, got 0'):
     make_sampler('gamma_ddim:theta_0=0')

@@ -111,6 +111,24 @@ def test_the_noise_of_an_image_is_found(by):
   np.testing.assert_allclose(loss, found.losses[-1], rtol=0.5, atol=0.1)
 
 
+def test_options_are_refused_where_there_are_none():
+  with pytest.raises(ValueError, match='backprop has no options, got method'):
+    inversion.invert(
+      DENOISE,
+      0,
+      0,
+      schedule=COSINE,
+      num_steps=1,
+      updates=1,
+      by='backprop',
+      method='picard',
+    )
+  with pytest.raises(ValueError, match='grid of 4 times'):
+    inversion.encode(
+      DENOISE, jnp.zeros(()), schedule=COSINE, num_steps=3, grid=[1.0, 0.0]
+    )
+
+
 def test_unknown_gradients_are_refused():
   with pytest.raises(ValueError, match='known: backprop, deq'):
     inversion.invert(

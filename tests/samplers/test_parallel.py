@@ -181,6 +181,13 @@ def test_conditions_are_bound_to_images_and_steps_are_split():
   np.testing.assert_allclose(split, want, atol=1e-5)
 
 
+def test_repeated_times_are_those_of_the_sampler():
+  given = {'num_steps': 5, 'grid': [1.0, 0.7, 0.7, 0.4, 0.0, 0.0]}
+  got, _ = parallel_ddim(noise(), **given)
+  want = sample(DENOISE, noise(), schedule=COSINE, clip=False, **given)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
 def test_unknown_methods_and_options_are_refused():
   with pytest.raises(ValueError, match='known: picard, anderson, window'):
     parallel_ddim(noise(), method='newton')
@@ -189,3 +196,13 @@ def test_unknown_methods_and_options_are_refused():
   for option in ('picard:data_std=0', 'anderson:m=0', 'window:size=0'):
     with pytest.raises(ValueError, match='must be positive, got 0'):
       parallel_ddim(noise(), method=option)
+  for given, message in (
+    ({'method': 'picard:tol=nan'}, 'tol must be at least 0'),
+    ({'method': 'anderson:lam=0'}, 'lam must be positive'),
+    ({'max_sweeps': 0}, 'max_sweeps must be at least 1'),
+    ({'num_steps': 0}, 'num_steps must be at least 1'),
+    ({'num_steps': 2, 'grid': [1.0, 0.0]}, 'grid of 3 times'),
+    ({'num_steps': 3, 'devices': jax.devices()[:2]}, '3 steps .* 2 devices'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      parallel_ddim(noise(), **given)

@@ -174,7 +174,11 @@ def test_old_style_keys_are_accepted():
     ({'sampler': 'ddpm'}, 'ddim, ancestral'),
     ({'grid': 'karas'}, 'unknown time grid.*uniform'),
     ({'grid': 'karras:rho=x'}, "option rho of time grid 'karras' must be fl"),
-    ({'grid': 'karras', 'rho': -1.0}, 'rho > 0'),
+    ({'grid': 'karras', 'rho': 0.5}, '1 <= rho <= 100 are needed'),
+    ({'grid': 'karras', 'sigma_max': np.inf}, 'sigma_max .*, got 0.002, inf'),
+    ({'grid': 'logsnr:logsnr_max=nan'}, 'got None and nan'),
+    ({'grid': 'logsnr:logsnr_min=5,logsnr_max=-5'}, 'got 5.0 and -5.0'),
+    ({'grid': 'quad:trained_steps=99999999999'}, 'from 1 to 1048576'),
     ({'grid': [1.0, 0.5, 0.0], 'rho': 5.0}, "has no option 'rho'"),
     ({'grid': [1.0, 0.0]}, 'grid of 3 times, got 2'),
     ({'grid': [[1.0, 0.5, 0.0]] * 3}, 'shape'),
@@ -294,6 +298,11 @@ def test_a_grid_that_ends_above_0_returns_noisy_images():
   t, s = SCHEDULE(jnp.full(4, 0.9)), SCHEDULE(jnp.full(4, 0.4))
   want = process.ddim_step(noise(), gaussian_denoise(noise(), t), t, s)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_too_little_noise_is_refused():
+  with pytest.raises(AssertionError, match="axis '0' but got '3'"):
+    run(4, sampler='ancestral', noise=jnp.zeros((3, *noise().shape)))
 
 
 def test_given_noise_takes_the_place_of_a_key():
