@@ -1,6 +1,7 @@
 """Likelihoods and their bound: closed forms, original numbers, the mode."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -89,10 +90,10 @@ def test_a_uniform_density_has_8_bits(name):
     np.testing.assert_allclose(middle, images / 127.5 - 1, atol=1e-7)
 
 
-def gaussian(z, logsnr):
+def gaussian(z, logsnr, mean=MEAN):
   alpha, sigma = process.alpha_sigma(process.expand(logsnr, z))
   gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
-  return MEAN + gain * (z - alpha * MEAN)
+  return mean + gain * (z - alpha * mean)
 
 
 @pytest.fixture(scope='module')
@@ -154,6 +155,27 @@ def test_the_bound_is_ddpm_s_in_its_own_notation(bound, num_steps):
   assert found == pytest.approx(nats / np.log(2), rel=0.02)
 
 
+def test_the_prior_term_is_the_divergence_of_gaussians():
+  # The right x at a level of almost no noise costs nothing: only the KL of the
+  # prior remains, which is large at log-SNR -2.
+  schedule = schedules.get_logsnr_schedule(
+    'uniform', logsnr_min=-2.0, logsnr_max=30.0
+  )
+  images = np.array([0, 100, 255], np.uint8).reshape(3, 1, 1, 1)
+  x = images.ravel() / 127.5 - 1
+  found = likelihood.variational_bound(
+    lambda z, logsnr: images / 127.5 - 1,
+    images,
+    lambda i: jnp.ones(images.shape),
+    schedule=schedule,
+    num_steps=4,
+    clip=False,
+  )
+  mean, variance = special.expit(-2) ** 0.5 * x, special.expit(2)
+  kl = (mean**2 + variance - 1 - np.log(variance)) / 2
+  np.testing.assert_allclose(found, kl / np.log(2), rtol=1e-5)
+
+
 def test_the_probabilities_of_all_bytes_sum_to_one():
   images = np.arange(256, dtype=np.uint8)
   for mean, std in ((0.3, 0.5), (-1.5, 0.1), (0.98, 1e-3)):
@@ -166,6 +188,37 @@ def test_standard_errors_are_of_the_mean():
   assert likelihood.standard_error(np.array([0.0, 2.0])) == pytest.approx(1)
   values = np.random.RandomState(0).standard_normal(10_000)
   assert likelihood.standard_error(values) == pytest.approx(0.01, rel=0.05)
+
+
+def test_images_are_measured_with_their_class():
+  # Every image is the mean of its class.
+  means, labels = np.float32([-0.6, 0.6]), np.arange(8) % 2
+
+  def bind(means, condition):
+    mean = means[condition['label']][:, None, None, None]
+    return lambda z, logsnr: gaussian(z, logsnr, mean)
+
+  card = types.SimpleNamespace(
+    denoiser=lambda: types.SimpleNamespace(bind=bind),
+    schedule=lambda: UNIFORM,
+    num_classes=len(means),
+    clip=False,
+  )
+  images = np.round((means[labels] + 1) * 127.5).astype(np.uint8)
+  examples = [
+    {'image': np.full((2, 2, 1), image), 'label': label}
+    for image, label in zip(images, labels, strict=True)
+  ]
+  found = likelihood.measure(
+    types.SimpleNamespace(card=card, weights=means),
+    examples,
+    len(examples),
+    batch_size=len(examples),
+    num_steps=16,
+  )
+  exact = np.log2(127.5 * STD * np.sqrt(2 * np.pi))
+  assert found['bits_per_dim'] == pytest.approx(exact, abs=0.01)
+  assert found['bits_per_dim_error'] < 0.001
 
 
 @pytest.fixture(scope='module')

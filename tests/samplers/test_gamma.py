@@ -51,7 +51,13 @@ def test_the_coefficients_are_those_of_the_equation(sigma):
   c = advance(1.0, 0.0, nothing, **options)[:, 0]
   d = advance(0.0, 1.0, nothing, **options)[:, 0]
   np.testing.assert_allclose(c * B + d, A, rtol=1e-5)
-  if sigma is not None:
+  if sigma is None:
+    # The variance is c^2 sigma_t^2 + (1 - r c)^2 sigma_s^2: with this c, it is
+    # sigma_s^2. From pure noise, c is 1e-4, of which 1 - tanh leaves no digit.
+    r = B * (1 + A) / A
+    want = 2 * r * (1 - A**2) / (1 - B**2 + r**2 * (1 - A**2))
+    np.testing.assert_allclose(c, want, rtol=1e-4)
+  else:
     np.testing.assert_allclose(c, (A - sigma * B) / (B * (1 + A)), rtol=1e-4)
     np.testing.assert_allclose(d, (A**2 + sigma * B) / (1 + A), rtol=1e-5)
 

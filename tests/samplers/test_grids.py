@@ -92,3 +92,10 @@ def test_the_last_and_the_first_hundred_steps():
 def test_another_number_of_trained_steps():
   times = falling('linear', 4, trained_steps=8)
   np.testing.assert_allclose(times, [7 / 8, 5 / 8, 3 / 8, 1 / 8, 0])
+
+
+def test_more_steps_than_trained_ones_and_a_single_one():
+  times = falling('linear', 6, trained_steps=4)
+  np.testing.assert_allclose(times, [1, 1, 1, 3 / 4, 2 / 4, 1 / 4, 0])
+  # A single step of `quad` starts at its noisiest step, 0.8 T.
+  assert trained('quad', 1) == [800]

@@ -75,6 +75,26 @@ def test_iterations_make_the_inverse_exact():
   assert errors[2] < errors[0] / 100
 
 
+@pytest.mark.parametrize(('clip', 'x_hat'), [(True, 1), (False, 3)])
+def test_encoding_clips_predictions_if_asked(clip, x_hat):
+  x = jnp.full((1, 1, 1, 1), 0.5)
+  z_1 = inversion.encode(
+    lambda z, logsnr: jnp.full_like(z, 3),
+    x,
+    schedule=COSINE,
+    num_steps=2,
+    grid=[0.75, 0.5, 0.25],
+    clip=clip,
+  )
+  # With a constant x_hat, the noise (z - alpha x_hat) / sigma is constant. The
+  # angle of the schedule is t pi / 2, up to 5e-5 by its limits of log-SNR.
+  (a, s), (a_1, s_1) = (
+    (np.cos(angle), np.sin(angle)) for angle in np.pi / 8 * np.array([1, 3])
+  )
+  want = a_1 * x_hat + s_1 * (0.5 - a * x_hat) / s
+  np.testing.assert_allclose(z_1.item(), want, atol=1e-3)
+
+
 def test_the_phantom_gradient_is_that_of_the_original():
   name = 'inversion_uniform_10_tau0.1_pg1'
   x_0, target, t = (

@@ -149,12 +149,14 @@ def test_sweeps_know_gaussian_data_of_their_standard_deviation():
 
 
 def test_an_image_does_not_depend_on_its_batch():
-  easy_and_hard = noise().at[1].multiply(0.01)
+  # The first image is done after fewer sweeps than the others.
+  easy_and_hard = noise().at[1].multiply(0.01)[::-1]
   for method in ('picard', 'anderson', 'window:size=6'):
     images, info = parallel_ddim(easy_and_hard, method=method)
     alone, of_one = parallel_ddim(easy_and_hard[:1], method=method)
     np.testing.assert_allclose(images[:1], alone, atol=1e-5)
     assert info.sweeps[0] == of_one.sweeps[0]
+    assert 'window' in method or info.sweeps[0] < info.sweeps[1:].min()
     width = 6 if 'window' in method else STEPS
     assert info.evaluations == info.sweeps.max() * width * len(images)
 
@@ -164,7 +166,7 @@ def test_conditions_are_bound_to_images_and_steps_are_split():
 
   def denoise(z, logsnr):
     assert z.shape[0] == logsnr.shape[0] == len(label)
-    return 0.1 * z + label[:, None, None, None] / 3
+    return 0.1 * z + label[:, None, None, None]  # up to 2, which is clipped
 
   given = {'schedule': COSINE, 'num_steps': STEPS}
   run = jax.jit(

@@ -13,6 +13,7 @@ from diffusion_distillation.samplers import (
   sample,
   sde,
 )
+from diffusion_distillation.samplers.grids import make_grid
 from tests.samplers import mixture
 
 CASES, ARRAYS = mixture.read('sde')
@@ -228,6 +229,54 @@ def test_equal_times_change_nothing(spelling):
   step = Step(gaussian, COSINE, time, jnp.array([1, 1]), 3, noise)
   got, _ = sampler.step(z, gaussian(z, step.logsnr_t), step, ())
   np.testing.assert_allclose(got, z, atol=1e-6)
+
+
+def noise_of_step(sampler, schedule, times, index):
+  """Returns the std in z_s of the noise that a step with this index draws."""
+  time = make_grid(np.asarray(times), schedule)
+  nothing, noise = jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1))
+  step = Step(None, schedule, time, jnp.array([index]), len(times) - 1, noise)
+  return sampler.step(nothing, nothing, step, ())[0].item()
+
+
+@pytest.mark.parametrize(
+  ('kind', 'steps'), [('vp', 'grid'), ('vp', 'score_sde'), ('subvp', 'grid')]
+)
+def test_annealed_corrections_have_the_published_size(kind, steps):
+  # In score_sde it is 2 (1 - beta_i) (snr k)^2, with i from 0 to N - 1. On a
+  # grid, (alpha_t / alpha_s)^2 takes the place of 1 - beta_i.
+  snr, i, n = 0.3, 11, 40
+  alpha_s, alpha_t = (
+    np.exp(-(19.9 / 4) * t**2 - 0.05 * t) for t in (i / n, (i + 1) / n)
+  )
+  kept = (alpha_t / alpha_s) ** 2
+  if steps == 'score_sde':
+    kept = 1 - (0.1 + 19.9 * i / (n - 1)) / n
+  k = 1 - alpha_t**2 if kind == 'subvp' else np.sqrt(1 - alpha_t**2)
+  sampler = make_sampler(
+    f'predictor_corrector:predictor=none,corrector=ald,snr={snr}',
+    sde=kind,
+    steps=steps,
+  )
+  got = noise_of_step(sampler, SCHEDULES[kind], np.linspace(1, 0, n + 1), i)
+  # Images in the units of 'subvp' are z by a_s / alpha(logsnr_s).
+  scale_s = 1
+  if kind == 'subvp':
+    scale_s = np.sqrt(alpha_s**2 + (1 - alpha_s**2) ** 2)
+  want = np.sqrt(2 * 2 * kept) * snr * k / scale_s
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize('end', [[], [0.0]])
+def test_step_lr_belongs_to_the_last_noise_level(end):
+  # The levels are 16, 4 and 1: at the first, size = step_lr 16^2.
+  times = UNIFORM.time(-2 * np.log([16.0, 4.0, 1.0]))
+  times = np.append(times, end)
+  sampler = make_sampler('annealed_langevin', steps_per_level=1, step_lr=1e-3)
+  got = noise_of_step(sampler, UNIFORM, times, len(times) - 2)
+  # From y, in units of alpha = 1, to z at the second level.
+  want = np.sqrt(2 * 1e-3) * 16 / np.sqrt(1 + 4**2)
+  np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def test_images_of_a_batch_are_not_coupled():
