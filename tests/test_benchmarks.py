@@ -155,9 +155,9 @@ def test_samplers_are_compared_with_their_evaluations(toy, monkeypatch):
     return {name: [2.0] for name in functions}
 
   monkeypatch.setattr(timing, 'interleaved', interleaved)
-  row = sampler._side_by_side(toy, batch_size=8, num_steps=3)
-  assert row['images/s'] == 4
-  assert row['TFLOP/s'] == pytest.approx(3 * 8 * toy.flops / 1e12 / 2)
+  row = sampler._side_by_side(toy, 8, 'heun', num_steps=3)
+  assert row['images/s'] == 4 and row['NFE'] == 5
+  assert row['TFLOP/s'] == pytest.approx(5 * 8 * toy.flops / 1e12 / 2)
 
 
 @pytest.fixture
