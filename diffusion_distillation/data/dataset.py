@@ -121,6 +121,10 @@ DATASETS = {
   'imagenet64': 'diffusion_distillation.data.tfds:imagenet64',
   'lsun_bedroom128': 'diffusion_distillation.data.tfds:lsun_bedroom128',
   'lsun_church128': 'diffusion_distillation.data.tfds:lsun_church128',
+  'mnist': 'diffusion_distillation.data.mnist:mnist',
+  'fashion_mnist': 'diffusion_distillation.data.mnist:fashion_mnist',
+  'kmnist': 'diffusion_distillation.data.mnist:kmnist',
+  'emnist': 'diffusion_distillation.data.mnist:emnist',
   'folder': 'diffusion_distillation.data.image_folder:load',
 }
 

@@ -1,4 +1,4 @@
-"""The paper's data sets from TensorFlow Datasets, read without TensorFlow.
+"""Data sets from TensorFlow Datasets, read without TensorFlow.
 
 They are read from array_record files, a format with random access, which
 `python -m diffusion_distillation.data.prepare` writes once. Training never
@@ -21,6 +21,10 @@ SOURCES = {
   'imagenet64': ('imagenet2012', 'validation'),
   'lsun_bedroom128': ('lsun/bedroom', 'validation'),
   'lsun_church128': ('lsun/church_outdoor', 'validation'),
+  'mnist': ('mnist', 'test'),
+  'fashion_mnist': ('fashion_mnist', 'test'),
+  'kmnist': ('kmnist', 'test'),
+  'emnist': ('emnist/balanced', 'test'),
 }
 
 
@@ -78,7 +82,7 @@ def _dataset(name, size, method, num_classes, random_flip, data_dir):
   def open_split(split):
     builder = _open_prepared(name, data_dir)
     examples = _Records(builder, name, split, (size, method), num_classes > 1)
-    return examples if method else _in_memory(examples)
+    return examples if method else ArrayExamples(*_arrays(examples))
 
   return Dataset(
     name=name,
@@ -141,10 +145,30 @@ class _Records(Sequence):
     return digest([description, files, self._resizing, self._conditional])
 
 
-def _in_memory(examples):
-  """Returns the same examples, decoded and held in memory."""
+def in_memory(name, split, data_dir):
+  """Returns the grey images and the labels of a data set in MNIST's format.
+
+  Args:
+    name: a key of SOURCES.
+    split: 'train' or 'heldout'.
+    data_dir: the folder of TensorFlow Datasets; None: its default.
+
+  Returns:
+    (N, H, W) uint8 and (N,) int32.
+
+  Raises:
+    UserError: the data set is not prepared, or damaged.
+  """
+  split = {'train': 'train', 'heldout': SOURCES[name][1]}[split]
+  builder = _open_prepared(name, data_dir)
+  images, labels = _arrays(_Records(builder, name, split, (None, None), True))
+  return images[..., 0], labels  # grey images are decoded to RGB
+
+
+def _arrays(examples):
+  """Returns the images and the labels of examples."""
   every = list(examples)
-  return ArrayExamples(
+  return (
     np.stack([example['image'] for example in every]),
     np.array([example['label'] for example in every]),
   )

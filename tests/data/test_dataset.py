@@ -14,7 +14,7 @@ from diffusion_distillation.data.dataset import (
 
 def test_unknown_names_list_the_known_ones():
   with pytest.raises(ValueError, match='known: digits'):
-    load_dataset('mnist', {})
+    load_dataset('mnits', {})
   with pytest.raises(ValueError, match=r'args\.randflip; .* class_conditional'):
     load_dataset('digits', {'randflip': True})
 

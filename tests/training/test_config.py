@@ -95,7 +95,7 @@ WRONG = [
     {'name': 'cosine', 'logsnr_min': '-20'},
     "model.train_logsnr_schedule.logsnr_min must be float, got '-20'",
   ),
-  ('dataset.name', 'mnist', 'known: digits'),
+  ('dataset.name', 'mnits', 'known: digits'),
   (
     'dataset.args',
     {'class_conditional': 'no'},
