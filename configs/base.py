@@ -164,6 +164,9 @@ def _eval():
   # DDIM steps of the teacher's solution, to which the images of samplers that
   # draw no noise are compared; None compares none.
   settings.solution_num_steps = config_dict.placeholder(int)
+  # Features to measure with: 'inception' for FID, or 'classifier' for those of
+  # a small classifier, which is trained on the data set and needs its labels.
+  settings.features = 'inception'
   # File with the weights of Inception, .pth or .npz; None measures no FID.
   settings.inception_path = config_dict.placeholder(str)
   # Rule that resizes images for Inception: 'tf1' as in the original FID, or

@@ -39,7 +39,7 @@ def get_config():
     ema_decay=0.999,
     checkpoint_every_secs=60,
   )
-  config.eval.update(num_samples=2000, batch_size=500)
+  config.eval.update(num_samples=2000, batch_size=500, features='classifier')
   # The statistics of so few images are not worth a cache.
   config.eval.cache_dir = None
   return config

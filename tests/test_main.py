@@ -467,22 +467,17 @@ def test_a_finished_run_is_evaluated_and_reported_again(workdir, capsys):
   )
 
 
-@pytest.fixture
-def no_classifier(monkeypatch):
-  """Digits are measured by Inception, as all other data sets are."""
-  monkeypatch.setattr(evaluator, 'CLASSIFIERS', {})
-  monkeypatch.setattr(evaluator, 'Inception', Projections)
-
-
 def test_a_run_without_weights_is_measured_later(
-  workdir, tmp_path, capsys, no_classifier
+  workdir, tmp_path, capsys, monkeypatch
 ):
+  monkeypatch.setattr(evaluator, 'Inception', Projections)
+  config = [*TINY, '--config.eval.features=inception']
   copy = tmp_path / 'digits'
   shutil.copytree(workdir, copy)
   (copy / 'evaluations.jsonl').unlink()
   shutil.rmtree(copy / 'samples')
   here = f'--workdir={copy}'
-  assert run(*TINY, here) is None
+  assert run(*config, here) is None
   told = capsys.readouterr().err
   assert told.count('FID will not be measured') == 1
   assert '--config.eval.inception_path=PATH' in told
@@ -498,15 +493,15 @@ def test_a_run_without_weights_is_measured_later(
   assert not (copy / 'report' / 'fid_vs_steps.png').exists()
 
   checkpoint = f'--checkpoint={copy / "student_00002"}'
-  for args in ([*TINY, here], [checkpoint], [*TINY, f'--images={tmp_path}']):
-    code = run(*args, '--mode=evaluate')
+  for what in (here, checkpoint, f'--images={tmp_path}'):
+    code = run(*config, what, '--mode=evaluate')
     assert 'inception_path=PATH' in code and '\n' not in code
 
   weights = [
     f'--config.eval.inception_path={tmp_path / "inception.pth"}',
     f'--config.eval.cache_dir={tmp_path / "cache"}',
   ]
-  assert run(*TINY, here, '--mode=evaluate', *weights) is None
+  assert run(*config, here, '--mode=evaluate', *weights) is None
   report = json.loads((copy / 'report' / 'report.json').read_text())
   assert report['metric']['label'] == 'FID' and report['floor'] > 0
   for row in report['rows']:
@@ -514,7 +509,7 @@ def test_a_run_without_weights_is_measured_later(
   assert (copy / 'report' / 'fid_vs_steps.png').exists()
   assert not (copy / 'evaluation').exists()
   capsys.readouterr()
-  assert run(*TINY, checkpoint, '--mode=evaluate', *weights) is None
+  assert run(*config, checkpoint, '--mode=evaluate', *weights) is None
   figures = json.loads(capsys.readouterr().out)
   assert figures['kid'] == pytest.approx(report['rows'][0]['kid'], rel=1e-3)
 
@@ -598,7 +593,7 @@ def test_the_files_that_a_card_names_are_not_touched(
   assert [path.name for path in tmp_path.iterdir()] == ['foreign.safetensors']
   for wrong, message in (
     ({'name': 'folder', 'args': {'path': '/home'}}, 'is not opened'),
-    ({'name': 'mnist', 'args': {}}, "unknown dataset.name 'mnist'"),
+    ({'name': 'mnits', 'args': {}}, "unknown dataset.name 'mnits'"),
     ({'name': 'digits'}, 'args'),
   ):
     code = run('--mode=evaluate', foreign(config={**config, 'dataset': wrong}))
@@ -614,14 +609,11 @@ def test_the_files_that_a_card_names_are_not_touched(
     assert message in code and '\n' not in code
 
 
-def test_wrong_weights_or_references_end_a_run_at_its_start(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(evaluator, 'CLASSIFIERS', {})
+def test_wrong_weights_or_references_end_a_run_at_its_start(tmp_path):
   workdir = f'--workdir={tmp_path / "run"}'
-  code = run(*TINY, workdir, '--config.eval.inception_path=/nowhere')
+  weights = '--config.eval.inception_path=/nowhere'
+  code = run(*TINY, workdir, weights, '--config.eval.features=inception')
   assert '/nowhere' in code and '\n' not in code
-  monkeypatch.undo()
   code = run(*TINY, workdir, '--config.eval.reference_path=/nowhere.npz')
   assert '/nowhere.npz' in code and '\n' not in code
   assert not (tmp_path / 'run').exists()
@@ -762,7 +754,7 @@ WRONG = {
   'schedule': (['--config.model.eval_logsnr_schedule.name=a'], 'known: cosine'),
   'sampler': (['--config.sampler=ddpm'], 'known: ddim, ancestral'),
   'optimizer': (['--config.train.optimizer=lion'], 'known: adam'),
-  'data set': (['--config.dataset.name=mnist'], 'known: digits'),
+  'data set': (['--config.dataset.name=mnits'], 'known: digits'),
   'steps': (['--config.distillation.start_num_steps=6'], 'power of two'),
   'devices': (['--config.train.batch_size=6'], 'multiple of 4 devices'),
   'no teacher': (

@@ -17,12 +17,15 @@ class Classifier:
   """A multilayer perceptron whose last hidden layer gives the features.
 
   Attributes:
-    name: name of the features, for the protocol.
+    name: name of the features.
+    description: the same, for the protocol.
+    label: name of Frechet distances between these features.
     num_features: number of features.
     checksum: SHA-256 of the file of weights, in hexadecimal.
     resize: None, since images are not resized.
   """
 
+  label = 'Frechet distance'
   resize = None
 
   def __init__(self, dataset_name):
@@ -40,6 +43,7 @@ class Classifier:
         f'no classifier for data set {dataset_name!r}; known: {known}'
       )
     self.name, file_name = CLASSIFIERS[dataset_name]
+    self.description = self.name
     path = pathlib.Path(__file__).with_name(file_name)
     self.checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     with np.load(path) as weights:

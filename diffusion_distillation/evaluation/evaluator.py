@@ -7,18 +7,22 @@ import pathlib
 
 import numpy as np
 
+from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.evaluation import metrics, statistics
 from diffusion_distillation.evaluation.classifier import (
   CLASSIFIERS,
   Classifier,
 )
+from diffusion_distillation.evaluation.convnet import TrainedClassifier
 from diffusion_distillation.evaluation.inception import RESIZES, Inception
 from diffusion_distillation.evaluation.inception_weights import HOW_TO_GET
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
+FEATURES = 'inception', 'classifier'
 NO_WEIGHTS = (
-  f'FID needs the weights of Inception: {HOW_TO_GET} (beside --config=FILE)'
+  f'FID needs the weights of Inception: {HOW_TO_GET} (beside --config=FILE); '
+  'data with labels can also be measured by --config.eval.features=classifier'
 )
 SEEDS = 'uint8, rounded; seeds 0 to num_samples - 1, classes in turn'
 # Share of the held-out images that count as near a training image.
@@ -44,7 +48,7 @@ def open_evaluator(config, dataset, needed=True):
   """
   settings = config.eval
   statistics.check_count(settings.num_samples, 'config: eval.num_samples')
-  network = open_network(dataset.name, settings)
+  network = open_network(config.dataset, settings)
   if network is not None:
     return Evaluator(network, dataset, settings)
   if needed:
@@ -52,21 +56,32 @@ def open_evaluator(config, dataset, needed=True):
   return None
 
 
-def open_network(dataset_name, settings):
+def open_network(data, settings):
   """Returns the network whose features are used to measure a data set.
 
-  That is a small classifier for the data sets that have one, and otherwise
-  Inception, or None if `inception_path` is not set.
-
   Args:
-    dataset_name: name of the data set.
-    settings: the config's section `eval`.
+    data: the config's section `dataset`.
+    settings: the config's section `eval`. Without `features`, as in cards that
+      are older than the key, digits are measured by their classifier.
+
+  Returns:
+    The network; None for Inception if `inception_path` is not set.
 
   Raises:
-    UserError: the weights cannot be read, or the resizing rule is unknown.
+    UserError: the features are unknown, the weights cannot be read, the
+      resizing rule is unknown, or the data have no labels for a classifier.
   """
-  if dataset_name in CLASSIFIERS:
-    return Classifier(dataset_name)
+  features = settings.get('features')
+  if features not in (None, *FEATURES):
+    raise UserError(
+      f'config: unknown eval.features={features!r}; known: '
+      f'{", ".join(FEATURES)}'
+    )
+  if data.name in CLASSIFIERS and features != 'inception':
+    return Classifier(data.name)
+  if features == 'classifier':
+    cache = files.cache_folder(settings.get('cache_dir'), 'eval.cache_dir')
+    return TrainedClassifier(_labelled(data), cache)
   resize = settings.get('resize') or 'tf1'  # cards may be older than the key
   if resize not in RESIZES:
     raise UserError(
@@ -74,6 +89,23 @@ def open_network(dataset_name, settings):
     )
   path = settings.get('inception_path')
   return None if path is None else Inception(path, resize)
+
+
+def _labelled(data):
+  """Returns the Dataset of a config's section `dataset`, with its labels."""
+  try:
+    dataset = load_dataset(data.name, {**data.args, 'class_conditional': True})
+  except ValueError as error:
+    raise UserError(
+      "config: eval.features='classifier' needs the labels of the data set: "
+      f"{error}; set eval.features='inception'"
+    ) from error
+  if dataset.num_classes < 2:
+    raise UserError(
+      "config: eval.features='classifier' needs a data set of two or more "
+      f'classes, {data.name} has {dataset.num_classes}'
+    )
+  return dataset
 
 
 class Evaluator:
@@ -169,15 +201,14 @@ class Evaluator:
       images: text that describes these images.
     """
     dataset, network = self._dataset, self._network
-    small = isinstance(network, Classifier)
     heldout = None
     if self._has_heldout:
       heldout = f'{dataset.name} held out, {len(dataset.heldout)} images'
     return {
       'name': 'frechet_distance',
-      'label': 'Frechet distance' if small else 'FID',
+      'label': network.label,
       'dataset': dataset.name,
-      'features': network.name,
+      'features': network.description,
       'features_checksum': network.checksum,
       'resize': network.resize,
       'num_samples': num_samples,
@@ -245,9 +276,9 @@ class Evaluator:
       UserError: there are too few images.
     """
     statistics.check_count(num_images, 'the images to measure')
-    if not isinstance(self._network, Classifier):
-      what = f'{self._network.name} of samples'
-      batches = statistics.with_progress(batches, what, num_images)
+    batches = statistics.with_progress(
+      batches, f'{self._network.label} of samples', num_images
+    )
     real, found = self._reference, statistics.compute(self._network, batches)
     figures = {
       'frechet_distance': _distance(real, found),
@@ -267,9 +298,8 @@ class Evaluator:
         figures['sfid'] = metrics.frechet_distance(
           real.mu_s, real.sigma_s, found.mu_s, found.sigma_s
         )
-      if real.features is not None:
-        figures['kid'] = metrics.kid(real.features, found.features)
     if real.features is not None:
+      figures['kid'] = metrics.kid(real.features, found.features)
       figures |= self._neighbours(found)
     return figures
 

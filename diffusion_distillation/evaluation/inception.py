@@ -24,13 +24,16 @@ class Inception:
   classes.
 
   Attributes:
-    name: name of the features, for the protocol.
+    name: name of the features.
+    description: the same, for the protocol.
+    label: name of Frechet distances between these features.
     num_features: number of features.
     checksum: SHA-256 of the file of weights, in hexadecimal.
     resize: name of the resizing rule.
   """
 
-  name = 'inception-2015-12-05'
+  name = description = 'inception-2015-12-05'
+  label = 'FID'
   num_features = 2048
 
   def __init__(self, path, resize='tf1', batch_size=64):

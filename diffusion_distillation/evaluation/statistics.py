@@ -170,7 +170,8 @@ def of_split(network, dataset, split, cache=None):
   count = min(len(examples), MAX_FEATURES)
   kept[np.arange(count) * len(examples) // count] = True
   what = f'{network.name} of {dataset.name} {split}'
-  batches = with_progress(_read_batches(examples), what, len(examples))
+  images = (batch['image'] for batch in read_batches(examples))
+  batches = with_progress(images, what, len(examples))
   found = compute(network, batches, kept)
   if path is not None:
     arrays = dataclasses.asdict(found)
@@ -188,13 +189,13 @@ def _cache_name(network, dataset, split):
   return f'{dataset.name}-{split}-{shape}-{digest}.npz'
 
 
-def _read_batches(examples):
-  """Yields the images of examples, (B, H, W, C)."""
+def read_batches(examples):
+  """Yields the examples of a split, in order, as batches of arrays."""
   # Threads are used, since decoding a large image takes as long as the network.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for indices in batches_of(range(len(examples))):
-      found = pool.map(examples.__getitem__, indices)
-      yield np.stack([example['image'] for example in found])
+      found = list(pool.map(examples.__getitem__, indices))
+      yield {key: np.stack([each[key] for each in found]) for key in found[0]}
 
 
 def read(path):

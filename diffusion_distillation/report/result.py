@@ -7,8 +7,8 @@ from diffusion_distillation.report import labels
 
 _UNMEASURED = (
   'Nothing is measured yet. The same command with --mode=evaluate measures a '
-  'finished run; data sets other than digits also need Inception weights, '
-  '--config.eval.inception_path=PATH.'
+  'finished run, with the weights of Inception, --config.eval.inception_path='
+  'PATH, or, if the data have labels, --config.eval.features=classifier.'
 )
 
 

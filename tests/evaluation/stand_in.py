@@ -12,7 +12,8 @@ from diffusion_distillation.evaluation.statistics import Activations
 class Projections:
   """A fast stand-in for Inception with the same interface."""
 
-  name = 'projections'
+  name = description = 'projections'
+  label = 'FID'
   num_features = 6
 
   def __init__(self, path='weights', resize='tf1'):

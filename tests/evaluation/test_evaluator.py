@@ -357,17 +357,24 @@ def test_a_data_set_without_classifier_is_measured_by_inception(monkeypatch):
   name = 'diffusion_distillation.evaluation.evaluator.Inception'
   monkeypatch.setattr(name, lambda *args: args)
   weights = {'inception_path': 'a.pth'}
-  assert open_network('cifar10', {}) is None
-  assert open_network('cifar10', weights) == ('a.pth', 'tf1')
+  cifar10 = ConfigDict({'name': 'cifar10', 'args': {}})
+  digits = ConfigDict({'name': 'digits', 'args': {}})
+  assert open_network(cifar10, {}) is None
+  assert open_network(cifar10, weights) == ('a.pth', 'tf1')
   torch = {**weights, 'resize': 'pytorch'}
-  assert open_network('cifar10', torch) == ('a.pth', 'pytorch')
-  assert open_network('digits', weights).name == 'digits-mlp-relu64'
+  assert open_network(cifar10, torch) == ('a.pth', 'pytorch')
+  assert open_network(digits, weights).name == 'digits-mlp-relu64'
+  inception = {**weights, 'features': 'inception'}
+  assert open_network(digits, inception) == ('a.pth', 'tf1')
   with pytest.raises(UserError, match="'area'; known: tf1, pytorch"):
-    open_network('cifar10', {'resize': 'area'})
+    open_network(cifar10, {'resize': 'area'})
+  with pytest.raises(UserError, match="'vgg'; known: inception, classifier"):
+    open_network(cifar10, {'features': 'vgg'})
 
 
 def test_missing_weights_are_an_error_only_where_they_are_needed():
-  config = ConfigDict({'eval': {'num_samples': 50}})
+  data = {'name': 'cifar10', 'args': {}}
+  config = ConfigDict({'dataset': data, 'eval': {'num_samples': 50}})
   assert open_evaluator(config, colours(), needed=False) is None
   with pytest.raises(UserError, match=r'--config\.eval\.inception_path=PATH'):
     open_evaluator(config, colours())
