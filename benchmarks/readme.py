@@ -1,12 +1,12 @@
 """Writes the figures and pictures of README.md and docs/ from their sources.
 
-python -m benchmarks.readme [--digits=runs/digits] [--samplers=runs/digits]
+python -m benchmarks.readme [--digits RUN RUN ...] [--samplers RUN RUN ...]
 
 A generated text is between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
-Results come from docs/results/NAME/report.json, costs from the configs as
---mode=plan counts them, and properties of samplers from their table. Each flag
-names the folder of a finished run, whose report.json first replaces the one in
-docs/results, and whose pictures are drawn. tests/test_docs.py checks that
+Results come from docs/results/, costs from the configs as --mode=plan counts
+them, and properties of samplers from their table. A flag first replaces the
+files docs/results/NAME/seed_*.json with the reports of finished runs, which
+differ in their seed, and draws their pictures. tests/test_docs.py checks that
 nothing is out of date.
 """
 
@@ -18,12 +18,13 @@ import json
 import pathlib
 import re
 import shutil
+import statistics
 import textwrap
 
 from matplotlib.figure import Figure
 
 from diffusion_distillation.generation.grids import grid, read_grid, to_image
-from diffusion_distillation.report import labels, paper, plots, result
+from diffusion_distillation.report import labels, paper, plots, result, seeds
 from diffusion_distillation.samplers import GRIDS, SAMPLERS, make_sampler
 from diffusion_distillation.training import plan
 from diffusion_distillation.training.config import check
@@ -47,8 +48,12 @@ _PICTURE = {
 _DIGITS_SHAPE = (8, 8, 1)
 # Columns of the table that compares samplers.
 _NFE = (4, 8, 16)
-# Its figures, in the order of a cell.
-_COMPARED = ('frechet_distance', 'precision', 'teacher_rmse')
+# Its figures, in the order of a cell, and their errors.
+_COMPARED = {
+  'frechet_distance': 'frechet_distance_error',
+  'precision': None,
+  'teacher_rmse': None,
+}
 # Its pictures in docs/: what the distance is drawn against, and the file.
 _COMPARISON = {
   'nfe': 'samplers_vs_nfe.png',
@@ -65,6 +70,8 @@ def blocks():
     ('docs/samplers.md', 'grids'): grids,
     ('docs/samplers.md', 'digits'): digits_by_sampler,
     ('docs/samplers.md', 'comparison'): comparison,
+    ('docs/evaluation.md', 'metrics'): metric_check,
+    ('docs/studies.md', 'studies'): studies,
     ('docs/scaling.md', 'cost'): cost,
   }
 
@@ -114,13 +121,74 @@ def digits():
   heldout = metric['heldout'].rpartition(', ')[2]
   terms = textwrap.fill(
     f'Frechet distance (lower is better) of {metric["num_samples"]:,} samples, '
-    f'± its standard error. The held-out digits are at {report["floor"]:.2f}, '
+    f'{_spread(report)}. The held-out digits are at {report["floor"]:.2f}, '
     f'since they are only {heldout}: few images raise the distance. Made on '
     f'{hardware["cores"]} cores of {hardware["cpu"]}, '
     f'JAX {report["versions"]["jax"]}, {report["date"][:10]}.',
     80,
   )
   return f'{sentence}\n\n{text}\n{terms}\n'
+
+
+def studies():
+  """Returns the tables of docs/results/studies."""
+  texts = []
+  for path in sorted((RESULTS / 'studies').glob('*.json')):
+    texts.append(_study(json.loads(path.read_text())))
+  return '\n'.join(texts)
+
+
+def _study(found):
+  """Returns the heading, the conditions and the table of one study."""
+  columns, variants = found['columns'], {}
+  for row in found['rows']:
+    variants.setdefault(row['variant'], []).append(row)
+  cells = [
+    [_mean([row[column] for row in rows]) for rows in variants.values()]
+    for column in columns
+  ]
+  runs = {len(rows) for rows in variants.values()}
+  what = f'mean of {min(runs)} seeds ± standard deviation'
+  if runs == {1}:
+    what = 'one seed'
+  terms = textwrap.fill(
+    f'Frechet distance of {found["metric"]["num_samples"]:,} samples, {what}; '
+    f'made on {found["hardware"]["cores"]} cores of '
+    f'{found["hardware"]["cpu"]}, JAX {found["versions"]["jax"]}, '
+    f'{found["date"][:10]}.',
+    80,
+  )
+  table = _table(['', *columns], variants, *cells)
+  return f'### {found["question"]} (`{found["config"]}`)\n\n{terms}\n\n{table}'
+
+
+def _mean(values):
+  """Returns the mean and the deviation as text; N/A if a training failed."""
+  if None in values:
+    return 'N/A'
+  if len(values) == 1:
+    return labels.number(values[0])
+  error = statistics.stdev(values)
+  return labels.numbers([statistics.fmean(values)], 2, [error])[0]
+
+
+def metric_check():
+  """Returns the table of metrics of damaged real images."""
+  texts = []
+  for path in sorted((RESULTS / 'metrics').glob('*.json')):
+    found = json.loads(path.read_text())
+    metric, rows = found['metric'], found['rows']
+    keys = [key for key in labels.COLUMNS if key in rows['held out']]
+    columns = [labels.column(list(rows.values()), key) for key in keys]
+    heading = ['images', *(labels.heading(key, metric) for key in keys)]
+    terms = textwrap.fill(
+      f'{metric["num_samples"]:,} held-out images of {metric["dataset"]} '
+      f'(`{path.stem}`), changed, against {metric["reference"]}, in the '
+      f'features of {metric["features"]}.',
+      80,
+    )
+    texts.append(f'{terms}\n\n{_table(heading, rows, *columns)}')
+  return '\n'.join(texts)
 
 
 def digits_by_sampler():
@@ -154,11 +222,11 @@ def comparison():
     for x, name in _COMPARISON.items()
   )
   terms = textwrap.fill(
-    'Frechet distance (lower is better), precision (higher is better) and the '
-    "RMSE to the teacher's own solution (lower is better; a dash where the "
-    'sampler draws noise), then the NFE in brackets if it is smaller. Bold: no '
-    'other row has both a smaller distance and fewer evaluations. The solution '
-    f'is {report["metric"]["solution"]}.',
+    f'Frechet distance (lower is better; {_spread(report)}), precision (higher '
+    "is better) and the RMSE to the teacher's own solution (lower is better; a "
+    'dash where the sampler draws noise), then the NFE in brackets if it is '
+    'smaller. Bold: no other row has both a smaller distance and fewer '
+    f'evaluations. The solution is {report["metric"]["solution"]}.',
     80,
   )
   return f'{terms}\n\n{_table(heading, groups, *columns)}{pictures}'
@@ -166,7 +234,7 @@ def comparison():
 
 def _compared(rows, nfe, front):
   """Returns the cells of one column of the comparison."""
-  figures = [_figures(rows, key) for key in _COMPARED]
+  figures = [_figures(rows, key, error) for key, error in _COMPARED.items()]
   cells = []
   for row, *texts in zip(rows, *figures, strict=True):
     cell = ' / '.join(text or '\N{EN DASH}' for text in texts)
@@ -325,13 +393,26 @@ def _table(heading, *columns, align=None):
 
 def _figures(rows, key, error=None):
   """Returns a figure of rows as texts, '' where a row does not have it."""
-  errors = [row.get(error) for row in rows]
-  values = [row.get(key) for row in rows]
-  return labels.numbers(values, 2, errors)
+  if error is None:
+    return labels.numbers([row.get(key) for row in rows])
+  # Each figure has the decimals that its error allows.
+  return [
+    labels.numbers([row.get(key)], 2, [row.get(error)])[0] for row in rows
+  ]
 
 
 def _read_report(name):
-  return json.loads((RESULTS / name / 'report.json').read_text())
+  """Returns the merged reports of the runs of a result."""
+  paths = sorted((RESULTS / name).glob('seed_*.json'))
+  return seeds.merge([json.loads(path.read_text()) for path in paths])
+
+
+def _spread(report):
+  """Returns what the uncertainties of a report's figures are, as a phrase."""
+  count = report.get('num_runs', 1)
+  if count == 1:
+    return '± the standard error due to the choice of samples'
+  return f'mean ± standard deviation of {count} training seeds'
 
 
 def draw_samples(workdir):
@@ -351,17 +432,22 @@ def draw_samples(workdir):
   return plots.to_png(figure)
 
 
-def publish(name, workdir, pictures):
-  """Copies the report of a finished run to docs/, and draws its curves.
+def publish(name, workdirs, pictures):
+  """Copies the reports of finished runs to docs/, and draws their curves.
 
   Args:
     name: name of the folder in docs/results.
-    workdir: the run folder.
+    workdirs: the run folders, of different seeds.
     pictures: what the distance is drawn against, a key of `plots.COSTS` -> name
       of the picture in docs/.
   """
-  (RESULTS / name).mkdir(parents=True, exist_ok=True)
-  shutil.copy(workdir / 'report' / 'report.json', RESULTS / name)
+  folder = RESULTS / name
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  for workdir in workdirs:
+    path = workdir / 'report' / 'report.json'
+    seed = json.loads(path.read_text())['config']['seed']
+    shutil.copy(path, folder / f'seed_{seed}.json')
   for x, picture in pictures.items():
     figure = plots.plot_quality(_read_report(name), x)
     (RESULTS.parent / picture).write_bytes(plots.to_png(figure))
@@ -370,16 +456,22 @@ def publish(name, workdir, pictures):
 def main():
   parser = argparse.ArgumentParser(prog='python -m benchmarks.readme')
   parser.add_argument(
-    '--digits', type=pathlib.Path, help='run folder of digits_distill'
+    '--digits',
+    type=pathlib.Path,
+    nargs='+',
+    help='run folders of digits_distill; samples are those of the first',
   )
   parser.add_argument(
-    '--samplers', type=pathlib.Path, help='run folder of digits_samplers'
+    '--samplers',
+    type=pathlib.Path,
+    nargs='+',
+    help='run folders of digits_samplers',
   )
   options = parser.parse_args()
   if options.digits:
     publish('digits', options.digits, {'num_steps': 'fid_vs_steps.png'})
     samples = ROOT / 'docs' / 'digits_samples.png'
-    samples.write_bytes(draw_samples(options.digits))
+    samples.write_bytes(draw_samples(options.digits[0]))
   if options.samplers:
     publish('samplers', options.samplers, _COMPARISON)
   update()

@@ -88,12 +88,14 @@ def test_a_comparison_of_samplers_is_published(tmp_path, monkeypatch):
   folder = tmp_path / 'run' / 'report'
   folder.mkdir(parents=True)
   report = reports.samplers()
+  report['config'] = {'seed': 5}
   (folder / 'report.json').write_text(json.dumps(report))
-  readme.publish('samplers', tmp_path / 'run', {'seconds': 'curve.png'})
+  readme.publish('samplers', [tmp_path / 'run'], {'seconds': 'curve.png'})
+  assert (tmp_path / 'docs/results/samplers/seed_5.json').exists()
   assert (tmp_path / 'docs' / 'curve.png').stat().st_size > 10_000
   lines = readme.comparison().splitlines()
   (student,) = [line for line in lines if 'student, stochastic' in line]
-  assert student.split('|')[2].strip() == '1.28 / 0.71 / \N{EN DASH}'
+  assert student.split('|')[2].strip() == '1.28 ± 0.05 / 0.71 / \N{EN DASH}'
   (heun,) = [line for line in lines if line.startswith('| teacher, Heun |')]
   assert [cell.split()[-1] for cell in heun.split('|')[2:5]] == [
     *('(3)', '(7)', '(15)')
@@ -151,7 +153,7 @@ def test_the_time_of_the_digits_run_is_stated_once():
 
 
 def test_the_headers_of_the_digits_configs_are_true():
-  report = json.loads(text_of('docs/results/digits/report.json'))
+  report = readme._read_report('digits')
   found = {
     (row['network'], row['num_steps']): row['frechet_distance']
     for row in report['rows']

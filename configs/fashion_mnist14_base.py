@@ -1,0 +1,15 @@
+"""Teacher of Fashion-MNIST averaged to 14x14, for studies, 0.2M parameters.
+
+python main.py --config=configs/fashion_mnist14_base.py --workdir=runs/teacher14
+"""
+
+from . import fashion_mnist_small_base
+
+
+def get_config():
+  config = fashion_mnist_small_base.get_config()
+  config.dataset.args.image_size = 14
+  config.model.args.update(ch=16, emb_ch=64, ch_mult=(1, 2))
+  config.model.eval_sampling_num_steps = 64
+  config.train.update(num_updates=5000, checkpoint_every_secs=120)
+  return config

@@ -1,0 +1,44 @@
+"""Teacher of Fashion-MNIST, 28x28 clothes, unconditional, 7.7M parameters.
+
+python main.py --config=configs/fashion_mnist_base.py --workdir=runs/teacher
+
+Debian's package dataset-fashion-mnist has the data; docs/data.md says how to
+get them elsewhere. A small classifier, which is trained first, measures it.
+
+Hardware: one GPU. By the count of FLOPs, 10 minutes at 100 TFLOP/s; it has not
+been run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from . import base
+
+
+def get_config():
+  config = base.get_config()
+  config.dataset.name = 'fashion_mnist'
+  config.dataset.args = ConfigDict(
+    {'class_conditional': False, 'image_size': 28, 'data_dir': None}
+  )
+
+  config.model.args.update(
+    ch=64,
+    emb_ch=256,
+    ch_mult=(1, 2, 2),
+    num_res_blocks=2,
+    attn_resolutions=(7,),
+    num_heads=1,
+    dropout=0.1,
+    dtype='bfloat16',
+  )
+
+  config.train.update(
+    num_updates=40_000,
+    batch_size=128,
+    learning_rate=4e-4,
+    learning_rate_warmup_steps=1000,
+    ema_decay=0.9995,
+    substeps=10,
+  )
+  config.eval.update(num_samples=10_000, features='classifier')
+  return config
