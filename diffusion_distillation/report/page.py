@@ -318,22 +318,27 @@ def _rounds(rounds):
     f'<tr><th scope="row"><code>{_text(training["name"])}</code></th>'
     f'<td>{_text(training["objective"])}</td><td>{training["num_steps"]:,}</td>'
     f'<td>{training["updates"]:,}</td><td>{duration(training["seconds"])}</td>'
-    f'<td>{loss}</td></tr>\n'
+    f'<td>{loss}</td><td>{_percent(training.get("mfu"))}</td></tr>\n'
     for training, loss in zip(rounds, losses, strict=True)
   ]
   updates = sum(training['updates'] for training in rounds)
   seconds = duration(sum(training['seconds'] for training in rounds))
   foot = (
     f'<tfoot><tr><th scope="row">all</th><td></td><td></td><td>{updates:,}</td>'
-    f'<td>{seconds}</td><td></td></tr></tfoot>\n'
+    f'<td>{seconds}</td><td></td><td></td></tr></tfoot>\n'
   )
   return _table(
     'rounds',
-    'The training of each network, in order. Times are h:mm:ss.',
-    ('folder', 'objective', 'steps', 'updates', 'time', 'final loss'),
+    'The training of each network, in order. Times are h:mm:ss. MFU is the '
+    'share of the FLOP/s of large matrix products that training reaches.',
+    ('folder', 'objective', 'steps', 'updates', 'time', 'final loss', 'MFU'),
     [lines],
     foot,
   )
+
+
+def _percent(share):
+  return '' if share is None else f'{share:.0%}'
 
 
 def _settings(report):

@@ -40,7 +40,7 @@ def make_report(run, rows, trainings, **facts):
       `command`, `commit`, `started`.
     rows: as `compare` takes them.
     trainings: one mapping per finished training, the teacher's first: `name`,
-      `objective`, `num_steps`, `updates`, `seconds`, `final_loss`,
+      `objective`, `num_steps`, `updates`, `seconds`, `final_loss`, `mfu`,
       `compilations`.
     **facts: those of `hardware`, `parameters`, `failure`, `metric`, `floor` and
       `train_classifier_score` that are known; the others are None.

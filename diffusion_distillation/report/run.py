@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import statistics
 import sys
 import tempfile
 
@@ -183,13 +184,14 @@ def report_run(config, dataset, workdir, protocol=None):
   denoiser = build_denoiser(
     config.model, dataset.image_shape, dataset.num_classes
   )
+  entries = files.read_jsonl(workdir / 'metrics.jsonl')
   report = make_report(
     {**run, 'config': config.to_dict()},
     [
       _report_row(row, line, config)
       for row, line in zip(rows, lines, strict=True)
     ],
-    _finished_trainings(run, workdir),
+    _finished_trainings(run, workdir, entries),
     hardware=newest.get('hardware') or devices.hardware(),
     parameters=num_parameters(denoiser),
     failure=failure,
@@ -202,7 +204,7 @@ def report_run(config, dataset, workdir, protocol=None):
     workdir / 'report',
     row_images=_row_images(rows, workdir, dataset.image_shape),
     real_images=_training_images(dataset, workdir, protocol),
-    entries=files.read_jsonl(workdir / 'metrics.jsonl'),
+    entries=entries,
   )
   return report
 
@@ -227,13 +229,18 @@ def _report_row(row, line, config):
   }
 
 
-def _finished_trainings(run, workdir):
-  """Returns what the checkpoints say about the finished trainings."""
+def _finished_trainings(run, workdir, entries):
+  """Returns what checkpoints and the log say about the finished trainings."""
   found = []
   for each in run['rounds']:
     path = workdir / each['name']
     if is_finished(path):
       progress = read_progress(path)
+      shares = [
+        entry['mfu']
+        for entry in entries
+        if entry.get('stage') == each['name'] and 'mfu' in entry
+      ]
       found.append(
         {
           'name': each['name'],
@@ -241,6 +248,7 @@ def _finished_trainings(run, workdir):
           'num_steps': each['num_steps'],
           'updates': read_card(path).updates,
           **{k: progress[k] for k in ('seconds', 'final_loss', 'compilations')},
+          'mfu': statistics.median(shares) if shares else None,
         }
       )
   return found

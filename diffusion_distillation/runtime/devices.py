@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import re
+import time
 
 import flax
 import jax
@@ -129,6 +130,25 @@ def compile_sampler(draw):
     leading axis of devices, and of a step count.
   """
   return jax.pmap(draw, in_axes=(0, 0, 0, None))
+
+
+@functools.cache
+def matrix_rate():
+  """Returns the FLOP/s of matrix products on all devices, measured once.
+
+  The type is bfloat16, but float32 on CPU, whose devices share the cores.
+  """
+  on_cpu = jax.default_backend() == 'cpu'
+  size, dtype = (1024, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
+  matrix = jnp.ones((size, size), dtype)
+  product = jax.jit(jnp.matmul)
+  seconds = []
+  for _ in range(6):  # the first one compiles
+    started = time.perf_counter()
+    product(matrix, matrix).block_until_ready()
+    seconds.append(time.perf_counter() - started)
+  count = jax.process_count() if on_cpu else jax.device_count()
+  return 2 * size**3 / min(seconds[1:]) * count
 
 
 def hardware():

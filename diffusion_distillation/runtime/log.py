@@ -17,16 +17,17 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from diffusion_distillation.runtime import files, processes
 
-_TIMES = ('time', 'updates_per_second')
+_TIMES = ('time', 'updates_per_second', 'mfu')
 
 
 class RunLog:
   """Writes the metrics of a run to metrics.jsonl and to TensorBoard.
 
   A line of metrics.jsonl has the keys 'stage' (name of a training), 'step'
-  (updates made), 'time' (seconds since the epoch), the metrics, and
-  'updates_per_second' since the previous line. The first line of a process has
-  no speed, nor does a line of an evaluation, which has no key 'loss'.
+  (updates made), 'time' (seconds since the epoch), the metrics, and since the
+  previous line 'updates_per_second' and 'mfu', the share of the devices' FLOP/s
+  that the updates use (MFU). The first line of a process has no speed, nor does
+  a line of an evaluation, which has no key 'loss'.
 
   tensorboard/STAGE holds the same metrics as events, the settings of the run as
   text, and pictures of samples.
@@ -45,8 +46,9 @@ class RunLog:
     self._settings = settings
     self._events = None  # file of events of the current stage
     self._last = None  # step and time of its last line in this process
+    self._ideal_seconds = None
 
-  def rewind(self, stage, step):
+  def rewind(self, stage, step, ideal_seconds=None):
     """Begins or resumes a training, and removes its later lines.
 
     Updates after `step` are made again, and so is an evaluation at `step`
@@ -56,10 +58,13 @@ class RunLog:
     Args:
       stage: name of the training.
       step: updates made.
+      ideal_seconds: what an update would take if the devices made nothing but
+        matrix products; None leaves 'mfu' out.
 
     Raises:
       UserError: the log is damaged or cannot be written.
     """
+    self._ideal_seconds = ideal_seconds
     entries = files.read_jsonl(self._path, {'stage': str, 'step': int})
     kept = [e for e in entries if e['stage'] != stage or _is_done(e, step)]
     if len(kept) < len(entries):
@@ -85,7 +90,7 @@ class RunLog:
       self._add_image(path)
 
   def write(self, stage, step, metrics):
-    """Writes a line of metrics of the current training.
+    """Writes a line of metrics of the current training, and returns it.
 
     Args:
       stage: name of the training.
@@ -101,10 +106,13 @@ class RunLog:
       last_step, last = self._last
       # There is no speed if the clock was set back.
       if now > last:
-        entry['updates_per_second'] = (step - last_step) / (now - last)
+        speed = entry['updates_per_second'] = (step - last_step) / (now - last)
+        if self._ideal_seconds is not None:
+          entry['mfu'] = speed * self._ideal_seconds
     self._last = step, now
     files.append_jsonl(self._path, entry)
     self._add_scalars(entry)
+    return entry
 
   def image(self, stage, step, name, picture):
     """Adds a picture of the current training to TensorBoard.

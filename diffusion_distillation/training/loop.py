@@ -25,6 +25,7 @@ class Stage:
     start: () -> the TrainState before the first update, on all devices.
     template: the TrainState of one device, as ShapeDtypeStructs.
     num_updates: length of the training.
+    flops: FLOPs of an update.
     update: (state, batches) -> (state, metrics), compiled for all devices.
     batches: (start=number of a batch) -> iterator of batches from that one on.
     train: config.train of the round.
@@ -42,6 +43,7 @@ class Stage:
   start: Callable
   template: object
   num_updates: int
+  flops: float
   update: Callable
   batches: Callable
   train: object
@@ -79,7 +81,7 @@ def train_stage(stage):
       return devices.replicate(state.weights)
     loop = _Loop(stage, devices.replicate(state), progress)
     loop.step = loop.saved_step = card.updates
-  stage.log.rewind(stage.name, loop.step)
+  stage.log.rewind(stage.name, loop.step, stage.flops / devices.matrix_rate())
   loop.run()
   return loop.state.weights
 
@@ -212,10 +214,11 @@ class _Loop:
     self._unlogged = []
     means = {name: float(np.mean(value)) for name, value in values.items()}
     self._loss = means['loss']
-    stage.log.write(stage.name, self.step, means)
-    progress.show(
-      self.step, f'loss {means["loss"]:.4g}  |grad| {means["grad_norm"]:.3g}'
-    )
+    entry = stage.log.write(stage.name, self.step, means)
+    text = f'loss {means["loss"]:.4g}  |grad| {means["grad_norm"]:.3g}'
+    if 'mfu' in entry:
+      text += f'  MFU {entry["mfu"]:.1%}'
+    progress.show(self.step, text)
 
   def _save(self):
     """Starts to save the current state while training continues."""

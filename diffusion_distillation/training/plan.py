@@ -59,6 +59,13 @@ def forward_flops(denoiser):
   return lowered.cost_analysis()['flops']
 
 
+def update_flops(training, denoiser):
+  """Returns the FLOPs of one update of a Training, over all devices."""
+  passes = _GRADIENT_PASSES + training.objective.extra_passes
+  batch_size = training.config.train.batch_size
+  return passes * forward_flops(denoiser) * batch_size
+
+
 def num_parameters(denoiser):
   """Returns the number of parameters of a Denoiser's network."""
   shapes = jax.tree.leaves(denoiser.param_shapes())
@@ -72,17 +79,16 @@ def round_costs(config, denoiser):
     config: a checked config.
     denoiser: Denoiser of the config.
   """
-  forward, costs = forward_flops(denoiser), []
+  costs = []
   for training in trainings(config):
     train = training.config.train
-    passes = _GRADIENT_PASSES + training.objective.extra_passes
     size = _checkpoint_bytes(denoiser, train)
     costs += [
       RoundCost(
         name=each.name,
         num_updates=each.num_updates,
         num_images=each.num_updates * train.batch_size,
-        flops_per_update=passes * forward * train.batch_size,
+        flops_per_update=update_flops(training, denoiser),
         checkpoint_bytes=size,
       )
       for each in training.objective.rounds

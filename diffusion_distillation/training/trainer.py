@@ -28,6 +28,7 @@ from diffusion_distillation.runtime.log import RunLog
 from diffusion_distillation.training.config import rounds, trainings
 from diffusion_distillation.training.loop import Stage, train_stage
 from diffusion_distillation.training.optimizer import make_optimizer
+from diffusion_distillation.training.plan import update_flops
 from diffusion_distillation.training.state import create_state
 from diffusion_distillation.training.step import make_step
 
@@ -201,6 +202,7 @@ class Trainer:
       start=start,
       template=compiled.template,
       num_updates=each.num_updates,
+      flops=update_flops(training, self._denoiser(training)),
       update=update,
       batches=functools.partial(
         batches,

@@ -17,7 +17,7 @@ def clock(monkeypatch):
 
   def later(*args):
     seconds[0] += 10
-    write(*args)
+    return write(*args)
 
   monkeypatch.setattr(log.time, 'time', lambda: seconds[0])
   monkeypatch.setattr(log.RunLog, 'write', later)
@@ -54,12 +54,14 @@ def test_lines_have_a_time_and_a_speed(tmp_path):
   run.write('teacher', 4, {'loss': 2.0})
   run.write('teacher', 4, {'frechet_distance': 3.0})
   run.write('teacher', 9, {'loss': 4.0})
-  run.rewind('student', 0)
+  run.rewind('student', 0, ideal_seconds=0.5)
   run.write('student', 1, {'loss': 5.0})
+  assert run.write('student', 3, {'loss': 5.0})['mfu'] == pytest.approx(0.1)
   run.close()
   speeds = [line.get('updates_per_second') for line in lines(tmp_path)]
   # An evaluation has no speed, and its time is not that of training.
-  assert speeds == [None, 0.2, None, 0.5, None]
+  assert speeds == [None, 0.2, None, 0.5, None, 0.2]
+  assert [line.get('mfu') for line in lines(tmp_path)][:-1] == [None] * 5
   assert [line['time'] for line in lines(tmp_path)] == [
     1010.0,
     1020.0,
