@@ -203,7 +203,9 @@ class Evaluator:
     dataset, network = self._dataset, self._network
     heldout = None
     if self._has_heldout:
-      heldout = f'{dataset.name} held out, {len(dataset.heldout)} images'
+      count = len(dataset.heldout)
+      some = f'{num_samples} of ' if num_samples < count else ''
+      heldout = f'{dataset.name} held out, {some}{count} images'
     return {
       'name': 'frechet_distance',
       'label': network.label,
@@ -247,15 +249,21 @@ class Evaluator:
       'reference_resize': resize,
     }
 
-  def real_figures(self):
+  def real_figures(self, num_images):
     """Returns the figures of real images; None where they are not known.
 
-    'floor' is the Frechet distance of the held-out images, and
+    'floor' is the Frechet distance of held-out images, and
     'train_classifier_score' the score of the training images.
+
+    Args:
+      num_images: number of held-out images; if there are fewer, all are taken.
+        Few images have a larger distance, so it should be the number of samples
+        to compare with.
     """
     floor = None
     if self._heldout is not None:
-      floor = _distance(self._reference, self._heldout)
+      heldout = statistics.of_some(self._heldout, num_images)
+      floor = _distance(self._reference, heldout)
     score = self._reference.score
     return {
       'floor': floor,

@@ -122,6 +122,22 @@ def compute(network, batches, kept=None):
   )
 
 
+def of_some(whole, count):
+  """Returns Statistics of the features of some images, evenly spaced.
+
+  Args:
+    whole: Statistics with `features`; if there are at most `count`, this is
+      returned.
+    count: number of images.
+  """
+  if len(whole.features) <= count:
+    return whole
+  moments = Moments()
+  rows = np.arange(count) * len(whole.features) // count
+  moments.add(whole.features[rows])
+  return Statistics(*moments.result())
+
+
 def batches_of(members):
   """Yields consecutive slices of a sequence or an array."""
   for first in range(0, len(members), _BATCH_SIZE):

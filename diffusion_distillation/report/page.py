@@ -108,8 +108,8 @@ def _quality(report):
     (floor,) = labels.numbers([report['floor']])
     notes.append(
       'Dotted line: real images that are not trained on '
-      f'({report["metric"]["heldout"]}) are at {floor}. Fewer images have a '
-      'larger distance, so samples can be below this line.'
+      f'({report["metric"]["heldout"]}) are at {floor}. Where they are fewer '
+      'than the samples, samples can be below this line.'
     )
   curves = plots.quality_curves(report)
   if len(curves) > len(plots.COLORS):

@@ -90,7 +90,7 @@ def evaluate_run(config, dataset, workdir, evaluator):
     figures['images_per_second'] = shards.images_per_second()
     if solved is not None and not row.draws_noise:
       figures['teacher_rmse'] = rms_difference(shards.images(), solved.images())
-    figures |= evaluator.real_figures()
+    figures |= evaluator.real_figures(protocol['num_samples'])
     figures['hardware'] = devices.hardware()
     images = _first(shards.images(), grids.GRID_IMAGES)
     grids.save_grid(images, row.grid(workdir), row.description)

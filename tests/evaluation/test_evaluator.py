@@ -64,7 +64,11 @@ def test_each_figure_is_of_its_own_features():
   )
   want['memorization'] = np.mean(nearest <= threshold)
   assert figures == pytest.approx(want, rel=1e-6)
-  real = evaluator().real_figures()
+  some = Projections()(HELDOUT[::2])
+  assert evaluator().real_figures(10)['floor'] == pytest.approx(
+    distance(train.features, some.features), rel=1e-6
+  )
+  real = evaluator().real_figures(50)
   assert real['floor'] == pytest.approx(
     distance(train.features, heldout.features), rel=1e-6
   )
@@ -163,38 +167,38 @@ def test_the_cache_is_read_and_keeps_all(tmp_path):
 def test_the_cache_depends_on_what_changes_the_statistics(
   tmp_path, change, other
 ):
-  evaluator(cache_dir=tmp_path).real_figures()
-  evaluator(cache_dir=tmp_path, **change).real_figures()
+  evaluator(cache_dir=tmp_path).real_figures(50)
+  evaluator(cache_dir=tmp_path, **change).real_figures(50)
   files = [p.name for p in tmp_path.iterdir() if 'train' in p.name]
   assert len(files) == 1 + other
 
 
 def test_a_damaged_cache_is_computed_again_with_a_notice(tmp_path, capsys):
-  want = evaluator(cache_dir=tmp_path).real_figures()
+  want = evaluator(cache_dir=tmp_path).real_figures(50)
   whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
   for path, content in whole.items():
     path.write_bytes(content[: len(content) // 2])
-  assert evaluator(cache_dir=tmp_path).real_figures() == want
+  assert evaluator(cache_dir=tmp_path).real_figures(50) == want
   assert capsys.readouterr().err.count('computing it again') == 2
   broken = next(path for path in whole if 'train' in path.name)
   content = bytearray(broken.read_bytes())
   content[200] ^= 255
   broken.write_bytes(content)
-  assert evaluator(cache_dir=tmp_path).real_figures() == want
+  assert evaluator(cache_dir=tmp_path).real_figures(50) == want
   assert 'computing it again' in capsys.readouterr().err
 
 
 def test_a_cache_that_cannot_be_used_is_a_notice_at_once(
   tmp_path, capsys, monkeypatch
 ):
-  want = evaluator().real_figures()
+  want = evaluator().real_figures(50)
   (tmp_path / 'file').write_text('')
   capsys.readouterr()
   measuring = evaluator(cache_dir=tmp_path / 'file' / 'cache')
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and 'Not a directory' in err
   assert err.startswith('notice: ') and 'eval.cache_dir=' in err
-  assert measuring.real_figures() == want
+  assert measuring.real_figures(50) == want
   capsys.readouterr()
 
   def no_home(path):
@@ -204,7 +208,7 @@ def test_a_cache_that_cannot_be_used_is_a_notice_at_once(
   measuring = evaluator(cache_dir='~/.cache')
   err = capsys.readouterr().err
   assert 'eval.cache_dir=~/.cache' in err and 'home directory' in err
-  assert measuring.real_figures() == want
+  assert measuring.real_figures(50) == want
   assert not os.path.exists('~')
 
 
@@ -215,8 +219,8 @@ def test_statistics_that_cannot_be_kept_are_used_all_the_same(
     raise UserError(f'cannot write {path}: No space left on device')
 
   monkeypatch.setattr(statistics.files, 'write_npz', full)
-  got = evaluator(cache_dir=tmp_path).real_figures()
-  assert got == evaluator().real_figures()
+  got = evaluator(cache_dir=tmp_path).real_figures(50)
+  assert got == evaluator().real_figures(50)
   assert capsys.readouterr().err.count('notice: statistics are not kept') == 2
 
 
@@ -253,7 +257,7 @@ def test_a_reference_file_may_have_mean_and_covariance_alone(tmp_path):
   assert len(protocol['reference_checksum']) == 64
   # The file does not say which rule it was made with.
   assert 'EDM and ADM go with tf1' in protocol['reference_resize']
-  assert measured.real_figures() == {
+  assert measured.real_figures(50) == {
     'floor': None,
     'train_classifier_score': None,
   }

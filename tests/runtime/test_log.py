@@ -68,6 +68,7 @@ def test_lines_have_a_time_and_a_speed(tmp_path):
     1030.0,
     1040.0,
     1050.0,
+    1060.0,
   ]
   assert log.without_times(lines(tmp_path)) == [
     {'stage': 'teacher', 'step': 2, 'loss': 1.0},
@@ -75,6 +76,7 @@ def test_lines_have_a_time_and_a_speed(tmp_path):
     {'stage': 'teacher', 'step': 4, 'frechet_distance': 3.0},
     {'stage': 'teacher', 'step': 9, 'loss': 4.0},
     {'stage': 'student', 'step': 1, 'loss': 5.0},
+    {'stage': 'student', 'step': 3, 'loss': 5.0},
   ]
 
 
