@@ -17,6 +17,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
   got = layers.dropout(ONES.astype(dtype), rate, KEYS)
   assert got.dtype == dtype
   got = np.asarray(got, np.float64)
+  rate = round(rate * 2**16) / 2**16
   scaled = np.float64(jnp.asarray(1 / (1 - rate), dtype))
   assert set(np.unique(got)) == {0, scaled}
   # The tolerance is five standard deviations of the binomial count.
@@ -35,6 +36,10 @@ def test_each_example_has_its_own_mask_that_depends_on_its_key():
   np.testing.assert_array_equal(
     layers.dropout(ONES[:2], 0.5, KEYS[2:]).reshape(2, -1), got[2:]
   )
+
+
+def test_dropout_at_almost_all_values_is_finite():
+  assert np.all(np.isfinite(layers.dropout(ONES, 1 - 2**-20, KEYS)))
 
 
 def test_dropout_without_a_rate_or_keys_is_the_identity():
