@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import operator
 import pathlib
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def run(study, data, seeds, workdir):
   base, name = f'{data}_base', f'{data}_base'
   if not plan.is_teacher:
     name = f'{data}_distill'
-  config = importlib.import_module(f'configs.{name}').get_config()
+  config = _config(name)
   model = config.model if plan.is_teacher else config.teacher.model
   default = model.eval_sampling_num_steps
   columns = {
@@ -184,10 +185,12 @@ def _train(name, keys, measured, workdir):
     measured: keys of the evaluation that differ from it.
     workdir: folder of the runs.
   """
+  config = _config(name)
   parts = [
     f'{key.rpartition(".")[2]}={value}'
     for key, value in keys.items()
     if key != 'distillation.teacher_checkpoint_path'
+    and (key == 'seed' or operator.attrgetter(key)(config) != value)
   ]
   folder = workdir / '_'.join([name, *parts])
   flags = [
@@ -206,6 +209,10 @@ def _train(name, keys, measured, workdir):
     if done.returncode and _failure(path) is None:
       sys.exit(done.returncode)
   return folder, json.loads(path.read_text())
+
+
+def _config(name):
+  return importlib.import_module(f'configs.{name}').get_config()
 
 
 def _failure(path):
