@@ -1,6 +1,6 @@
 """Writes the figures and pictures of README.md and docs/ from their sources.
 
-python -m benchmarks.readme [--digits RUN RUN ...] [--samplers RUN RUN ...]
+python -m benchmarks.readme [--digits RUN RUN ...] [--fashion_mnist RUN ...] ...
 
 A generated text is between `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 Results come from docs/results/, costs from the configs as --mode=plan counts
@@ -23,6 +23,7 @@ import textwrap
 
 from matplotlib.figure import Figure
 
+from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.generation.grids import grid, read_grid, to_image
 from diffusion_distillation.report import labels, paper, plots, result, seeds
 from diffusion_distillation.samplers import GRIDS, SAMPLERS, make_sampler
@@ -39,13 +40,14 @@ PAPER = (
   'lsun_church128_distill',
 )
 SCALING = ('digits_distill', 'folder_distill', *PAPER[:3])
-# Rows of the picture of samples: title, and the file in samples/.
-_PICTURE = {
-  'teacher, 64 steps': 'teacher_ddim_00064',
-  'teacher, 1 step': 'teacher_ddim_00001',
-  'student, 1 step': 'student_00001_ddim_00001',
+# Runs whose results are shown: name of the folder in docs/results -> title.
+RUNS = {
+  'digits': 'Digits, 8x8',
+  'fashion_mnist14': 'Fashion-MNIST, averaged to 14x14',
+  'fashion_mnist': 'Fashion-MNIST, 28x28',
 }
-_DIGITS_SHAPE = (8, 8, 1)
+# Images in a row of the picture of samples.
+_SHOWN = 12
 # Columns of the table that compares samplers.
 _NFE = (4, 8, 16)
 # Its figures, in the order of a cell, and their errors.
@@ -64,7 +66,8 @@ _COMPARISON = {
 def blocks():
   """Returns the generated texts, (file, name) -> function that returns one."""
   return {
-    ('README.md', 'digits'): digits,
+    ('README.md', 'results'): results,
+    ('docs/results.md', 'runs'): runs,
     ('README.md', 'paper'): paper_models,
     ('docs/samplers.md', 'samplers'): samplers,
     ('docs/samplers.md', 'grids'): grids,
@@ -97,18 +100,91 @@ def update():
     path.write_text(f'{before}{make()}{after}')
 
 
-def digits():
-  """Returns the result of the digits run: a sentence, a table, its terms."""
-  report = _read_report('digits')
-  rows = {
+def results():
+  """Returns the table of README.md: what each run costs and reaches."""
+  lines = []
+  for name in _published():
+    report = _read_report(name)
+    rows = _by_network(report)
+    reference = _reference(report)
+    wanted = [
+      reference,
+      *(rows.get(('student', n), {}) for n in (4, 1)),
+      rows.get(('teacher', 4), {}),
+    ]
+    distances = [
+      _figures([row], 'frechet_distance', 'frechet_distance_error')[0]
+      for row in wanted
+    ]
+    lines.append((RUNS[name], _budget(report), *distances))
+  # The paper's budget is in its section 5.2 and appendix E, its time in the
+  # README of the original program.
+  fid = paper.curves({'label': 'FID', 'dataset': 'cifar10'})
+  student, teacher = fid['student', 'ddim'], fid['teacher', 'ddim']
+  lines.append(
+    (
+      'CIFAR-10, the paper, FID',
+      '198M images, about a day on 8 TPUv4',
+      f'{teacher[512]:.2f}',
+      f'{student[4]:.2f}',
+      f'{student[1]:.2f}',
+      'above 20',
+    )
+  )
+  heading = [
+    'data',
+    'training of teacher and students',
+    'teacher, DDIM, all steps',
+    'student, 4 steps',
+    'student, 1 step',
+    'teacher, DDIM, 4 steps',
+  ]
+  return _table(heading, *zip(*lines, strict=True), align='llrrrr')
+
+
+def runs():
+  """Returns docs/results.md: a sentence, a table and pictures of each run."""
+  return '\n'.join(f'## {RUNS[name]}\n\n{_run(name)}' for name in _published())
+
+
+def _published():
+  return [name for name in RUNS if (RESULTS / name).exists()]
+
+
+def _by_network(report):
+  """Returns (network, number of steps) -> row sampled by DDIM."""
+  return {
     (row['network'], row['num_steps']): row
     for row in report['rows']
     if row['sampler'] == 'ddim'
   }
+
+
+def _reference(report):
+  return next(row for row in report['rows'] if row['is_reference'])
+
+
+def _budget(report):
+  """Returns images and time of all trainings of a report's first run."""
+  config, images = report['config'], 0
+  for each in report['rounds']:
+    is_teacher = each['name'] == 'teacher'
+    train = config['teacher']['train'] if is_teacher else config['train']
+    images += each['updates'] * train['batch_size']
+  hours = sum(each['seconds'] for each in report['rounds']) / 3600
+  hardware = report['hardware']
+  where = f'{hardware["cores"]} cores of {hardware["cpu"]}'
+  return f'{images / 1e6:.1f}M images, {hours:.2g} hours on {where}'
+
+
+def _run(name):
+  """Returns the result of a run: a sentence, a table, its terms, pictures."""
+  report = _read_report(name)
+  rows = _by_network(report)
   counts = sorted({num_steps for _, num_steps in rows})
   students = [rows.get(('student', n), {}) for n in counts]
   teachers = [rows.get(('teacher', n), {}) for n in counts]
-  start = max(counts)
+  start = _reference(report)['num_steps']
   text = _table(
     ['steps', 'student', 'teacher', f'student / teacher at {start} steps'],
     map(str, counts),
@@ -116,18 +192,22 @@ def digits():
     _figures(teachers, 'frechet_distance', 'frechet_distance_error'),
     _figures(students, 'ratio', 'ratio_error'),
   )
-  metric, hardware = report['metric'], report['hardware']
+  metric = report['metric']
   sentence = textwrap.fill(result.sentences(report)[0], 80)
-  heldout = metric['heldout'].rpartition(', ')[2]
   terms = textwrap.fill(
-    f'Frechet distance (lower is better) of {metric["num_samples"]:,} samples, '
-    f'{_spread(report)}. The held-out digits are at {report["floor"]:.2f}, '
-    f'since they are only {heldout}: few images raise the distance. Made on '
-    f'{hardware["cores"]} cores of {hardware["cpu"]}, '
-    f'JAX {report["versions"]["jax"]}, {report["date"][:10]}.',
+    f'Frechet distance (lower is better) of {metric["num_samples"]:,} samples '
+    f'in the features of {metric["features"]}, {_spread(report)}. Real images '
+    f'({metric["heldout"]}) are at {report["floor"]:.2f}. '
+    f'{_budget(report)}; JAX {report["versions"]["jax"]}, '
+    f'{report["date"][:10]}.',
     80,
   )
-  return f'{sentence}\n\n{text}\n{terms}\n'
+  command = textwrap.indent(report['command'], '    ')
+  return (
+    f'{sentence}\n\n{text}\n{terms}\n\n{command}\n\n'
+    f'![Frechet distance against sampling steps](results/{name}/curve.png)\n\n'
+    f'![Samples of teacher and students](results/{name}/samples.png)\n'
+  )
 
 
 def studies():
@@ -415,18 +495,28 @@ def _spread(report):
   return f'mean ± standard deviation of {count} training seeds'
 
 
-def draw_samples(workdir):
-  """Returns a PNG of the same noise, drawn by teacher and student.
+def draw_samples(workdir, report):
+  """Returns a PNG of the same noise, drawn by teacher and students.
 
   Args:
-    workdir: the run folder of digits_distill.
+    workdir: the run folder.
+    report: its report.
   """
-  figure = Figure((6.2, 3.7), dpi=150, layout='constrained')
-  for axes, (title, name) in zip(
-    figure.subplots(len(_PICTURE)), _PICTURE.items(), strict=True
-  ):
-    images = read_grid(workdir / 'samples' / f'{name}.png', _DIGITS_SHAPE)
-    axes.imshow(to_image(grid(images, columns=12, rows=2)), cmap='gray')
+  rows, data = _by_network(report), report['config']['dataset']
+  shape = load_dataset(data['name'], data['args']).image_shape
+  wanted = [
+    _reference(report),
+    rows['teacher', 4],
+    rows['student', 4],
+    rows['student', 1],
+  ]
+  figure = Figure((6.2, 4.9), dpi=150, layout='constrained')
+  for axes, row in zip(figure.subplots(len(wanted)), wanted, strict=True):
+    name = f'{row["round"]}_{row["sampler"]}_{row["num_steps"]:05}.png'
+    images = read_grid(workdir / 'samples' / name, shape)
+    page = to_image(grid(images, columns=_SHOWN, rows=2))
+    axes.imshow(page, cmap='gray')
+    title = f'{row["network"]}, {labels.steps(row["num_steps"])}'
     axes.set_title(title, loc='left', fontsize=9)
     axes.axis('off')
   return plots.to_png(figure)
@@ -438,16 +528,20 @@ def publish(name, workdirs, pictures):
   Args:
     name: name of the folder in docs/results.
     workdirs: the run folders, of different seeds.
-    pictures: what the distance is drawn against, a key of `plots.COSTS` -> name
+    pictures: what the distance is drawn against, a key of `plots.COSTS` -> path
       of the picture in docs/.
   """
   folder = RESULTS / name
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   for workdir in workdirs:
-    path = workdir / 'report' / 'report.json'
-    seed = json.loads(path.read_text())['config']['seed']
-    shutil.copy(path, folder / f'seed_{seed}.json')
+    report = json.loads((workdir / 'report' / 'report.json').read_text())
+    # Where the run was made is of no use elsewhere.
+    report['command'] = re.sub(
+      r'--workdir=\S+', f'--workdir=runs/{name}', report['command']
+    )
+    path = folder / f'seed_{report["config"]["seed"]}.json'
+    path.write_text(json.dumps(report, indent=2) + '\n')
   for x, picture in pictures.items():
     figure = plots.plot_quality(_read_report(name), x)
     (RESULTS.parent / picture).write_bytes(plots.to_png(figure))
@@ -455,25 +549,23 @@ def publish(name, workdirs, pictures):
 
 def main():
   parser = argparse.ArgumentParser(prog='python -m benchmarks.readme')
-  parser.add_argument(
-    '--digits',
-    type=pathlib.Path,
-    nargs='+',
-    help='run folders of digits_distill; samples are those of the first',
-  )
-  parser.add_argument(
-    '--samplers',
-    type=pathlib.Path,
-    nargs='+',
-    help='run folders of digits_samplers',
-  )
-  options = parser.parse_args()
-  if options.digits:
-    publish('digits', options.digits, {'num_steps': 'fid_vs_steps.png'})
-    samples = ROOT / 'docs' / 'digits_samples.png'
-    samples.write_bytes(draw_samples(options.digits[0]))
-  if options.samplers:
-    publish('samplers', options.samplers, _COMPARISON)
+  for name in (*RUNS, 'samplers'):
+    parser.add_argument(
+      f'--{name}',
+      type=pathlib.Path,
+      nargs='+',
+      metavar='RUN',
+      help=f'finished run folders for docs/results/{name}; pictures of samples '
+      'are of the first',
+    )
+  options = vars(parser.parse_args())
+  for name in RUNS:
+    if workdirs := options[name]:
+      publish(name, workdirs, {'num_steps': f'results/{name}/curve.png'})
+      samples = draw_samples(workdirs[0], _read_report(name))
+      (RESULTS / name / 'samples.png').write_bytes(samples)
+  if options['samplers']:
+    publish('samplers', options['samplers'], _COMPARISON)
   update()
 
 
