@@ -27,6 +27,7 @@ SUITES = (
   'startup',
   'rounds',
   'memory',
+  'hlo',
   'parallel',
   'inversion',
 )

@@ -100,12 +100,26 @@ class Subject:
   def updater(self, training, batches):
     """Returns a function that makes further updates and returns their metrics.
 
-    The step is compiled by `devices.compile_step`, as in a run.
-
     Args:
       training: a Training of the config.
       batches: result of `devices.shard`; every call uses the same batches.
     """
+    compiled, state, others = self._step(training, batches)
+
+    def update():
+      nonlocal state
+      state, metrics = compiled(state, *others)
+      return metrics
+
+    return update
+
+  def compiled_text(self, training, batches):
+    """Returns the optimized HLO of a step; see `updater`."""
+    compiled, state, others = self._step(training, batches)
+    return compiled.lower(state, *others).compile().as_text()
+
+  def _step(self, training, batches):
+    """Returns a step, compiled as in a run, its state and other arguments."""
     train = training.config.train
     optimizer = make_optimizer(train)
     denoiser = self._build_denoiser(training.config)
@@ -122,12 +136,7 @@ class Subject:
       teacher = devices.replicate(self.params)
     num_steps, key = jnp.int32(_NUM_STEPS), jax.random.key(1)
 
-    def update():
-      nonlocal state
-      state, metrics = compiled(state, teacher, num_steps, batches, key)
-      return metrics
-
-    return update
+    return compiled, state, (teacher, num_steps, batches, key)
 
   def _build_denoiser(self, config):
     dataset = self.dataset

@@ -1,5 +1,6 @@
 """The benchmarks: their command line, their arithmetic, and tiny real runs."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -14,6 +15,7 @@ import pytest
 from benchmarks import __main__ as benchmarks
 from benchmarks import (
   checkpoint,
+  hlo,
   inversion,
   memory,
   parallel,
@@ -317,3 +319,43 @@ def test_memory_of_a_device_is_counted():
   plain, again, half = (row['MB per image'] for row in rows)
   assert again < plain / 2
   assert plain / 2 < half < plain
+
+
+def test_bytes_are_those_that_a_program_writes():
+  def program(x):
+    y = (x.astype(jnp.bfloat16) * 2).astype(jnp.float32) + 1
+    return y @ y.T
+
+  x = jax.ShapeDtypeStruct((512, 256), jnp.float32)
+  found = hlo.written(jax.jit(program).lower(x).compile().as_text())
+  # The product, and at least its argument; what is fused is not written.
+  assert found['f32, MB'] >= (512 * 512 + 512 * 256) * 4 / 1e6
+  text = """
+%fused (p: bf16[1000]) -> f32[1000] {
+  ROOT %c = f32[1000]{0} convert(bf16[1000]{0} %p)
+}
+%wrapped_transpose_computation (p: f32[10,100]) -> f32[100,10] {
+  ROOT %t = f32[100,10]{1,0} transpose(f32[10,100]{1,0} %p), dimensions={1,0}
+}
+ENTRY %main (p: bf16[1000]) -> f32[100,10] {
+  %p = bf16[1000]{0} parameter(0)
+  %f = f32[1000]{0} fusion(%p), kind=kLoop, calls=%fused
+  %n = bf16[1000]{0} convert(f32[1000]{0} %f)
+  ROOT %w = f32[100,10]{1,0} fusion(%f), calls=%wrapped_transpose_computation
+}
+"""
+  assert hlo.written(text) == pytest.approx(
+    {
+      'f32, MB': 0.008,
+      'bf16, MB': 0.002,
+      'convert, MB': 0.002,
+      'transpose, MB': 0.004,
+      'copy, MB': 0,
+    }
+  )
+
+
+def test_both_steps_are_counted(toy):
+  train, distill = hlo.rows(dataclasses.replace(toy, batch_sizes=(8,)))
+  assert (train['step'], distill['step']) == ('train', 'distill')
+  assert train['f32, MB'] > 0 and train['bf16, MB'] == 0

@@ -38,7 +38,7 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def _counted(name, function):
-  """Returns the function, whose compilations are then counted."""
+  """Returns a compiled function whose compilations are counted."""
 
   def call(*args):
     before = _xla['compilations']
@@ -46,6 +46,7 @@ def _counted(name, function):
     compilations[name] += _xla['compilations'] - before
     return result
 
+  call.lower = function.lower
   return call
 
 
