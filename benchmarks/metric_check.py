@@ -44,8 +44,7 @@ def _noised(std):
 def _without_classes(count):
   def change(images, labels, train):
     del train
-    kept = images[labels >= count]
-    return np.resize(kept, images.shape)
+    return images[labels >= count]
 
   return change
 
@@ -53,17 +52,18 @@ def _without_classes(count):
 def _repeated(count):
   def change(images, labels, train):
     del labels, train
-    return np.repeat(images[: len(images) // count], count, axis=0)
+    return np.repeat(images, count, axis=0)
 
   return change
 
 
 def _copied(images, labels, train):
-  del labels
-  return train[: len(images)]
+  del images, labels
+  return train
 
 
-# Name -> function (held-out images, labels, training images) -> images.
+# Name -> function (held-out images, labels, training images) -> images. The
+# first of them are measured.
 CHANGES = {
   'held out': lambda images, labels, train: images,
   'blurred, 0.3 pixels': _blurred(0.3),
@@ -84,21 +84,22 @@ def measure(config, num_images):
 
   Args:
     config: config of a data set with labels.
-    num_images: held-out images that are used, the first ones.
+    num_images: images that are measured.
   """
   dataset, _ = check(config)
   labelled = load_dataset(
     config.dataset.name, {**config.dataset.args, 'class_conditional': True}
   )
   images, labels = (
-    np.stack([labelled.heldout[i][key] for i in range(num_images)])
+    np.stack([example[key] for example in labelled.heldout])
     for key in ('image', 'label')
   )
   train = np.stack([dataset.train[i]['image'] for i in range(num_images)])
   evaluator = open_evaluator(config, dataset)
   figures = {}
   for name, change in CHANGES.items():
-    changed = np.clip(np.round(change(images, labels, train)), 0, 255)
+    changed = change(images, labels, train)[:num_images]
+    changed = np.clip(np.round(changed), 0, 255)
     batches = statistics.batches_of(changed.astype(np.uint8))
     figures[name] = evaluator.measure(batches, num_images)
   return figures, evaluator.protocol(num_images, 'real images, changed')

@@ -197,7 +197,8 @@ def _run(name):
   terms = textwrap.fill(
     f'Frechet distance (lower is better) of {metric["num_samples"]:,} samples '
     f'in the features of {metric["features"]}, {_spread(report)}. Real images '
-    f'({metric["heldout"]}) are at {report["floor"]:.2f}. '
+    f'({metric["heldout"]}) are at {report["floor"]:.2f}; few images have a '
+    'larger distance. '
     f'{_budget(report)}; JAX {report["versions"]["jax"]}, '
     f'{report["date"][:10]}.',
     80,
@@ -224,7 +225,10 @@ def _study(found):
   for row in found['rows']:
     variants.setdefault(row['variant'], []).append(row)
   cells = [
-    [_mean([row[column] for row in rows]) for rows in variants.values()]
+    [
+      _mean([row[column] for row in rows if column in row])
+      for rows in variants.values()
+    ]
     for column in columns
   ]
   runs = {len(rows) for rows in variants.values()}
@@ -243,13 +247,16 @@ def _study(found):
 
 
 def _mean(values):
-  """Returns the mean and the deviation as text; N/A if a training failed."""
-  if None in values:
-    return 'N/A'
-  if len(values) == 1:
-    return labels.number(values[0])
-  error = statistics.stdev(values)
-  return labels.numbers([statistics.fmean(values)], 2, [error])[0]
+  """Returns mean and deviation as text; None stands for a failed training."""
+  known = [value for value in values if value is not None]
+  failed = len(values) - len(known)
+  if not known:
+    return 'N/A' if failed else '\N{EN DASH}'
+  text = labels.number(known[0])
+  if len(known) > 1:
+    error = statistics.stdev(known)
+    text = labels.numbers([statistics.fmean(known)], 2, [error])[0]
+  return f'{text} ({failed} failed)' if failed else text
 
 
 def metric_check():
@@ -541,6 +548,8 @@ def publish(name, workdirs, pictures):
       r'--workdir=\S+', f'--workdir=runs/{name}', report['command']
     )
     path = folder / f'seed_{report["config"]["seed"]}.json'
+    if path.exists():
+      raise SystemExit(f'two runs have the seed {report["config"]["seed"]}')
     path.write_text(json.dumps(report, indent=2) + '\n')
   for x, picture in pictures.items():
     figure = plots.plot_quality(_read_report(name), x)

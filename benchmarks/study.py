@@ -12,7 +12,7 @@ training that fails because its numbers are not finite is a result as well.
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import operator
 import pathlib
@@ -161,14 +161,17 @@ def run(study, data, seeds, workdir):
           teacher / 'teacher'
         )
       _, report = _train(name, {**keys, **shared}, measured, workdir)
-      rows.append({'variant': label, 'seed': seed, **_figures(report, columns)})
+      figures = _figures(report, columns, plan.is_teacher)
+      rows.append({'variant': label, 'seed': seed, **figures})
+      if not report['failure']:
+        finished = report
   kept = 'versions', 'hardware', 'date', 'metric', 'floor'
   return {
     'question': plan.question,
     'config': name,
     'columns': list(columns),
     'rows': rows,
-    **{key: report[key] for key in kept},
+    **{key: finished[key] for key in kept},
   }
 
 
@@ -220,19 +223,25 @@ def _failure(path):
   return json.loads(path.read_text())['failure'] if path.exists() else None
 
 
-def _figures(report, columns):
-  """Returns heading -> Frechet distance; None if the training failed."""
+def _figures(report, columns, is_teacher):
+  """Returns heading -> Frechet distance; None if the training failed.
+
+  What there is no row for is left out, such as a student of 8 steps if the
+  first round starts from 8.
+  """
   if report['failure']:
     return dict.fromkeys(columns)
+  network = 'teacher' if is_teacher else 'student'
   found = {
     (row['sampler'], row['num_steps']): row['frechet_distance']
     for row in report['rows']
+    if row['network'] == network
   }
-  # The teacher of students is measured, too, so their rows come first.
-  for row in report['rows']:
-    if row['network'] == 'student':
-      found[row['sampler'], row['num_steps']] = row['frechet_distance']
-  return {heading: found[column] for heading, column in columns.items()}
+  return {
+    heading: found[column]
+    for heading, column in columns.items()
+    if column in found
+  }
 
 
 def main():
@@ -246,6 +255,8 @@ def main():
   )
   parser.add_argument('--workdir', type=pathlib.Path, default='runs/studies')
   options = parser.parse_args()
+  if importlib.util.find_spec(f'configs.{options.data}_base') is None:
+    parser.error(f'there is no configs/{options.data}_base.py')
   result = run(
     options.study, options.data, options.seeds, options.workdir.resolve()
   )

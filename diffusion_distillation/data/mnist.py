@@ -107,7 +107,7 @@ def _dataset(name, num_classes, class_conditional, image_size, data_dir):
     )
 
   def open_split(split):
-    images, labels = _read(name, split, data_dir)
+    images, labels = _read(name, split, data_dir, num_classes)
     if name == 'emnist':
       images = images.swapaxes(1, 2)
     if not class_conditional:
@@ -124,13 +124,13 @@ def _dataset(name, num_classes, class_conditional, image_size, data_dir):
   )
 
 
-def _read(name, split, data_dir):
+def _read(name, split, data_dir, num_classes):
   """Returns the images (N, 28, 28) uint8 and labels (N,) int32 of a split."""
   if data_dir is not None:
     folder = pathlib.Path(data_dir)
     images, labels = (_find(folder, name, split, kind) for kind in _KINDS)
     if images or labels:
-      return _read_pair(images, labels, folder, name)
+      return _read_pair(images, labels, folder, name, num_classes)
   try:
     return tfds.in_memory(name, split, data_dir)
   except UserError as error:
@@ -148,7 +148,7 @@ def _find(folder, name, split, kind):
   return next((path for path in paths if path.exists()), None)
 
 
-def _read_pair(images, labels, folder, name):
+def _read_pair(images, labels, folder, name, num_classes):
   """Returns the arrays of two files, one of which may be missing (None)."""
   if images is None or labels is None:
     raise UserError(
@@ -156,10 +156,14 @@ def _read_pair(images, labels, folder, name):
       f'{"labels" if images else "images"} that belongs to it is missing'
     )
   x, y = _read_idx(images), _read_idx(labels)
-  if x.shape[1:] != (_SIDE, _SIDE) or y.shape != x.shape[:1]:
+  if x.shape[1:] != (_SIDE, _SIDE) or y.shape != x.shape[:1] or not len(x):
     raise UserError(
       f'{images} must have images of {_SIDE}x{_SIDE}, and {labels.name} a '
       f'label for each, but they have shapes {x.shape} and {y.shape}'
+    )
+  if y.max() >= num_classes:
+    raise UserError(
+      f'{labels} has the label {y.max()}, but {name} has {num_classes} classes'
     )
   return x, y.astype(np.int32)
 

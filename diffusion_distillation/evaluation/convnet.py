@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from scipy.special import softmax
 
 from diffusion_distillation.data.batches import batches
 from diffusion_distillation.evaluation import statistics
@@ -31,6 +32,7 @@ _BATCH_SIZE = 128
 _LEARNING_RATE = 2e-3  # the highest of one cycle
 _WEIGHT_DECAY = 1e-4
 _NUM_FEATURES = 128
+_MAX_PIXELS = 2**19  # of a batch that is classified at once
 _SMALLEST = 8  # images are halved until they are at most this large
 
 
@@ -58,6 +60,8 @@ class ConvNet(nn.Module):
 class TrainedClassifier:
   """Computes features of images by a classifier of their own data set.
 
+  It is trained, or read from the cache, when it is first needed.
+
   Attributes:
     name: name of the features.
     description: the name and the accuracy, for the protocol.
@@ -73,31 +77,47 @@ class TrainedClassifier:
   resize = None
 
   def __init__(self, dataset, cache=None):
-    """Trains the classifier, which takes a minute or two, or reads the cache.
+    """Takes a Dataset with labels, and the folder of the cache.
 
     Args:
-      dataset: a Dataset with labels.
+      dataset: a Dataset.
       cache: folder that `files.cache_folder` returned, or None for no cache.
-
-    Raises:
-      UserError: an image cannot be read.
     """
-    model = ConvNet(dataset.num_classes)
-    self._apply = jax.jit(model.apply)
-    path = cache and cache / _cache_name(dataset)
-    self._variables = path and _read(path, _shapes(model, dataset))
-    if self._variables is None:
-      self._variables = _train(model, dataset)
+    self.name = f'{dataset.name}-classifier'
+    self._dataset, self._cache = dataset, cache
+    self._model = ConvNet(dataset.num_classes)
+    self._apply = jax.jit(self._model.apply)
+    height, width, _ = dataset.image_shape
+    self._batch_size = max(1, _MAX_PIXELS // (height * width))
+
+  @functools.cached_property
+  def _variables(self):
+    model, dataset = self._model, self._dataset
+    path = self._cache and self._cache / _cache_name(dataset)
+    variables = path and _read(path, _shapes(model, dataset))
+    if variables is None:
+      variables = _train(model, dataset)
       if path is not None:
-        _write(path, self._variables)
+        _write(path, variables)
+    return variables
+
+  @functools.cached_property
+  def checksum(self):
     leaves = jax.tree.leaves(self._variables)
     digest = hashlib.sha256(b''.join(np.asarray(x).tobytes() for x in leaves))
-    self.checksum = digest.hexdigest()
-    self.accuracy = self._measure_accuracy(dataset)
-    self.name = f'{dataset.name}-classifier'
-    self.description = (
-      f'{self.name} ({self.accuracy:.1%} of the held-out images right)'
-    )
+    return digest.hexdigest()
+
+  @functools.cached_property
+  def accuracy(self):
+    right = 0
+    for batch in statistics.read_batches(self._dataset.heldout):
+      found = self(batch['image']).probabilities.argmax(axis=-1)
+      right += np.sum(found == batch['label'])
+    return float(right / len(self._dataset.heldout))
+
+  @property
+  def description(self):
+    return f'{self.name} ({self.accuracy:.1%} of the held-out images right)'
 
   def __call__(self, images):
     """Returns Activations: features (N, 128), probabilities (N, K), float32.
@@ -105,16 +125,16 @@ class TrainedClassifier:
     Args:
       images: (N, H, W, C) uint8.
     """
-    features, logits = self._apply(self._variables, images)
-    probabilities = np.asarray(jax.nn.softmax(logits))
-    return statistics.Activations(np.asarray(features), None, probabilities)
-
-  def _measure_accuracy(self, dataset):
-    right = 0
-    for batch in statistics.read_batches(dataset.heldout):
-      found = self(batch['image']).probabilities.argmax(axis=-1)
-      right += np.sum(found == batch['label'])
-    return float(right / len(dataset.heldout))
+    size, features, logits = self._batch_size, [], []
+    for first in range(0, len(images), size):
+      batch = images[first : first + size]
+      # Smaller batches are padded, so that one program serves all of them.
+      padded = np.resize(batch, (size, *images.shape[1:]))
+      found = self._apply(self._variables, padded)
+      features.append(np.asarray(found[0])[: len(batch)])
+      logits.append(np.asarray(found[1])[: len(batch)])
+    probabilities = softmax(np.concatenate(logits), axis=-1)
+    return statistics.Activations(np.concatenate(features), None, probabilities)
 
 
 def _train(model, dataset):
@@ -161,7 +181,8 @@ def _flat(variables):
 
 
 def _cache_name(dataset):
-  parts = _VERSION, dataset.fingerprint('train'), dataset.num_classes
+  fingerprint = dataset.fingerprint('train')
+  parts = _VERSION, fingerprint, dataset.num_classes, dataset.random_flip
   digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
   shape = 'x'.join(map(str, dataset.image_shape))
   return f'{dataset.name}-classifier-{shape}-{digest}.npz'

@@ -95,15 +95,16 @@ def _labelled(data):
   """Returns the Dataset of a config's section `dataset`, with its labels."""
   try:
     dataset = load_dataset(data.name, {**data.args, 'class_conditional': True})
-  except ValueError as error:
+  except (ValueError, UserError) as error:
     raise UserError(
-      "config: eval.features='classifier' needs the labels of the data set: "
-      f"{error}; set eval.features='inception'"
+      "config: eval.features='classifier' needs labels, which the data set "
+      f"{data.name} does not have; set eval.features='inception'"
     ) from error
   if dataset.num_classes < 2:
     raise UserError(
       "config: eval.features='classifier' needs a data set of two or more "
-      f'classes, {data.name} has {dataset.num_classes}'
+      f'classes, {data.name} has {dataset.num_classes}; set '
+      "eval.features='inception'"
     )
   return dataset
 
@@ -204,8 +205,9 @@ class Evaluator:
     heldout = None
     if self._has_heldout:
       count = len(dataset.heldout)
-      some = f'{num_samples} of ' if num_samples < count else ''
-      heldout = f'{dataset.name} held out, {some}{count} images'
+      heldout = f'{dataset.name} held out, {count} images'
+      if num_samples < count:
+        heldout += f'; {num_samples} for the floor'
     return {
       'name': 'frechet_distance',
       'label': network.label,

@@ -13,8 +13,8 @@ def merge(reports):
 
   The `..._error` of a figure becomes its standard deviation over the runs. It
   does not contain the choice of samples, which start from the same noise in all
-  runs. Rows that not all runs have
-  measured are left out. All else is that of the first run.
+  runs. `ratio` is a mean of ratios. Rows that not all runs have measured are
+  left out. All else is that of the first run.
 
   Args:
     reports: reports of two or more runs, or of one, which is returned as it is.

@@ -140,14 +140,19 @@ def matrix_rate():
   The type is bfloat16, but float32 on CPU, whose devices share the cores.
   """
   on_cpu = jax.default_backend() == 'cpu'
-  size, dtype = (1024, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
-  matrix = jnp.ones((size, size), dtype)
+  size, dtype, products = (
+    (1024, jnp.float32, 1) if on_cpu else (4096, jnp.bfloat16, 20)
+  )
+  # Random, since devices are faster with constant data.
+  matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
   product = jax.jit(jnp.matmul)
   seconds = []
   for _ in range(6):  # the first one compiles
     started = time.perf_counter()
-    product(matrix, matrix).block_until_ready()
-    seconds.append(time.perf_counter() - started)
+    for _ in range(products):
+      result = product(matrix, matrix)
+    result.block_until_ready()
+    seconds.append((time.perf_counter() - started) / products)
   count = jax.process_count() if on_cpu else jax.device_count()
   return 2 * size**3 / min(seconds[1:]) * count
 

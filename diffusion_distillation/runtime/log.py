@@ -58,7 +58,7 @@ class RunLog:
     Args:
       stage: name of the training.
       step: updates made.
-      ideal_seconds: what an update would take if the devices made nothing but
+      ideal_seconds: what an update would take if the devices did nothing but
         matrix products; None leaves 'mfu' out.
 
     Raises:

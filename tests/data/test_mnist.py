@@ -1,14 +1,18 @@
 """Data sets in MNIST's format, from their own files and prepared ones."""
 
 import gzip
+import io
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from diffusion_distillation.commands import cli
 from diffusion_distillation.data import mnist
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.runtime.errors import UserError
+from tests.make_records import write_records
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (5, 28, 28), np.uint8)
 LABELS = np.array([7, 0, 3, 9, 1], np.uint8)
@@ -112,6 +116,7 @@ def test_missing_data_say_where_they_may_come_from(tmp_path):
     (gzip.compress(b'\0\0\x0d' + idx(IMAGES)[3:]), 'not an .idx file of bytes'),
     (gzip.compress(idx(LABELS)), r'shapes \(5,\) and \(5,\)'),
     (gzip.compress(idx(IMAGES[:4])), r'shapes \(4, 28, 28\) and \(5,\)'),
+    (gzip.compress(idx(IMAGES) + b'0'), '3921 bytes of an array of'),
   ],
 )
 def test_damaged_files_get_one_line(folder, data, message):
@@ -128,3 +133,42 @@ def test_a_missing_file_is_named(folder):
     UserError, match=r'train-labels.*, but the mnist file of th'
   ):
     load(folder).open_train()
+
+
+def test_files_without_images_and_unknown_labels_are_refused(folder):
+  labels = folder / 'train-labels-idx1-ubyte.gz'
+  (folder / TRAIN).write_bytes(gzip.compress(idx(IMAGES[:0])))
+  labels.write_bytes(gzip.compress(idx(LABELS[:0])))
+  with pytest.raises(UserError, match=r'shapes \(0, 28, 28\) and \(0,\)'):
+    load(folder).open_train()
+  (folder / TRAIN).write_bytes(gzip.compress(idx(IMAGES)))
+  labels.write_bytes(gzip.compress(idx(LABELS + 1)))
+  with pytest.raises(UserError, match='has the label 10, but mnist has 10 cl'):
+    load(folder).open_train()
+
+
+@pytest.mark.parametrize('name', ['mnist', 'fashion_mnist', 'kmnist', 'emnist'])
+def test_prepared_data_are_the_same(folder, tmp_path, name):
+  def png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+  files = list(zip(map(png, IMAGES), map(int, LABELS), strict=True))
+  write_records(name, tmp_path / 'tfds', {'train': files, 'test': files[:2]})
+  prepared = load(tmp_path / 'tfds', name, class_conditional=True)
+  if name == 'emnist':
+    for path in list(folder.glob('*.gz')):
+      part = path.name.replace('t10k', 'test')
+      path.rename(folder / f'emnist-balanced-{part}')
+  read = load(folder, name, class_conditional=True)
+  for split in ('train', 'heldout'):
+    assert prepared.fingerprint(split) == read.fingerprint(split)
+
+
+def test_the_folder_is_a_flag():
+  flag = '--config.dataset.args.data_dir=DIR'
+  _, values = cli.parse(
+    ['main.py', '--config=fashion_mnist14_distill', '--workdir=W', flag]
+  )
+  assert values['config'].dataset.args.data_dir == 'DIR'

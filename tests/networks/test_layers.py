@@ -30,6 +30,8 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate, dtype):
 def test_each_example_has_its_own_mask_that_depends_on_its_key():
   got = np.asarray(layers.dropout(ONES, 0.5, KEYS)).reshape(4, -1)
   assert len(np.unique(got, axis=0)) == 4
+  # So are the values of a mask, of which two come from one random word.
+  assert abs((got[0, ::2] == got[0, 1::2]).mean() - 0.5) < 0.05
   # The masks are independent: two fair coins agree half of the time.
   agree = (got[0] == got[1]).mean()
   assert abs(agree - 0.5) < 5 * 0.5 / np.sqrt(got.shape[1])

@@ -14,6 +14,8 @@ def report(distances, metric='digits'):
       'is_reference': False,
       'frechet_distance': distance,
       'frechet_distance_error': 0.1,
+      'images_per_second': 100 * distance,
+      'kid': None,
     }
     for num_steps, distance in distances.items()
   ]
@@ -24,6 +26,7 @@ def test_figures_are_means_and_their_errors_deviations_over_the_runs():
   merged = seeds.merge(
     [report({4: 1.0, 8: 7.0}), report({4: 2.0, 8: 7.0}), report({4: 6.0})]
   )
+  assert merged['rows'][0]['images_per_second'] == 100
   (row,) = merged['rows']  # the others are not in all runs
   assert row['num_steps'] == 4 and row['round'] == 'student_00004'
   assert row['frechet_distance'] == pytest.approx(3)

@@ -57,7 +57,9 @@ def test_lines_have_a_time_and_a_speed(tmp_path):
   run.rewind('student', 0, ideal_seconds=0.5)
   run.write('student', 1, {'loss': 5.0})
   assert run.write('student', 3, {'loss': 5.0})['mfu'] == pytest.approx(0.1)
+  run.rewind('student', 3)
   run.close()
+  assert run._ideal_seconds is None
   speeds = [line.get('updates_per_second') for line in lines(tmp_path)]
   # An evaluation has no speed, and its time is not that of training.
   assert speeds == [None, 0.2, None, 0.5, None, 0.2]
