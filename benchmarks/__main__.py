@@ -8,6 +8,7 @@ benchmarks/results/SUITE.jsonl, with the versions and the hardware.
 """
 
 import argparse
+import ast
 import datetime
 import importlib
 import json
@@ -72,6 +73,14 @@ def _options():
     '--dtype', help="of the network, such as bfloat16; default: the config's"
   )
   parser.add_argument(
+    '--set',
+    type=_setting,
+    action='append',
+    default=[],
+    metavar='KEY=VALUE',
+    help='change a key of the config, such as model.args.remat=True',
+  )
+  parser.add_argument(
     '--profile', help='folder for a profiler trace of one call of each function'
   )
   parser.add_argument(
@@ -79,6 +88,15 @@ def _options():
     help='trained weights, for `parallel` and `inversion`',
   )
   return parser.parse_args()
+
+
+def _setting(text):
+  """Returns (key, value) of KEY=VALUE; a value that is no literal is a str."""
+  key, _, value = text.partition('=')
+  try:
+    return key, ast.literal_eval(value)
+  except (SyntaxError, ValueError):
+    return key, value
 
 
 def main():
@@ -95,6 +113,7 @@ def main():
       options.dtype,
       options.profile,
       options.checkpoint,
+      dict(options.set),
     )
     rows = suite.rows(measured)
   except UserError as error:
@@ -106,6 +125,7 @@ def main():
     'hardware': machine,
     'config': options.config,
     'dtype': measured.config.model.args.dtype,
+    'set': dict(options.set),
     'rows': rows,
   }
   path = pathlib.Path(__file__).with_name('results') / f'{options.suite}.jsonl'

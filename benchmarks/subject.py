@@ -145,7 +145,14 @@ class Subject:
     )
 
 
-def read(path, batch_sizes=(), dtype=None, profile=None, checkpoint=None):
+def read(
+  path,
+  batch_sizes=(),
+  dtype=None,
+  profile=None,
+  checkpoint=None,
+  settings=None,
+):
   """Returns the Subject of a config file.
 
   Args:
@@ -154,13 +161,23 @@ def read(path, batch_sizes=(), dtype=None, profile=None, checkpoint=None):
     dtype: type that the network computes in; None takes the config's.
     profile: folder for a profiler trace, or None.
     checkpoint: path of trained weights, or None.
+    settings: other keys of the config to change, dotted name -> value.
 
   Raises:
-    UserError: the config cannot be used.
+    UserError: the config cannot be used, or a setting does not fit it.
   """
   config = config_file.load(path)
   if dtype is not None:
     config.model.args.dtype = dtype
+  config.lock()
+  for key, value in (settings or {}).items():
+    try:
+      config.update_from_flattened_dict({key: value})
+    except (KeyError, TypeError) as error:
+      raise UserError(
+        f'--set={key}={value}: the config has no such key, or one of another '
+        'type'
+      ) from error
   check(config)
   sizes = batch_sizes or (config.train.batch_size,)
   return Subject(config, sizes, profile, checkpoint)

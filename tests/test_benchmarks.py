@@ -50,6 +50,7 @@ def test_a_run_prints_a_table_and_adds_a_line(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(benchmarks, 'SUITES', ('nothing',))
   monkeypatch.setattr(benchmarks, '__file__', str(tmp_path / '__main__.py'))
   flags = ['--suite=nothing', '--batch_size=128,512', '--dtype=bfloat16']
+  flags += ['--set=model.args.remat=True', '--set', 'model.args.norm=fused']
   monkeypatch.setattr(sys, 'argv', ['benchmarks', *flags])
   for _ in range(2):
     benchmarks.main()
@@ -68,6 +69,7 @@ def test_a_run_prints_a_table_and_adds_a_line(tmp_path, monkeypatch, capsys):
   }
   assert result['config'] == 'configs/digits_distill.py'
   assert result['dtype'] == 'bfloat16'
+  assert result['set'] == {'model.args.remat': True, 'model.args.norm': 'fused'}
   assert 'jax' in result['versions']
   assert result['hardware']['cores'] >= 1
   assert result['hardware']['load_average'] >= 0
@@ -79,6 +81,9 @@ def test_a_run_prints_a_table_and_adds_a_line(tmp_path, monkeypatch, capsys):
     (['--suite=fly'], 'input'),
     (['--suite=steps', '--config=configs/nothing.py'], 'digits_distill'),
     (['--suite=steps', '--config=digits_base'], 'a teacher and students'),
+    (['--suite=steps', '--set=model.args.nrom=1'], 'nrom=1: the config has no'),
+    (['--suite=steps', '--set=train.substeps=a'], 'or one of another type'),
+    (['--suite=steps', '--set=model.args.norm=batch'], 'known: flax, fused'),
   ],
 )
 def test_wrong_options_say_what_is_known(monkeypatch, capsys, flags, message):

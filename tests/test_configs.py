@@ -81,6 +81,7 @@ def test_the_networks_and_schedules_are_the_paper_s(name):
       'resblock_resample': True,
       'dtype': 'float32',
       'remat': False,
+      'norm': 'flax',
     }
     assert part.model.train_logsnr_schedule.to_dict() == COSINE
     assert part.model.eval_logsnr_schedule.to_dict() == COSINE

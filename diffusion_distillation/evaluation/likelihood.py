@@ -239,7 +239,7 @@ def standard_error(values):
 
 def _compile(card, dequantize):
   """Returns (params, indices, examples, num_steps) -> bits, bounds, NFE."""
-  denoiser, schedule = card.denoiser(), card.schedule()
+  denoiser, schedule = card.denoiser().plain(), card.schedule()
 
   def run(params, indices, examples, num_steps):
     """Returns the figures of the images of one replica, (B,) each."""

@@ -15,7 +15,8 @@ from diffusion_distillation.runtime.arguments import check_arguments
 # name (`model.name` of a config) -> a Flax module. Its attributes are `out_ch`
 # and `num_classes`, which the data and the head determine, and the arguments in
 # `model.args`, among them `dropout` and `dtype`. FREE_ARGS names the arguments
-# that change neither its parameters nor what they mean. It has a method
+# that change neither its parameters nor what they mean; with their defaults it
+# computes in float32, and `jax.jvp` can differentiate it. It has a method
 # check(image_shape), which raises ValueError if the attributes do not fit the
 # images, and is called as module(z, logsnr, condition, train=...,
 # dropout_keys=...) -> (B, H, W, out_ch) float32; the condition may be None.
@@ -48,6 +49,19 @@ class Denoiser:
   def param_shapes(self):
     """Returns the parameters as ShapeDtypeStructs; computes nothing."""
     return _param_shapes(self)
+
+  def plain(self):
+    """Returns a Denoiser of the same function that has `jax.jvp`, in float32.
+
+    The kernels of the fused norm and of cuDNN's attention have no such
+    derivative.
+    """
+    defaults = {
+      field.name: field.default
+      for field in dataclasses.fields(self.network)
+      if field.name in self.network.FREE_ARGS
+    }
+    return dataclasses.replace(self, network=self.network.clone(**defaults))
 
   def bind(self, params, condition, dropout_keys=None):
     """Returns denoise(z, logsnr) -> x_hat with these parameters.

@@ -10,14 +10,60 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion_distillation.networks.fused_norm import fused_norm
+
 zeros_init = nn.initializers.zeros_init()
 DTYPES = ('float32', 'bfloat16', 'float16')
+NORMS = ('flax', 'fused')
 _MAX_SIZE = 2**16  # a larger layer is assumed to be a mistake
 
 
 def normalize(channels, *, dtype, name):
   """Returns a GroupNorm of 32 groups, or of fewer that divide the channels."""
-  return nn.GroupNorm(math.gcd(32, channels), dtype=dtype, name=name)
+  return nn.GroupNorm(num_groups(channels), dtype=dtype, name=name)
+
+
+def num_groups(channels):
+  """Returns the number of groups of a GroupNorm of these channels."""
+  return math.gcd(32, channels)
+
+
+class FusedNorm(nn.Module):
+  """GroupNorm, modulation and swish in one, with GroupNorm's parameters."""
+
+  @nn.compact
+  def __call__(self, x, scale=None, shift=None):
+    """Returns swish(GroupNorm(x) * (1 + scale) + shift), like x (B, H, W, C).
+
+    Args:
+      x: features.
+      scale: (B, 1, 1, C), or None for no modulation.
+      shift: like scale.
+    """
+    channels = x.shape[-1:]
+    gamma = self.param('scale', nn.initializers.ones_init(), channels)
+    beta = self.param('bias', zeros_init, channels)
+    if scale is not None:
+      scale, shift = (jnp.squeeze(a, (1, 2)) for a in (scale, shift))
+    groups = num_groups(*channels)
+    return fused_norm(x, gamma, beta, scale, shift, groups=groups)
+
+
+def norm_swish(x, norm, scale=None, shift=None, *, dtype, name):
+  """Returns swish(GroupNorm(x) * (1 + scale) + shift), a layer of a module.
+
+  Args:
+    x: (B, H, W, C).
+    norm: 'flax', layer by layer, or 'fused', which computes in x's type.
+    scale: (B, 1, 1, C), or None for no modulation.
+    shift: like scale.
+    dtype: type of the computation.
+    name: name of the GroupNorm and its parameters.
+  """
+  if norm == 'fused':
+    return FusedNorm(name=name)(x, scale, shift)
+  h = normalize(x.shape[-1], dtype=dtype, name=name)(x)
+  return nn.swish(h if scale is None else h * (1 + scale) + shift)
 
 
 def sinusoidal_embedding(position, width):
@@ -164,6 +210,7 @@ class ResnetBlock(nn.Module):
   dropout: float
   resample: str | None = None
   dtype: Any = jnp.float32
+  norm: str = 'flax'
 
   @nn.compact
   def __call__(self, x, emb, dropout_keys):
@@ -177,7 +224,7 @@ class ResnetBlock(nn.Module):
     resample = RESAMPLE[self.resample]
     in_ch = x.shape[-1]
 
-    h = nn.swish(normalize(in_ch, dtype=self.dtype, name='norm1')(x))
+    h = norm_swish(x, self.norm, dtype=self.dtype, name='norm1')
     h = nn.Conv(self.out_ch, (3, 3), dtype=self.dtype, name='conv1')(
       resample(h)
     )
@@ -186,8 +233,7 @@ class ResnetBlock(nn.Module):
       nn.swish(emb)
     )
     scale, shift = jnp.split(temb[:, None, None, :], 2, axis=-1)
-    h = normalize(self.out_ch, dtype=self.dtype, name='norm2')(h)
-    h = nn.swish(h * (1 + scale) + shift)
+    h = norm_swish(h, self.norm, scale, shift, dtype=self.dtype, name='norm2')
     h = dropout(h, self.dropout, dropout_keys)
     h = nn.Conv(
       self.out_ch,

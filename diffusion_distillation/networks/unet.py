@@ -48,6 +48,8 @@ class UNet(nn.Module):
     dtype: type of the computation; parameters, head and output are float32.
     remat: recompute the activations of blocks in the backward pass: a fifth
       more FLOPs, and a ninth of the memory per example (CIFAR-10, float32).
+    norm: 'flax', or 'fused': how residual blocks compute GroupNorm, modulation
+      and swish; see `fused_norm.py`.
   """
 
   out_ch: int
@@ -65,8 +67,9 @@ class UNet(nn.Module):
   resblock_resample: bool = True
   dtype: str = 'float32'
   remat: bool = False
+  norm: str = 'flax'
 
-  FREE_ARGS = ('dropout', 'dtype', 'remat')
+  FREE_ARGS = ('dropout', 'dtype', 'remat', 'norm')
 
   @nn.compact
   def __call__(self, x, logsnr, y=None, *, train, dropout_keys=None):
@@ -111,6 +114,9 @@ class UNet(nn.Module):
       raise ValueError(
         f'unknown logsnr_input_type {self.logsnr_input_type!r}; known: {known}'
       )
+    if self.norm not in layers.NORMS:
+      known = ', '.join(layers.NORMS)
+      raise ValueError(f'unknown norm {self.norm!r}; known: {known}')
     scale = tuple(self.logsnr_scale_range)
     if len(scale) != 2 or not scale[0] < scale[1]:
       raise ValueError(
@@ -207,7 +213,12 @@ class UNet(nn.Module):
 
   def _block(self, h, emb, out_ch, name, keys, resample=None):
     block = self._layer(layers.ResnetBlock)(
-      out_ch, self.dropout, resample, dtype=self.dtype, name=name
+      out_ch,
+      self.dropout,
+      resample,
+      dtype=self.dtype,
+      norm=self.norm,
+      name=name,
     )
     return block(h, emb, layers.layer_keys(keys, name))
 

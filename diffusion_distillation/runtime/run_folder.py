@@ -45,6 +45,7 @@ _CHANGEABLE = _PLACES | {
     f'{prefix}{key}'
     for prefix in ('', 'teacher.')
     for key in (
+      'model.args.norm',
       'model.args.remat',
       'train.accumulate',
       'train.checkpoint_every_secs',

@@ -144,6 +144,7 @@ def test_another_config_is_refused_by_name(tmp_path, key, value):
     ('train.substeps', 7),
     ('train.accumulate', 2),
     ('model.args.remat', True),
+    ('model.args.norm', 'fused'),
     ('distillation.end_num_steps', 2),
     ('distillation.steps_per_iter', 9),
     ('distillation.steps_per_iter', {'2': 9, '1': 8}),
