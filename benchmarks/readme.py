@@ -116,7 +116,9 @@ def results():
       _figures([row], 'frechet_distance', 'frechet_distance_error')[0]
       for row in wanted
     ]
-    lines.append((RUNS[name], _budget(report), *distances))
+    count = report.get('num_runs', 1)
+    data = f'{RUNS[name]}; {count} {"seeds" if count > 1 else "seed"}'
+    lines.append((data, _budget(report), *distances))
   # The paper's budget is in its section 5.2 and appendix E, its time in the
   # README of the original program.
   fid = paper.curves({'label': 'FID', 'dataset': 'cifar10'})

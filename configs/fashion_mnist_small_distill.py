@@ -1,6 +1,9 @@
 """Fashion-MNIST, 28x28, from 256 sampling steps to 1, on two CPU cores.
 
 python main.py --config=configs/fashion_mnist_small_distill.py --workdir=runs/fm
+
+It has not been run yet. By the count of FLOPs, training takes 2.5 hours at 60
+GFLOP/s, which two CPU cores reach.
 """
 
 from . import base, fashion_mnist_small_base
