@@ -2,8 +2,8 @@
 
 python main.py --config=configs/fashion_mnist_small_base.py --workdir=runs/small
 
-It has not been run yet. By the count of FLOPs, it takes 1.3 hours at 60 GFLOP/s,
-which two CPU cores reach.
+It has not been run yet. By the count of FLOPs, it takes 1.3 hours at 60
+GFLOP/s, which two CPU cores reach.
 """
 
 from . import fashion_mnist_base
