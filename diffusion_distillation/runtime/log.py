@@ -58,8 +58,8 @@ class RunLog:
     Args:
       stage: name of the training.
       step: updates made.
-      ideal_seconds: what an update would take if the devices did nothing but
-        matrix products; None leaves 'mfu' out.
+      ideal_seconds: () -> what an update would take if the devices did nothing
+        but matrix products, called when it is needed; None leaves 'mfu' out.
 
     Raises:
       UserError: the log is damaged or cannot be written.
@@ -108,7 +108,7 @@ class RunLog:
       if now > last:
         speed = entry['updates_per_second'] = (step - last_step) / (now - last)
         if self._ideal_seconds is not None:
-          entry['mfu'] = speed * self._ideal_seconds
+          entry['mfu'] = speed * self._ideal_seconds()
     self._last = step, now
     files.append_jsonl(self._path, entry)
     self._add_scalars(entry)
@@ -171,11 +171,12 @@ class RunLog:
 class NoLog:
   """Stands in for a RunLog in processes other than 0."""
 
-  def rewind(self, stage, step):
+  def rewind(self, stage, step, ideal_seconds=None):
     """Does nothing."""
 
   def write(self, stage, step, metrics):
-    """Does nothing."""
+    """Writes nothing; returns an empty line."""
+    return {}
 
   def image(self, stage, step, name, picture):
     """Does nothing."""

@@ -25,7 +25,8 @@ class Stage:
     start: () -> the TrainState before the first update, on all devices.
     template: the TrainState of one device, as ShapeDtypeStructs.
     num_updates: length of the training.
-    flops: FLOPs of an update.
+    flops: () -> FLOPs of an update. Counting them takes seconds for a large
+      network, which a short training can do without.
     update: (state, batches) -> (state, metrics), compiled for all devices.
     batches: (start=number of a batch) -> iterator of batches from that one on.
     train: config.train of the round.
@@ -43,7 +44,7 @@ class Stage:
   start: Callable
   template: object
   num_updates: int
-  flops: float
+  flops: Callable
   update: Callable
   batches: Callable
   train: object

@@ -202,7 +202,7 @@ class Trainer:
       start=start,
       template=compiled.template,
       num_updates=each.num_updates,
-      flops=update_flops(training, self._denoiser(training)),
+      flops=functools.partial(update_flops, training, self._denoiser(training)),
       update=update,
       batches=functools.partial(
         batches,

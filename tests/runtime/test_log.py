@@ -54,7 +54,7 @@ def test_lines_have_a_time_and_a_speed(tmp_path):
   run.write('teacher', 4, {'loss': 2.0})
   run.write('teacher', 4, {'frechet_distance': 3.0})
   run.write('teacher', 9, {'loss': 4.0})
-  run.rewind('student', 0, ideal_seconds=0.5)
+  run.rewind('student', 0, ideal_seconds=lambda: 0.5)
   run.write('student', 1, {'loss': 5.0})
   assert run.write('student', 3, {'loss': 5.0})['mfu'] == pytest.approx(0.1)
   run.rewind('student', 3)

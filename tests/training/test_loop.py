@@ -122,7 +122,7 @@ def run(
         start=lambda: devices.replicate(begin()),
         template=jax.eval_shape(begin),
         num_updates=num_updates,
-        flops=1e6,
+        flops=lambda: 1e6,
         update=lambda state, batch: compiled(state, batch, jax.random.key(0)),
         batches=batches or data(kill_at, kill),
         train=train,
