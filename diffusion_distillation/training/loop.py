@@ -82,7 +82,9 @@ def train_stage(stage):
       return devices.replicate(state.weights)
     loop = _Loop(stage, devices.replicate(state), progress)
     loop.step = loop.saved_step = card.updates
-  stage.log.rewind(stage.name, loop.step, stage.flops / devices.matrix_rate())
+  stage.log.rewind(
+    stage.name, loop.step, lambda: stage.flops() / devices.matrix_rate()
+  )
   loop.run()
   return loop.state.weights
 
