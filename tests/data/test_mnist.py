@@ -19,6 +19,11 @@ LABELS = np.array([7, 0, 3, 9, 1], np.uint8)
 TRAIN = 'train-images-idx3-ubyte.gz'
 
 
+def pack(data):
+  """Returns compressed bytes, the same at every time."""
+  return gzip.compress(data, mtime=0)
+
+
 def idx(array):
   """Returns the bytes of an .idx file, as its format is described."""
   header = struct.pack('>HBB', 0, 8, array.ndim)
@@ -31,7 +36,7 @@ def folder(tmp_path):
   for word, count in (('train', 5), ('t10k', 2)):
     for kind, array in (('images-idx3', IMAGES), ('labels-idx1', LABELS)):
       path = tmp_path / f'{word}-{kind}-ubyte.gz'
-      path.write_bytes(gzip.compress(idx(array[:count])))
+      path.write_bytes(pack(idx(array[:count])))
   return tmp_path
 
 
@@ -108,15 +113,15 @@ def test_missing_data_say_where_they_may_come_from(tmp_path):
   [
     (b'', 'cannot read'),
     (b'not gzip', 'cannot read'),
-    (gzip.compress(idx(IMAGES))[:-9], 'cannot read'),
+    (pack(idx(IMAGES))[:-9], 'cannot read'),
     (
-      gzip.compress(idx(IMAGES)[:-1]),
+      pack(idx(IMAGES)[:-1]),
       r'3919 bytes of an array of \(5, 28, 28\)',
     ),
-    (gzip.compress(b'\0\0\x0d' + idx(IMAGES)[3:]), 'not an .idx file of bytes'),
-    (gzip.compress(idx(LABELS)), r'shapes \(5,\) and \(5,\)'),
-    (gzip.compress(idx(IMAGES[:4])), r'shapes \(4, 28, 28\) and \(5,\)'),
-    (gzip.compress(idx(IMAGES) + b'0'), '3921 bytes of an array of'),
+    (pack(b'\0\0\x0d' + idx(IMAGES)[3:]), 'not an .idx file of bytes'),
+    (pack(idx(LABELS)), r'shapes \(5,\) and \(5,\)'),
+    (pack(idx(IMAGES[:4])), r'shapes \(4, 28, 28\) and \(5,\)'),
+    (pack(idx(IMAGES) + b'0'), '3921 bytes of an array of'),
   ],
 )
 def test_damaged_files_get_one_line(folder, data, message):
@@ -137,12 +142,12 @@ def test_a_missing_file_is_named(folder):
 
 def test_files_without_images_and_unknown_labels_are_refused(folder):
   labels = folder / 'train-labels-idx1-ubyte.gz'
-  (folder / TRAIN).write_bytes(gzip.compress(idx(IMAGES[:0])))
-  labels.write_bytes(gzip.compress(idx(LABELS[:0])))
+  (folder / TRAIN).write_bytes(pack(idx(IMAGES[:0])))
+  labels.write_bytes(pack(idx(LABELS[:0])))
   with pytest.raises(UserError, match=r'shapes \(0, 28, 28\) and \(0,\)'):
     load(folder).open_train()
-  (folder / TRAIN).write_bytes(gzip.compress(idx(IMAGES)))
-  labels.write_bytes(gzip.compress(idx(LABELS + 1)))
+  (folder / TRAIN).write_bytes(pack(idx(IMAGES)))
+  labels.write_bytes(pack(idx(LABELS + 1)))
   with pytest.raises(UserError, match='has the label 10, but mnist has 10 cl'):
     load(folder).open_train()
 
