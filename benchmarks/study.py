@@ -61,24 +61,19 @@ def _table1(config):
   }
 
 
-def _updates(config):
-  count = config.distillation.steps_per_iter
-  return {
-    f'{count // share:,} updates per round': {
-      'distillation.steps_per_iter': count // share
-    }
-    for share in (1, 2, 4, 8)
-  }
+def _shares(key, label):
+  """Returns config -> variants with all of a number, a half, and so on.
 
+  Args:
+    key: key of the number in the section `distillation`.
+    label: text with a place for the number.
+  """
 
-def _start(config):
-  count = config.distillation.start_num_steps
-  return {
-    f'from {count // share:,} steps': {
-      'distillation.start_num_steps': count // share
-    }
-    for share in (1, 2, 4, 8)
-  }
+  def variants(config):
+    counts = [config.distillation[key] // share for share in (1, 2, 4, 8)]
+    return {label.format(n): {f'distillation.{key}': n} for n in counts}
+
+  return variants
 
 
 def _ema(config):
@@ -104,12 +99,15 @@ STUDIES = {
     {'stochastic sampler': ('ancestral', None), 'DDIM': ('ddim', None)},
   ),
   'updates': Study(
-    'What do shorter rounds cost?', False, _updates, _OF_STUDENTS
+    'What do shorter rounds cost?',
+    False,
+    _shares('steps_per_iter', '{:,} updates per round'),
+    _OF_STUDENTS,
   ),
   'start': Study(
     'From how many steps should the first round start?',
     False,
-    _start,
+    _shares('start_num_steps', 'from {:,} steps'),
     _OF_STUDENTS,
   ),
   'ema': Study(

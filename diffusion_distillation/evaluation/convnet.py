@@ -32,7 +32,8 @@ _BATCH_SIZE = 128
 _LEARNING_RATE = 2e-3  # the highest of one cycle
 _WEIGHT_DECAY = 1e-4
 _NUM_FEATURES = 128
-_MAX_PIXELS = 2**19  # of a batch that is classified at once
+# What is classified at once: at most so many images, and so many pixels.
+_MAX_IMAGES, _MAX_PIXELS = 512, 2**19
 _SMALLEST = 8  # images are halved until they are at most this large
 
 
@@ -88,7 +89,8 @@ class TrainedClassifier:
     self._model = ConvNet(dataset.num_classes)
     self._apply = jax.jit(self._model.apply)
     height, width, _ = dataset.image_shape
-    self._batch_size = max(1, _MAX_PIXELS // (height * width))
+    most = min(_MAX_IMAGES, _MAX_PIXELS // (height * width))
+    self._batch_size = max(1, most)
 
   @functools.cached_property
   def _variables(self):

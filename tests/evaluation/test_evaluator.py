@@ -74,7 +74,8 @@ def test_each_figure_is_of_its_own_features():
   )
 
 
-def test_memorization_is_the_share_nearer_than_held_out_images():
+def test_memorization_is_the_share_nearer_than_held_out_images(monkeypatch):
+  monkeypatch.setattr(metrics, 'kid', lambda *features: 0.0)  # it takes seconds
   rng = np.random.RandomState(3)
   fresh = rng.randint(0, 256, (4000, 4, 4, 3)).astype(np.uint8)
   dataset = colours(fresh[:1000], fresh[1000:2000])
