@@ -16,7 +16,7 @@ def get_config():
   )
   config.model.eval_sampling_num_steps = 256
   config.train.update(
-    num_updates=6000,
+    num_updates=5000,
     batch_size=64,
     learning_rate=1e-3,
     learning_rate_warmup_steps=200,
