@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import diffusion_distillation
-from benchmarks import readme
+from benchmarks import catalogue, readme, results
 from configs import base
 from diffusion_distillation.checkpoints.store import CheckpointFolder
 from diffusion_distillation.commands import MODES, cli
@@ -83,19 +83,20 @@ def test_generated_texts_are_up_to_date(page, name):
 
 
 def test_a_comparison_of_samplers_is_published(tmp_path, monkeypatch):
-  monkeypatch.setattr(readme, 'RESULTS', tmp_path / 'docs' / 'results')
-  assert readme.comparison() == ''
+  for module in readme, results:
+    monkeypatch.setattr(module, 'RESULTS', tmp_path)
+  assert results.comparison('samplers') == ''
   folder = tmp_path / 'run' / 'report'
   folder.mkdir(parents=True)
   report = reports.samplers()
   report |= {'config': {'seed': 5}, 'command': 'main.py --workdir=/a/run'}
   (folder / 'report.json').write_text(json.dumps(report))
-  readme.publish('samplers', [tmp_path / 'run'], {'seconds': 'curve.png'})
-  published = tmp_path / 'docs/results/samplers/seed_5.json'
+  readme.publish('samplers', [tmp_path / 'run'], ['seconds'])
+  published = tmp_path / 'samplers' / 'seed_5.json'
   told = json.loads(published.read_text())['command']
   assert told == 'main.py --workdir=runs/samplers'
-  assert (tmp_path / 'docs' / 'curve.png').stat().st_size > 10_000
-  lines = readme.comparison().splitlines()
+  assert (tmp_path / 'samplers' / 'by_seconds.png').stat().st_size > 10_000
+  lines = results.comparison('samplers').splitlines()
   (student,) = [line for line in lines if 'student, stochastic' in line]
   assert student.split('|')[2].strip() == '1.28 ± 0.05 / 0.71 / \N{EN DASH}'
   (heun,) = [line for line in lines if line.startswith('| teacher, Heun |')]
@@ -105,21 +106,21 @@ def test_a_comparison_of_samplers_is_published(tmp_path, monkeypatch):
   assert any('**' in line for line in lines)
 
 
-@pytest.mark.parametrize('name', readme.PAPER)
+@pytest.mark.parametrize('name', catalogue.PAPER)
 def test_the_headers_of_the_paper_s_configs_are_true(name):
-  config, denoiser, costs = readme.costs_of(name)
+  config, denoiser, costs = catalogue.costs_of(name)
   teacher, students = costs[:1], costs[1:]
   of_base, of_distill = (
     ' '.join(importlib.import_module(f'configs.{module}').__doc__.split())
     for module in (name.replace('_distill', '_base'), name)
   )
   assert f'{plan.num_parameters(denoiser) / 1e6:.1f}M parameters' in of_base
-  assert f'{readme.flop(teacher)} FLOP' in of_base
+  assert f'{catalogue.flop(teacher)} FLOP' in of_base
   updates = sum(each.num_updates for each in students)
   assert (
     f'{len(students)} rounds of {updates // 1000}k updates in all, '
-    f'{readme.flop(students)} FLOP (--mode=plan), after {readme.flop(teacher)} '
-    'for the teacher;'
+    f'{catalogue.flop(students)} FLOP (--mode=plan), after '
+    f'{catalogue.flop(teacher)} for the teacher;'
   ) in of_distill
   hours = [
     sum(each.flops for each in part) / H200_FLOP_PER_HOUR
@@ -137,8 +138,8 @@ def test_the_headers_of_the_paper_s_configs_are_true(name):
 
 
 def test_the_table_of_memory_has_our_parameters():
-  for name in readme.SCALING:
-    _, denoiser, _ = readme.costs_of(name)
+  for name in catalogue.SCALING:
+    _, denoiser, _ = catalogue.costs_of(name)
     count = plan.num_parameters(denoiser)
     row = f'| `{name.removesuffix("_distill")}` | {count / 1e6:.1f}M |'
     state = 20 * count / 1e9
@@ -155,7 +156,7 @@ def test_the_time_of_the_digits_run_is_stated_once():
 
 
 def test_the_headers_of_the_digits_configs_are_true():
-  report = readme._read_report('digits')
+  report = results.read_report('digits')
   found = {
     (row['network'], row['num_steps']): row['frechet_distance']
     for row in report['rows']

@@ -1,0 +1,27 @@
+"""Integrators on one teacher of Fashion-MNIST, 14x14, beside its students.
+
+python main.py --config=configs/fashion_mnist14_samplers.py --workdir=runs/f14
+
+With --mode=evaluate it only measures, in the folder of a finished run of
+configs/fashion_mnist14_distill.py.
+"""
+
+from . import fashion_mnist14_distill
+
+
+def get_config():
+  config = fashion_mnist14_distill.get_config()
+  config.eval.samplers = (
+    'ddim',
+    'euler_t',
+    'euler',
+    'heun',
+    'rk4',
+    'dpmpp_2m',
+    'unipc',
+    'ancestral',
+  )
+  config.eval.num_steps = (2, 4, 8, 16, 64)
+  config.eval.max_nfe = 20
+  config.eval.solution_num_steps = 1024
+  return config
