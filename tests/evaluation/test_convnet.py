@@ -13,6 +13,7 @@ from diffusion_distillation.data.dataset import ArrayExamples
 from diffusion_distillation.evaluation import convnet, evaluator
 from diffusion_distillation.evaluation.convnet import TrainedClassifier
 from diffusion_distillation.evaluation.evaluator import open_network
+from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
 DIGITS = digits.load(class_conditional=True)
@@ -53,6 +54,19 @@ def test_it_is_trained_once(classifier, cache, capsys, monkeypatch):
   assert other.checksum != classifier.checksum
   assert 'training it again' in capsys.readouterr().err
   assert TrainedClassifier(DIGITS, cache).checksum == other.checksum
+  # Arrays of another network are not usable either.
+  files.write_npz(path, {'params/Dense_0/bias': np.zeros(3)})
+  assert TrainedClassifier(DIGITS, cache).checksum == other.checksum
+  assert 'it holds another network; training' in capsys.readouterr().err
+
+
+def test_a_classifier_that_cannot_be_kept_is_used(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(convnet, '_NUM_UPDATES', 1)
+  (tmp_path / 'file').touch()
+  assert TrainedClassifier(DIGITS, tmp_path / 'file').checksum
+  assert 'the classifier is not kept: ' in capsys.readouterr().err
 
 
 def test_the_cache_belongs_to_data_and_recipe(tmp_path):

@@ -39,6 +39,13 @@ def test_one_run_is_left_as_it_is():
   assert seeds.merge([one]) is one
 
 
+def test_every_run_has_a_solution_of_its_own():
+  runs = [report({4: distance}) for distance in (1.0, 3.0)]
+  for run, checksum in zip(runs, 'ab', strict=True):
+    run['metric']['solution_checksum'] = checksum
+  assert seeds.merge(runs)['rows'][0]['frechet_distance'] == pytest.approx(2)
+
+
 def test_runs_that_were_measured_otherwise_are_refused():
   with pytest.raises(ValueError, match='not measured in the same way'):
     seeds.merge([report({4: 1.0}), report({4: 1.0}, 'mnist')])
