@@ -61,7 +61,10 @@ def forward_flops(denoiser):
 
 def update_flops(training, denoiser):
   """Returns the FLOPs of one update of a Training, over all devices."""
-  passes = _GRADIENT_PASSES + training.objective.extra_passes
+  extra = training.objective.extra_passes
+  if callable(extra):
+    extra = extra(math.prod(denoiser.image_shape))
+  passes = _GRADIENT_PASSES + extra
   batch_size = training.config.train.batch_size
   return passes * forward_flops(denoiser) * batch_size
 
@@ -82,7 +85,7 @@ def round_costs(config, denoiser):
   costs = []
   for training in trainings(config):
     train = training.config.train
-    size = _checkpoint_bytes(denoiser, train)
+    size = _checkpoint_bytes(denoiser, training)
     costs += [
       RoundCost(
         name=each.name,
@@ -96,12 +99,17 @@ def round_costs(config, denoiser):
   return costs
 
 
-def _checkpoint_bytes(denoiser, train):
+def _checkpoint_bytes(denoiser, training):
+  train = training.config.train
   optimizer = make_optimizer(train)
 
   def state(params):
     return create_state(
-      params, optimizer, num_updates=1, ema_decay=train.ema_decay
+      params,
+      optimizer,
+      num_updates=1,
+      ema_decay=train.ema_decay,
+      has_target=training.objective.target_decay is not None,
     )
 
   leaves = jax.tree.leaves(jax.eval_shape(state, denoiser.param_shapes()))

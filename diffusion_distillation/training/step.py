@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.objectives import LossInputs
 from diffusion_distillation.training import optimizer as optimizers
 
@@ -42,7 +43,9 @@ def make_step(name, objective, denoiser, optimizer, train):
     def loss_fn(params, examples):
       batch, (time_keys, noise_keys, dropout_keys) = examples
       condition = {k: v for k, v in batch.items() if k != 'image'}
-      # No gradient reaches the teacher or the average, since they do not depend
+      shape = batch['image'].shape[1:]
+      condition, noise = split_noise(condition, shape)
+      # No gradient reaches the teacher or the target, since they do not depend
       # on `params`.
       teacher = None
       if teacher_params is not None:
@@ -50,22 +53,47 @@ def make_step(name, objective, denoiser, optimizer, train):
       inputs = LossInputs(
         student=denoiser.bind(params, condition, dropout_keys),
         teacher=teacher,
-        average=denoiser.bind(state.weights, condition, dropout_keys),
+        target=denoiser.bind(state.target, condition, dropout_keys),
         x=normalize_images(batch['image']),
         time_keys=time_keys,
         noise_keys=noise_keys,
         num_steps=num_steps,
         progress=progress,
+        noise=noise,
       )
       return jnp.mean(objective.loss(inputs))
 
     keys = example_keys(key, state.step, len(batch['image']))
-    return gradient_update(
+    state, metrics = gradient_update(
       state, loss_fn, (batch, keys), optimizer=optimizer, train=train
     )
+    if state.target_params is None:
+      return state, metrics
+    decay = objective.target_decay(progress)
+    target = optimizers.update_target(
+      state.target_params, state.params, state.step - 1, decay
+    )
+    return state.replace(target_params=target), metrics
 
   step.__name__ = name
   return step
+
+
+def split_noise(condition, image_shape):
+  """Returns a condition without seeds, and the noise of these seeds.
+
+  Args:
+    condition: entries of a batch, {'label': (B,), ...}. Images that were drawn
+      from seeds have (B,) 'seed' as well.
+    image_shape: (H, W, C).
+
+  Returns:
+    The other entries, and (B, H, W, C) float32 noise; None without seeds.
+  """
+  if 'seed' not in condition:
+    return condition, None
+  rest = {k: v for k, v in condition.items() if k != 'seed'}
+  return rest, noise_of(condition['seed'], image_shape)[0]
 
 
 def normalize_images(images):

@@ -150,7 +150,11 @@ class Trainer:
 
     def begin(weights, num_updates):
       return create_state(
-        weights, optimizer, num_updates=num_updates, ema_decay=train.ema_decay
+        weights,
+        optimizer,
+        num_updates=num_updates,
+        ema_decay=train.ema_decay,
+        has_target=training.objective.target_decay is not None,
       )
 
     return _Compiled(

@@ -30,7 +30,7 @@ def inputs(num_steps=4, **given):
   rest = {
     'student': Recorder(),
     'teacher': Recorder(),
-    'average': None,
+    'target': None,
     'x': jnp.ones((B, 2, 2, 1)),
     'time_keys': keys[0],
     'noise_keys': keys[1],
@@ -224,7 +224,10 @@ def test_a_teacher_from_elsewhere_is_not_a_round():
     ({'steps_per_iter': True}, 'positive number of updates'),
     ({'steps_per_iter': None}, 'positive number of updates'),
     ({'steps_per_iter': {'2': 5}}, 'round to 1 steps'),
-    ({'objective': 'tract'}, 'unknown objective .*denoising, progressive'),
+    ({'objective': 'distil'}, 'unknown objective .*denoising, sliced'),
+    ({'objective': 'progressive:factor=3'}, 'a power of 3 times'),
+    ({'objective': 'progressive:factor=1'}, 'factor must be at least 2'),
+    ({'objective': 'tract:rounds=2'}, 'no option .rounds.; known: factor'),
   ],
 )
 def test_invalid_rounds_are_refused(changes, message):
