@@ -39,8 +39,12 @@ OBJECTIVES = {
   'one_shot': one_shot,
 }
 
+# Objectives whose x_hat is the mean of the data given z.
+OF_TEACHERS = 'denoising', 'sliced_score_matching', 'implicit_score_matching'
+
 __all__ = [
   'OBJECTIVES',
+  'OF_TEACHERS',
   'LossInputs',
   'Objective',
   'Round',

@@ -250,7 +250,7 @@ def test_a_loss_gets_its_inputs():
   np.testing.assert_allclose(metrics['grad_norm'][0], gradient, rtol=1e-6)
   # After 2 of 8 updates the decay is 1/4; of the 3 updates' average
   # (1 - d^2) / (1 - d^3) d is the old one.
-  w, kept = 2 - gradient, 1 / 4 * (1 - 1 / 16) / (1 - 1 / 64)
+  w, kept = state.params['w'], 1 / 4 * (1 - 1 / 16) / (1 - 1 / 64)
   np.testing.assert_allclose(
     state.target_params['w'], kept * 3 + (1 - kept) * w, rtol=1e-6
   )
