@@ -198,6 +198,10 @@ def _distillation():
   distillation.start_num_steps = 1024
   # Sampling steps of the last student.
   distillation.end_num_steps = 1
+  # Several ways to distill the same teacher, to compare them: the name of each
+  # and the keys of `distillation`, `train` and `model` that it changes, such as
+  # {'tract': {'train': {'ema_decay': 0.99}}}. Empty: one, as this config says.
+  distillation.methods = ConfigDict()
   # Updates of each round: one number, or a dict from a student's steps to it.
   distillation.steps_per_iter = config_dict.FieldReference(
     50_000, field_type=object

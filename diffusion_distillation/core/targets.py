@@ -114,7 +114,33 @@ def addim_x(x_hat, z_t, x, logsnr_t, logsnr_s):
   return x_hat + jnp.where(is_data, 0, change) * eps_hat
 
 
-def distillation_target(denoise, z_t, index, num_steps, schedule, factor=2):
+def step_error(x_hat, x_target, z_t, logsnr_t, logsnr_u):
+  """Returns how far a student's step lands from its target, (B,).
+
+  It is |z_u - z_u'| / |z_u' - z_t|, relative to the length of the step, for the
+  DDIM steps t -> u of both predictions.
+
+  Args:
+    x_hat: (B, ...) float32, the student's prediction at t.
+    x_target: its target, likewise.
+    z_t: (B, ...) noisy images at t.
+    logsnr_t: (B,) noise level of z_t.
+    logsnr_u: (B,) noise level where the steps end; +inf is data.
+  """
+
+  def length(difference):
+    pixels = tuple(range(1, z_t.ndim))
+    return jnp.sqrt(jnp.sum(jnp.square(difference), axis=pixels))
+
+  z_u, wanted = (
+    process.ddim_step(z_t, x, logsnr_t, logsnr_u) for x in (x_hat, x_target)
+  )
+  return length(z_u - wanted) / length(wanted - z_t)
+
+
+def distillation_target(
+  denoise, z_t, index, num_steps, schedule, factor=2, x_1=None
+):
   """Returns the target of progressive distillation (paper, Algorithm 2).
 
   Args:
@@ -126,6 +152,7 @@ def distillation_target(denoise, z_t, index, num_steps, schedule, factor=2):
     num_steps: the student's steps, an int or a scalar integer array.
     schedule: t -> logsnr.
     factor: int, at least 2.
+    x_1: (B, H, W, C), the teacher's prediction at t where it is known.
 
   Returns:
     (B, H, W, C) float32, between the teacher's predictions.
@@ -142,7 +169,7 @@ def distillation_target(denoise, z_t, index, num_steps, schedule, factor=2):
       lambda *_: x_k, denoise, z_t, logsnr_t, logsnr_m, logsnr_u
     )
 
-  x_1 = denoise(z_t, logsnr_t)
+  x_1 = denoise(z_t, logsnr_t) if x_1 is None else x_1
   if factor == 2:
     return longer(1, x_1)
   return jax.lax.fori_loop(1, factor, longer, x_1)

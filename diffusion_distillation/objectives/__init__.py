@@ -72,7 +72,10 @@ def make_objective(spelling, config):
     return made.loss(inputs._replace(draw_noise=draw_noise))
 
   name = canonical(spelling)
-  rounds = tuple(dataclasses.replace(r, objective=name) for r in made.rounds)
+  sampler = made.sampler or config.sampler
+  rounds = tuple(
+    dataclasses.replace(r, objective=name, sampler=sampler) for r in made.rounds
+  )
   return dataclasses.replace(made, loss=loss, rounds=rounds)
 
 

@@ -247,7 +247,8 @@ def _loss(config, draw, prediction, distance):
     )
     x_hat = inputs.student(z_t, at.logsnr_t)
     weight = at.weight * losses.weight(weighting, at.logsnr_t)
-    return weight * distance(x_target, x_hat)
+    error = targets.step_error(x_hat, x_target, z_t, at.logsnr_t, at.logsnr_u)
+    return weight * distance(x_target, x_hat), {'step_error': error}
 
   return loss
 
@@ -270,8 +271,15 @@ def _segment_rounds(settings, segments):
       f'segments={segments} must be a power of two times '
       f'distillation.end_num_steps={end}'
     )
+  # A single segment can also be sampled by `consistency`, in several steps.
   return tuple(
-    Round(f'student_{count:05}', count, num_updates(settings, count), 'teacher')
+    Round(
+      f'student_{count:05}',
+      count,
+      num_updates(settings, count),
+      'teacher',
+      more_steps=(2, 4, 8) if segments == 1 else (),
+    )
     for count in counts
   )
 

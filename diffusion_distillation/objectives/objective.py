@@ -20,14 +20,18 @@ class Round:
     num_updates: length of the training.
     parent: name of the round that it starts from and distills; None for one
       that starts from random parameters.
+    more_steps: other numbers of steps that the network can be sampled in.
     objective: spelling of its objective, which `make_objective` fills in.
+    sampler: spelling of the sampler of the trained network, likewise.
   """
 
   name: str
   num_steps: int
   num_updates: int
   parent: str | None
+  more_steps: tuple[int, ...] = ()
   objective: str = ''
+  sampler: str = ''
 
 
 class LossInputs(NamedTuple):
@@ -62,8 +66,9 @@ class Objective:
   """What a kind of training minimizes, and what is known about it.
 
   Attributes:
-    loss: LossInputs -> losses of the examples, (B,) float32. It is pure; the
-      gradient of its mean with respect to the student alone is taken.
+    loss: LossInputs -> losses of the examples, (B,) float32, or a pair of them
+      and further metrics to log, name -> (B,). It is pure; the gradient of the
+      mean loss with respect to the student alone is taken.
     rounds: the Rounds that the config asks for, in order.
     needs_teacher: whether rounds start from a parent's weights and use it as
       the teacher.
@@ -74,11 +79,14 @@ class Objective:
       float32 in [0, 1); None takes the student's own weights.
     sampler: spelling of the sampler that the trained networks are made for;
       None leaves it to the config.
+    num_pairs: number of images that the teacher draws from seeds; they, with
+      their noise, are what the students are trained on. 0 takes the data set.
   """
 
-  loss: Callable[[LossInputs], jax.Array]
+  loss: Callable[[LossInputs], jax.Array | tuple[jax.Array, dict]]
   rounds: tuple[Round, ...]
   needs_teacher: bool
   extra_passes: int | Callable[[int], int] = 0
   target_decay: Callable[[jax.Array], jax.Array] | None = None
   sampler: str | None = None
+  num_pairs: int = 0

@@ -11,17 +11,20 @@ from diffusion_distillation.objectives.objective import Objective, Round
 from diffusion_distillation.objectives.progressive import num_updates
 
 
-def one_shot(distance='l1'):
+def one_shot(pairs=50_000, distance='l1'):
   """Returns the objective of a student that draws its teacher's images at once.
 
-  It is trained on pairs of noise and the teacher's image, which the data set
-  `pairs` has, and needs no other data.
+  It is trained on pairs of noise and the image that the teacher draws from it
+  by DDIM, in `distillation.start_num_steps` steps. It needs no other data.
 
   Args:
+    pairs: number of pairs.
     distance: between the teacher's image and the student's, a name in
       `losses.DISTANCES`.
   """
   distance = losses.get_distance(distance)
+  if pairs < 1:
+    raise ValueError(f'pairs must be at least 1, got {pairs}')
 
   def make(config):
     schedule = schedules.get_logsnr_schedule(
@@ -42,6 +45,8 @@ def one_shot(distance='l1'):
     student = Round(
       'student_00001', 1, num_updates(config.distillation, 1), 'teacher'
     )
-    return Objective(loss, (student,), needs_teacher=False, sampler='ddim')
+    return Objective(
+      loss, (student,), needs_teacher=False, sampler='ddim', num_pairs=pairs
+    )
 
   return make

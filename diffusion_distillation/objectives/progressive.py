@@ -25,13 +25,19 @@ def progressive(factor=2):
     def loss(inputs):
       num_steps = inputs.num_steps
       index = levels.draw_index(inputs.time_keys, num_steps)
-      logsnr, _ = schedules.step_logsnr(schedule, index, num_steps)
+      at = schedules.step_logsnr(schedule, index, num_steps)
+      logsnr, _ = at
       z_t = inputs.diffuse(logsnr)
+      x_1 = inputs.teacher(z_t, logsnr)
       x_target = targets.distillation_target(
-        inputs.teacher, z_t, index, num_steps, schedule, factor
+        inputs.teacher, z_t, index, num_steps, schedule, factor, x_1
       )
       x_hat = inputs.student(z_t, logsnr)
-      return losses.weighted_mse(weighting, x_target, x_hat, logsnr)
+      loss = losses.weighted_mse(weighting, x_target, x_hat, logsnr)
+      return loss, {
+        'step_error': targets.step_error(x_hat, x_target, z_t, *at),
+        'teacher_loss': losses.weighted_mse(weighting, inputs.x, x_1, logsnr),
+      }
 
     return Objective(
       loss,

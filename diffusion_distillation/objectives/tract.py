@@ -40,8 +40,9 @@ def tract(factor=32, target_decay=0.5):
     def loss(inputs):
       at = levels.segments(inputs.time_keys, schedule, inputs.num_steps, factor)
       z_t = inputs.diffuse(at.logsnr_t)
+      x_1 = clipped(inputs.teacher)(z_t, at.logsnr_t)
       x_target = targets.two_step_target(
-        clipped(inputs.teacher),
+        lambda *_: x_1,
         clipped(inputs.target),
         z_t,
         at.logsnr_t,
@@ -49,7 +50,16 @@ def tract(factor=32, target_decay=0.5):
         at.logsnr_u,
       )
       x_hat = inputs.student(z_t, at.logsnr_t)
-      return losses.weighted_mse(weighting, x_target, x_hat, at.logsnr_t)
+      loss, teacher_loss = (
+        losses.weighted_mse(weighting, x, x_hat, at.logsnr_t)
+        for x, x_hat in ((x_target, x_hat), (inputs.x, x_1))
+      )
+      return loss, {
+        'step_error': targets.step_error(
+          x_hat, x_target, z_t, at.logsnr_t, at.logsnr_u
+        ),
+        'teacher_loss': teacher_loss,
+      }
 
     return Objective(
       loss,

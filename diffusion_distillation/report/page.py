@@ -7,7 +7,14 @@ import json
 import math
 import re
 
-from diffusion_distillation.report import labels, paper, pictures, plots, result
+from diffusion_distillation.report import (
+  labels,
+  methods,
+  paper,
+  pictures,
+  plots,
+  result,
+)
 from diffusion_distillation.runtime.log import duration
 
 _ERRORS = (
@@ -35,6 +42,7 @@ def make_page(report, *, row_images, real_images=None, entries=()):
   sections = (
     _header(report),
     _quality(report),
+    _methods(report),
     _samples(report, row_images, real_images),
     _figures(report),
     _training(report, entries),
@@ -141,6 +149,23 @@ def _describe(curve, x):
   at = [f'{result.cost(row, x):.3g}' for row in (first, last)]
   end = '' if first is last else f' and {texts[-1]} at {at[1]}'
   return f'{curve.label}: {texts[0]} at {at[0]}{end}'
+
+
+def _methods(report):
+  """Returns the table of ways to few steps, if there are several."""
+  if len(methods.names(report)) < 2 or report['metric'] is None:
+    return ''
+  lines = []
+  for method in methods.compare(report):
+    label, *texts = methods.cells(method)
+    lines.append(_row(label, ''.join(f'<td>{text}</td>' for text in texts)))
+  metric = labels.heading('frechet_distance', report['metric'])
+  caption = (
+    f'{metric} / precision / RMSE to the teacher, by network evaluations '
+    '(NFE), and what training took after that of the teacher.'
+  )
+  table = _table('methods', caption, map(_text, methods.HEADINGS), [lines])
+  return _section('Ways to few steps', table)
 
 
 def _samples(report, row_images, real_images):

@@ -33,7 +33,7 @@ from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training.config import teacher_num_steps
-from diffusion_distillation.training.plan import num_parameters
+from diffusion_distillation.training.plan import num_parameters, round_costs
 
 
 def evaluate_run(config, dataset, workdir, evaluator):
@@ -191,7 +191,7 @@ def report_run(config, dataset, workdir, protocol=None):
       _report_row(row, line, config)
       for row, line in zip(rows, lines, strict=True)
     ],
-    _finished_trainings(run, workdir, entries),
+    _finished_trainings(run, workdir, entries, config, denoiser),
     hardware=newest.get('hardware') or devices.hardware(),
     parameters=num_parameters(denoiser),
     failure=failure,
@@ -229,9 +229,9 @@ def _report_row(row, line, config):
   }
 
 
-def _finished_trainings(run, workdir, entries):
+def _finished_trainings(run, workdir, entries, config, denoiser):
   """Returns what checkpoints and the log say about the finished trainings."""
-  found = []
+  found, costs = [], {c.name: c for c in round_costs(config, denoiser)}
   for each in run['rounds']:
     path = workdir / each['name']
     if is_finished(path):
@@ -246,7 +246,10 @@ def _finished_trainings(run, workdir, entries):
           'name': each['name'],
           'objective': each['objective'],
           'num_steps': each['num_steps'],
+          'parent': each['parent'],
           'updates': read_card(path).updates,
+          'images': costs[each['name']].num_images,
+          'flops': costs[each['name']].flops,
           **{k: progress[k] for k in ('seconds', 'final_loss', 'compilations')},
           'mfu': statistics.median(shares) if shares else None,
         }

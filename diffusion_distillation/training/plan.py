@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.training.config import trainings
+from diffusion_distillation.training.config import teacher_num_steps, trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
 
@@ -25,6 +25,7 @@ class RoundCost:
     num_images: training images that it sees.
     flops_per_update: FLOPs of an update, from XLA's count for one forward pass.
     checkpoint_bytes: bytes of a checkpoint's arrays, before compression.
+    flops_before: FLOPs of the images that the teacher draws for it.
   """
 
   name: str
@@ -32,11 +33,12 @@ class RoundCost:
   num_images: int
   flops_per_update: float
   checkpoint_bytes: int
+  flops_before: float = 0.0
 
   @property
   def flops(self):
-    """FLOPs of all updates."""
-    return self.num_updates * self.flops_per_update
+    """FLOPs of all updates, and of what comes before them."""
+    return self.flops_before + self.num_updates * self.flops_per_update
 
 
 @functools.lru_cache(8)
@@ -86,6 +88,7 @@ def round_costs(config, denoiser):
   for training in trainings(config):
     train = training.config.train
     size = _checkpoint_bytes(denoiser, training)
+    drawn = training.objective.num_pairs * teacher_num_steps(config)
     costs += [
       RoundCost(
         name=each.name,
@@ -93,6 +96,7 @@ def round_costs(config, denoiser):
         num_images=each.num_updates * train.batch_size,
         flops_per_update=update_flops(training, denoiser),
         checkpoint_bytes=size,
+        flops_before=drawn * forward_flops(denoiser),
       )
       for each in training.objective.rounds
     ]

@@ -101,8 +101,8 @@ def test_one_step_is_ddim_and_the_last_of_three_returns_x_hat(sampler):
   assert np.all(np.isfinite(levels))
 
 
-# gamma_ddim leaves an error of 5%: see test_gamma.py. The sampler of consistency
-# models takes x_hat for the end of the path, and not for a mean.
+# gamma_ddim leaves an error of 5%: see test_gamma.py. The sampler of
+# consistency models takes x_hat for the end of the path, and not for a mean.
 @pytest.mark.parametrize(
   'sampler', [s for s in SAMPLERS if s not in ('gamma_ddim', 'consistency')]
 )
