@@ -10,7 +10,7 @@ benchmarks/results/SUITE.jsonl, with the versions and the hardware.
 import argparse
 import ast
 import datetime
-import importlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -58,6 +58,19 @@ def _options():
   """Returns the options of the command line."""
   parser = argparse.ArgumentParser(prog='python -m benchmarks')
   parser.add_argument('--suite', required=True, choices=SUITES)
+  add_config_options(parser)
+  parser.add_argument(
+    '--profile', help='folder for a profiler trace of one call of each function'
+  )
+  parser.add_argument(
+    '--checkpoint',
+    help='trained weights, for `parallel` and `inversion`',
+  )
+  return parser.parse_args()
+
+
+def add_config_options(parser):
+  """Adds the options that say what to measure: a config and its changes."""
   parser.add_argument(
     '--config',
     default='configs/digits_distill.py',
@@ -80,14 +93,6 @@ def _options():
     metavar='KEY=VALUE',
     help='change a key of the config, such as model.args.remat=True',
   )
-  parser.add_argument(
-    '--profile', help='folder for a profiler trace of one call of each function'
-  )
-  parser.add_argument(
-    '--checkpoint',
-    help='trained weights, for `parallel` and `inversion`',
-  )
-  return parser.parse_args()
 
 
 def _setting(text):
@@ -119,16 +124,33 @@ def main():
   except UserError as error:
     sys.exit(f'error: {error}')
   print(table(rows))
+  record(options.suite, options, measured.config, machine, rows)
+
+
+def record(name, options, config, machine, rows, packages=()):
+  """Adds a line to benchmarks/results/NAME.jsonl.
+
+  Args:
+    name: name of the measurement.
+    options: the command line's; see `add_config_options`.
+    config: the config that was measured.
+    machine: mapping that describes the hardware and its load.
+    rows: what was measured.
+    packages: packages whose versions matter besides those of a run.
+  """
   result = {
     'date': datetime.date.today().isoformat(),
-    'versions': run_folder.versions(),
+    'versions': {
+      **run_folder.versions(),
+      **{name: importlib.metadata.version(name) for name in packages},
+    },
     'hardware': machine,
     'config': options.config,
-    'dtype': measured.config.model.args.dtype,
+    'dtype': config.model.args.dtype,
     'set': dict(options.set),
     'rows': rows,
   }
-  path = pathlib.Path(__file__).with_name('results') / f'{options.suite}.jsonl'
+  path = pathlib.Path(__file__).with_name('results') / f'{name}.jsonl'
   path.parent.mkdir(exist_ok=True)
   with path.open('a') as file:
     file.write(json.dumps(result) + '\n')

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,9 @@ from diffusion_distillation.training.plan import forward_flops
 from diffusion_distillation.training.state import create_state
 from diffusion_distillation.training.step import make_step
 
-_NUM_STEPS = 4  # sampling steps of the student; the cost is the same for all
+NUM_STEPS = 4  # sampling steps of the student; the cost is the same for all
+NUM_UPDATES = 10**6  # length of the trainings, for their learning rates
+SEED = 1  # of the times and the noise of updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +58,17 @@ class Subject:
 
   @functools.cached_property
   def params(self):
-    """Random parameters of the network, host arrays."""
+    """Random parameters of the network, host arrays; none of them is 0."""
     params = jax.jit(self.denoiser.init)(jax.random.key(0))
-    return jax.tree.map(np.asarray, params)
+    rng = np.random.default_rng(0)
+
+    def filled(leaf):
+      # Layers start at 0 where a block is to have no effect.
+      scale = 0.3 / math.sqrt(leaf.size / leaf.shape[-1])
+      noise = scale * rng.standard_normal(leaf.shape, np.float32)
+      return np.where(leaf == 0, noise, leaf)
+
+    return jax.tree.map(filled, params)
 
   @functools.cached_property
   def flops(self):
@@ -128,13 +139,13 @@ class Subject:
     )
     compiled = devices.compile_step(step, in_axes=(0, 0, None, 0, None))
     state = create_state(
-      self.params, optimizer, num_updates=10**6, ema_decay=train.ema_decay
+      self.params, optimizer, num_updates=NUM_UPDATES, ema_decay=train.ema_decay
     )
     state = devices.replicate(jax.tree.map(np.asarray, state))
     teacher = None
     if training.objective.needs_teacher:
       teacher = devices.replicate(self.params)
-    num_steps, key = jnp.int32(_NUM_STEPS), jax.random.key(1)
+    num_steps, key = jnp.int32(NUM_STEPS), jax.random.key(SEED)
 
     return compiled, state, (teacher, num_steps, batches, key)
 

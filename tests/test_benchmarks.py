@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import (
@@ -25,6 +26,7 @@ from benchmarks import (
   subject,
   taps,
   timing,
+  versus_torch,
 )
 from diffusion_distillation.checkpoints.store import CheckpointFolder
 from diffusion_distillation.networks.denoiser import Denoiser
@@ -364,3 +366,65 @@ def test_both_steps_are_counted(toy):
   train, distill = hlo.rows(dataclasses.replace(toy, batch_sizes=(8,)))
   assert (train['step'], distill['step']) == ('train', 'distill')
   assert train['f32, MB'] > 0 and train['bf16, MB'] == 0
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--turns=1', 'needs PyTorch: pip install torch'),
+    ('--config=digits_base', 'a teacher and students'),
+    ('--set=model.args.remat=True', 'remat=False, not True'),
+    ('--set=teacher.train.optimizer=momentum', "'adam', not 'momentum'"),
+    ('--set=dataset.args.class_conditional=True', 'networks with classes'),
+  ],
+)
+def test_what_pytorch_cannot_do_is_refused(monkeypatch, flag, message):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
+  monkeypatch.setattr(sys, 'argv', ['versus_torch', flag])
+  with pytest.raises(SystemExit, match=message):
+    versus_torch.main()
+
+
+def test_a_ratio_above_1_says_that_this_project_is_faster():
+  asked = []
+
+  def timer(name, seconds):
+    return lambda what, calls: asked.append((name, calls)) or seconds
+
+  timers = {'ours': 0.1, 'eager': 0.2, 'compiled': 0.05}
+  timers = {name: timer(name, seconds) for name, seconds in timers.items()}
+  row = versus_torch._side_by_side(timers, 'sampler', turns=2)
+  assert (row['ours ms'], row['eager ms']) == (100, 200)
+  assert row['speed / eager'] == pytest.approx(2)
+  assert row['speed / compiled'] == pytest.approx(0.5)
+  # About half a second in each turn, after a call that compiles and another.
+  assert asked[-6:] == 2 * [('ours', 5), ('eager', 2), ('compiled', 10)]
+
+
+def test_programs_that_differ_are_not_compared():
+  ours = {'output': np.array([1.0, -2.0])}
+  near = {'output': np.array([1.00001, -2.0])}
+  assert versus_torch.difference('output', ours, near, exact=True) < 1e-5
+  for bad in (1.0001, np.nan):
+    with pytest.raises(UserError, match='output in PyTorch differs'):
+      far = {'output': np.array([bad, -2.0])}
+      versus_torch.difference('output', ours, far, exact=True)
+
+
+def test_pytorch_has_the_same_network():
+  torch = pytest.importorskip('torch')
+  twin = importlib.import_module('benchmarks.torch_twin')
+  settings = {'ch': 4, 'emb_ch': 8, 'num_heads': 2, 'num_res_blocks': 2}
+  settings = {f'model.args.{key}': value for key, value in settings.items()}
+  measured = subject.read('digits_distill', settings=settings)
+  z = np.random.default_rng(0).standard_normal((2, 8, 8, 1), np.float32)
+  logsnr = np.float32([-3, 4])
+  want = measured.denoiser.bind(measured.params, None)(z, logsnr)
+  network = twin.UNet(measured.config.model.to_dict(), (8, 8, 1))
+  network.copy(traverse_util.flatten_dict(measured.params))
+  with torch.no_grad():
+    got = network.denoise(
+      torch.tensor(z).permute(0, 3, 1, 2), torch.tensor(logsnr)
+    )
+  np.testing.assert_allclose(got.permute(0, 2, 3, 1), want, atol=1e-5)
