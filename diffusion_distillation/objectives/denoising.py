@@ -27,12 +27,12 @@ def draw_logsnr(model, keys):
 
   Args:
     model: config.model. Times are drawn from `train_num_steps` discrete ones,
-      or from all of (0, 1) if that number is 0.
+      or from all of (0, 1) if that number is 0 or not set.
     keys: (B,) random keys.
   """
 
   def draw(key):
-    if model.train_num_steps == 0:
+    if not model.train_num_steps:
       return jax.random.uniform(key)
     index = jax.random.randint(key, (), 0, model.train_num_steps)
     return schedules.fraction(index + 1, model.train_num_steps)

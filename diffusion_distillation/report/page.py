@@ -8,6 +8,7 @@ import math
 import re
 
 from diffusion_distillation.report import (
+  diagnosis,
   labels,
   methods,
   paper,
@@ -332,31 +333,51 @@ def _training(report, entries):
     for step, count in report['compilations'].items()
     if count
   )
-  notes = _notes([f'{counts}.']) if counts else ''
+  notes = _notes([*diagnosis.warnings(rounds), f'{counts}.' if counts else ''])
   return _section('Training', f'{table}{notes}{_curves(figures)}')
 
 
 def _rounds(rounds):
   """Returns the table of trainings, with their sum."""
   losses = labels.numbers([t['final_loss'] for t in rounds], 4)
+  diagnosed = [
+    labels.numbers([t.get(key) for t in rounds], 3)
+    for key in ('step_error', 'relative_loss')
+  ]
   lines = [
     f'<tr><th scope="row"><code>{_text(training["name"])}</code></th>'
     f'<td>{_text(training["objective"])}</td><td>{training["num_steps"]:,}</td>'
     f'<td>{training["updates"]:,}</td><td>{duration(training["seconds"])}</td>'
-    f'<td>{loss}</td><td>{_percent(training.get("mfu"))}</td></tr>\n'
-    for training, loss in zip(rounds, losses, strict=True)
+    f'<td>{loss}</td><td>{error}</td><td>{relative}</td>'
+    f'<td>{_percent(training.get("mfu"))}</td></tr>\n'
+    for training, loss, error, relative in zip(
+      rounds, losses, *diagnosed, strict=True
+    )
   ]
   updates = sum(training['updates'] for training in rounds)
   seconds = duration(sum(training['seconds'] for training in rounds))
   foot = (
     f'<tfoot><tr><th scope="row">all</th><td></td><td></td><td>{updates:,}</td>'
-    f'<td>{seconds}</td><td></td><td></td></tr></tfoot>\n'
+    f'<td>{seconds}</td>{"<td></td>" * 4}</tr></tfoot>\n'
   )
   return _table(
     'rounds',
-    'The training of each network, in order. Times are h:mm:ss. MFU is the '
-    'share of the FLOP/s of large matrix products that training reaches.',
-    ('folder', 'objective', 'steps', 'updates', 'time', 'final loss', 'MFU'),
+    'The training of each network, in order. Times are h:mm:ss. The step error '
+    'is the distance from where the step of the student ends to where that of '
+    'its target does, relative to the length of the step. The relative loss is '
+    'divided by that of the teacher against the clean images. MFU is the share '
+    'of the FLOP/s of large matrix products that training reaches.',
+    (
+      'folder',
+      'objective',
+      'steps',
+      'updates',
+      'time',
+      'final loss',
+      'step error',
+      'relative loss',
+      'MFU',
+    ),
     [lines],
     foot,
   )

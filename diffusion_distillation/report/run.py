@@ -20,6 +20,7 @@ from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.generation.shards import Shards
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.report import labels
+from diffusion_distillation.report.diagnosis import diagnosis
 from diffusion_distillation.report.report import make_report, write_report
 from diffusion_distillation.report.rows import (
   FIGURES,
@@ -236,11 +237,8 @@ def _finished_trainings(run, workdir, entries, config, denoiser):
     path = workdir / each['name']
     if is_finished(path):
       progress = read_progress(path)
-      shares = [
-        entry['mfu']
-        for entry in entries
-        if entry.get('stage') == each['name'] and 'mfu' in entry
-      ]
+      logged = [e for e in entries if e.get('stage') == each['name']]
+      shares = [entry['mfu'] for entry in logged if 'mfu' in entry]
       found.append(
         {
           'name': each['name'],
@@ -252,6 +250,7 @@ def _finished_trainings(run, workdir, entries, config, denoiser):
           'flops': costs[each['name']].flops,
           **{k: progress[k] for k in ('seconds', 'final_loss', 'compilations')},
           'mfu': statistics.median(shares) if shares else None,
+          **diagnosis(logged),
         }
       )
   return found

@@ -6,6 +6,7 @@ import optax
 
 OPTIMIZERS = {
   'adam': optax.scale_by_adam,
+  'radam': optax.scale_by_radam,
   'momentum': lambda: optax.trace(decay=0.9),
   'nesterov': lambda: optax.trace(decay=0.9, nesterov=True),
 }

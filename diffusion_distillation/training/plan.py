@@ -129,18 +129,19 @@ def plan(config, denoiser):
   """
   costs = round_costs(config, denoiser)
   params, forward = num_parameters(denoiser), forward_flops(denoiser)
+  width = max(14, *(len(cost.name) + 1 for cost in costs))
   lines = [
     f'{config.dataset.name}: '
     f'{"x".join(map(str, denoiser.image_shape))} images, '
     f'{params:,} parameters ({params / 1e6:.1f}M), '
     f'{forward / 1e9:.4g} GFLOP per image and evaluation',
     '',
-    f'{"round":<14}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
+    f'{"round":<{width}}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
     f'{"FLOP":>12}{"checkpoint":>14}',
   ]
   for cost in costs:
     lines.append(
-      f'{cost.name:<14}{cost.num_updates:>11,}{cost.num_images:>15,}'
+      f'{cost.name:<{width}}{cost.num_updates:>11,}{cost.num_images:>15,}'
       f'{cost.flops_per_update:>14.3g}{cost.flops:>12.2g}'
       f'{cost.checkpoint_bytes / 1e6:>11,.1f} MB'
     )
@@ -149,6 +150,6 @@ def plan(config, denoiser):
     for name in ('num_updates', 'num_images', 'flops')
   )
   lines.append(
-    f'{"total":<14}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
+    f'{"total":<{width}}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
   )
   return '\n'.join(lines)
