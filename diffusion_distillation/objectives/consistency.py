@@ -113,6 +113,7 @@ def consistency_training(
     ValueError: an option is not valid.
   """
   _check_levels(first_levels, levels)
+  _check_decay(target_decay)
   number, decay = original_schedule(first_levels, levels, target_decay)
 
   def draw(inputs, schedule):
@@ -290,9 +291,13 @@ def _round(number):
 
 def _decay(decay):
   """Returns progress -> decay, or None for 0."""
+  _check_decay(decay)
+  return (lambda progress: jnp.float32(decay)) if decay else None
+
+
+def _check_decay(decay):
   if not 0 <= decay < 1:
     raise ValueError(f'target_decay must be in [0, 1), got {decay}')
-  return (lambda progress: jnp.float32(decay)) if decay else None
 
 
 def _check_name(option, name, known):

@@ -127,12 +127,13 @@ def _method(config, method, changes):
   with config.ignore_type():
     config.distillation.methods = ConfigDict()
     for section, keys in changes.items():
-      known = _OF_METHODS.get(section, ()) or config[section].keys()
+      known = _OF_METHODS.get(section, ())
+      known = config[section].keys() if known is None else known
       for key, value in keys.items():
         if key not in known:
           raise ValueError(
             f'{where}.{section}.{key} is no key of the training of students; '
-            f'known: {", ".join(known)}'
+            f'known: {", ".join(known) or "none"}'
           )
         config[section][key] = value
   return config
