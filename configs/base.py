@@ -151,6 +151,9 @@ def _train():
 def _eval():
   """Returns the section `eval`, which may change between commands of a run."""
   settings = ConfigDict()
+  # Number of runs with the seeds `seed`, `seed` + 1, ..., whose figures are
+  # averaged; their folders are in that of --workdir.
+  settings.seeds = 1
   # Generated images per row of the report.
   settings.num_samples = 50_000
   # Images drawn at once, over all devices; the images do not depend on it.

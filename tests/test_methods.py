@@ -68,3 +68,37 @@ def test_pairs_are_kept_with_their_seeds(workdir):
   example = dataset.train[7]
   np.testing.assert_array_equal(example['image'], drawn[7])
   assert example['seed'] == 7
+
+
+def test_seeds_are_averaged(tmp_path, capsys):
+  flags = (
+    '--config=tests/toy_distill.py',
+    f'--workdir={tmp_path}',
+    '--config.eval.seeds=2',
+    '--config.seed=5',
+    '--config.distillation.start_num_steps=2',
+    '--config.eval.samplers=("ddim",)',
+    '--config.eval.num_samples=8',
+  )
+  assert run(*flags) is None
+  single = [
+    json.loads((tmp_path / f'seed_{seed}/report/report.json').read_text())
+    for seed in (5, 6)
+  ]
+  mean = json.loads((tmp_path / 'report' / 'report.json').read_text())
+  assert mean['num_runs'] == 2
+  for one, other, row in zip(
+    *(report['rows'] for report in (*single, mean)), strict=True
+  ):
+    pair = [each['frechet_distance'] for each in (one, other)]
+    assert row['frechet_distance'] == pytest.approx(np.mean(pair))
+    assert row['frechet_distance_error'] == pytest.approx(np.std(pair, ddof=1))
+  page = (tmp_path / 'report' / 'index.html').read_text()
+  assert 'Figures are means of 2 training seeds' in page
+  # Nothing is done again.
+  capsys.readouterr()
+  assert run(*flags, '--mode=evaluate') is None
+  assert 'evaluate 1/' not in capsys.readouterr().err
+  # A run of a single seed is no folder for several.
+  one_run = f'--workdir={tmp_path / "seed_5"}'
+  assert 'holds a run of one seed' in run(*flags[:1], one_run, *flags[2:])

@@ -11,6 +11,7 @@ import numpy as np
 from diffusion_distillation.checkpoints import read_checksum
 from diffusion_distillation.checkpoints.compatibility import load_teacher
 from diffusion_distillation.checkpoints.store import CheckpointFolder
+from diffusion_distillation.commands import seeds
 from diffusion_distillation.commands.evaluate import measure_and_report
 from diffusion_distillation.evaluation.evaluator import (
   NO_WEIGHTS,
@@ -52,10 +53,13 @@ def train(
     Stopped: the run was asked to stop, and has saved a checkpoint.
   """
   with processes.joined(coordinator, num_processes, process_id):
+    for of_seed, folder in seeds.each(config, workdir):
+      if processes.is_main():
+        _lead(of_seed, folder)
+      else:
+        _follow(of_seed, folder)
     if processes.is_main():
-      _lead(config, workdir)
-    else:
-      _follow(config, workdir)
+      seeds.write_means(config, workdir)
 
 
 def _lead(config, workdir):

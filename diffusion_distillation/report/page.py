@@ -18,12 +18,6 @@ from diffusion_distillation.report import (
 )
 from diffusion_distillation.runtime.log import duration
 
-_ERRORS = (
-  '± is one standard error, from the choice of samples. Two figures count as '
-  'different if they are more than two standard errors of their difference '
-  'apart.'
-)
-
 
 def make_page(report, *, row_images, real_images=None, entries=()):
   """Returns the report as one self-contained HTML page.
@@ -84,12 +78,27 @@ def _header(report):
       f'{metric["reference"]}, in the features {metric["features"]}.'
     )
   if any('frechet_distance_error' in row for row in report['rows']):
-    others.append(_ERRORS)
+    others.append(_errors(report))
   # Otherwise lines could break after the dashes of a flag.
   first = re.sub(r'--[\w.=]+', r'<code>\g<0></code>', _text(first))
   return (
     f'<header>\n<h1>{_text(report["title"])}: distillation report</h1>\n'
     f'{failure}<p class="result">{first}</p>\n{_notes(others)}</header>\n'
+  )
+
+
+def _errors(report):
+  """Returns what the uncertainties of figures are."""
+  what = '± is one standard error, from the choice of samples.'
+  if 'num_runs' in report:
+    what = (
+      f'Figures are means of {report["num_runs"]} training seeds, and ± is the '
+      'standard deviation between them; samples and trainings are those of the '
+      'first.'
+    )
+  return (
+    f'{what} Two figures count as different if they are more than two of these '
+    'errors of their difference apart.'
   )
 
 

@@ -171,3 +171,13 @@ def summary(report):
     ]
     lines.append('  '.join([name.ljust(widths[0]), *cells]).rstrip() + '\n')
   return ''.join([*lines, *(f'{s}\n' for s in result.sentences(report))])
+
+
+def show(report, workdir):
+  """Prints the summary of a report and where its page is.
+
+  Args:
+    report: result of `make_report`.
+    workdir: path of the folder that has the folder `report`.
+  """
+  print(f'{summary(report)}report: {workdir / "report" / "index.html"}')

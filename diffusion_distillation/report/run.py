@@ -167,6 +167,20 @@ def report_run(config, dataset, workdir, protocol=None):
   """Writes the report of a run from what was measured, and returns it.
 
   Args:
+    config, dataset, workdir, protocol: as in `collect`.
+
+  Raises:
+    UserError: a training is not finished, and has not failed.
+  """
+  report, shown = collect(config, dataset, workdir, protocol)
+  write_report(report, workdir / 'report', **shown)
+  return report
+
+
+def collect(config, dataset, workdir, protocol=None):
+  """Returns the report of a run, and what else its page shows.
+
+  Args:
     config: checked config of the run.
     dataset: Dataset of the config.
     workdir: absolute path of the run folder.
@@ -200,14 +214,12 @@ def report_run(config, dataset, workdir, protocol=None):
     floor=newest.get('floor'),
     train_classifier_score=newest.get('train_classifier_score'),
   )
-  write_report(
-    report,
-    workdir / 'report',
-    row_images=_row_images(rows, workdir, dataset.image_shape),
-    real_images=_training_images(dataset, workdir, protocol),
-    entries=entries,
-  )
-  return report
+  shown = {
+    'row_images': _row_images(rows, workdir, dataset.image_shape),
+    'real_images': _training_images(dataset, workdir, protocol),
+    'entries': entries,
+  }
+  return report, shown
 
 
 def _report_row(row, line, config):

@@ -262,6 +262,7 @@ _BOUNDS = {
   'model.theta_0': (1e-9, 1e3),
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),
   'distillation.end_num_steps': (1, MAX_NUM_STEPS),
+  'eval.seeds': (1, 1000),
   'eval.num_samples': (6, 10_000_000),
   'eval.batch_size': (1, 2**20),
   'eval.max_num_steps': (1, MAX_NUM_STEPS),
