@@ -26,7 +26,7 @@ RUNS = {
 COMPARISONS = 'digits_samplers', 'fashion_mnist14_samplers'
 COMPARED_BY = 'nfe', 'seconds'
 # The same for ways to few steps.
-WAYS = ('digits_accelerators', 'fashion_mnist14_accelerators')
+WAYS = ('digits_accelerators', 'fashion_mnist_accelerators')
 WAYS_BY = 'nfe', 'training'
 # Columns of the table that compares samplers.
 _NFE = (4, 8, 16)

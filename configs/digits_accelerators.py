@@ -37,7 +37,7 @@ def set_methods(config, num_updates):
     'progressive_ema': method('progressive', rounds=6, **averaged),
     'progressive_by_8': method('progressive:factor=8', rounds=2),
     'tract': method('tract:factor=8', rounds=2, **averaged),
-    'consistency': method('consistency_distillation', **averaged),
+    'consistency': method('consistency_distillation:levels=64', **averaged),
     'segments': method(
       'consistency_distillation:segments=8', rounds=4, **averaged
     ),

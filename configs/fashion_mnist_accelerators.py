@@ -1,6 +1,6 @@
 """Every way to few steps from one teacher of Fashion-MNIST, 14x14.
 
-python main.py --config=configs/fashion_mnist14_accelerators.py --workdir=runs/f14
+python main.py --config=configs/fashion_mnist_accelerators.py --workdir=runs/f14
 
 Each way makes as many updates as the ladder of
 configs/fashion_mnist14_distill.py.
