@@ -2,8 +2,8 @@
 
 python main.py --config=configs/digits_score_matching.py --workdir=runs/score
 
-Its noise levels are those of NCSN, from 0.05 to 20 in 30 geometric steps. Besides
-DDIM, annealed Langevin dynamics samples it.
+Its noise levels are geometric, as in NCSN: 30 from 0.06 to 20. Besides DDIM,
+annealed Langevin dynamics samples it.
 """
 
 import math

@@ -197,8 +197,10 @@ class Trainer:
     def read(start):
       dataset = self.dataset
       if training.objective.num_pairs:
+        self.saver.wait()  # the teacher's checkpoint may be being written
         host = devices.unreplicate(weights)
-        dataset = self.pairs(host, training.objective.num_pairs)
+        with self.stop.disarmed():  # pairs that are drawn are kept
+          dataset = self.pairs(host, training.objective.num_pairs)
       return batches(
         dataset,
         batch_size=train.batch_size,
