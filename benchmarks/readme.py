@@ -20,7 +20,14 @@ import shutil
 from matplotlib.figure import Figure
 
 from benchmarks import catalogue, results
-from benchmarks.results import COMPARED_BY, COMPARISONS, RESULTS, RUNS
+from benchmarks.results import (
+  COMPARED_BY,
+  COMPARISONS,
+  RESULTS,
+  RUNS,
+  WAYS,
+  WAYS_BY,
+)
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.generation.grids import grid, read_grid, to_image
 from diffusion_distillation.report import labels, plots
@@ -44,6 +51,9 @@ def blocks():
     ),
     ('docs/studies.md', 'integrators'): functools.partial(
       results.comparison, 'fashion_mnist14_samplers'
+    ),
+    ('docs/methods.md', 'ways'): functools.partial(
+      results.ways, 'digits_accelerators'
     ),
     ('docs/evaluation.md', 'metrics'): results.metric_check,
     ('docs/studies.md', 'studies'): results.studies,
@@ -127,7 +137,7 @@ def publish(name, workdirs, costs):
 
 def main():
   parser = argparse.ArgumentParser(prog='python -m benchmarks.readme')
-  for name in (*RUNS, *COMPARISONS):
+  for name in (*RUNS, *COMPARISONS, *WAYS):
     parser.add_argument(
       f'--{name}',
       type=pathlib.Path,
@@ -142,9 +152,10 @@ def main():
       publish(name, workdirs, ['num_steps'])
       samples = draw_samples(workdirs[0], results.read_report(name))
       (RESULTS / name / 'samples.png').write_bytes(samples)
-  for name in COMPARISONS:
-    if workdirs := options[name]:
-      publish(name, workdirs, COMPARED_BY)
+  for names, costs in ((COMPARISONS, COMPARED_BY), (WAYS, WAYS_BY)):
+    for name in names:
+      if workdirs := options[name]:
+        publish(name, workdirs, costs)
   update()
 
 

@@ -6,7 +6,14 @@ import statistics
 import textwrap
 
 from benchmarks import markdown
-from diffusion_distillation.report import labels, paper, plots, result, seeds
+from diffusion_distillation.report import (
+  labels,
+  methods,
+  paper,
+  plots,
+  result,
+  seeds,
+)
 
 RESULTS = pathlib.Path(__file__).parents[1] / 'docs' / 'results'
 # Runs whose results are shown: name of the folder in docs/results -> title.
@@ -18,6 +25,9 @@ RUNS = {
 # Runs that compare samplers, and what their pictures draw the distance against.
 COMPARISONS = 'digits_samplers', 'fashion_mnist14_samplers'
 COMPARED_BY = 'nfe', 'seconds'
+# The same for ways to few steps.
+WAYS = ('digits_accelerators', 'fashion_mnist_accelerators')
+WAYS_BY = 'nfe', 'training'
 # Columns of the table that compares samplers.
 _NFE = (4, 8, 16)
 # Its figures, in the order of a cell, and their errors.
@@ -249,6 +259,39 @@ def comparison(name):
     80,
   )
   return f'{terms}\n\n{markdown.table(heading, groups, *columns)}{pictures}'
+
+
+def ways(name):
+  """Returns ways to few steps beside each other, of the runs of a config.
+
+  The text is '' if there are no results of this name.
+  """
+  if not (RESULTS / name).exists():
+    return ''
+  report = read_report(name)
+  lines = [methods.cells(method) for method in methods.compare(report)]
+  terms = textwrap.fill(
+    f'Frechet distance ({_spread(report)}) / precision / RMSE to the '
+    f"teacher's solution, which is {report['metric']['solution']}; and the "
+    'updates, images, FLOPs and time of the training after that of the '
+    f'teacher. {_hardware(report)}.',
+    80,
+  )
+  pictures = ''.join(
+    f'\n![Frechet distance against {plots.COSTS[x]}]'
+    f'(results/{name}/by_{x}.png)\n'
+    for x in WAYS_BY
+  )
+  table = markdown.table(methods.HEADINGS, *zip(*lines, strict=True))
+  return f'{terms}\n\n{table}{pictures}'
+
+
+def _hardware(report):
+  """Returns where and when a report was made."""
+  return (
+    f'{report["hardware"]["cores"]} cores of {report["hardware"]["cpu"]}, JAX '
+    f'{report["versions"]["jax"]}, {report["date"][:10]}'
+  )
 
 
 def _compared(rows, nfe, front):

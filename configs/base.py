@@ -13,7 +13,8 @@ def get_config():
 
   # Seed of everything random: parameters, data order, noise; 0 to 2^32 - 1.
   config.seed = 0
-  # What the teacher learns: a name in OBJECTIVES.
+  # What the teacher learns: a name in OBJECTIVES, with its options after a
+  # colon, such as 'sliced_score_matching:projections=4'.
   config.objective = 'denoising'
   # The teacher's default sampler: a name in SAMPLERS, with its options after a
   # colon, such as 'ddim' or 'ancestral:gamma=0.3'.
@@ -76,9 +77,11 @@ def _model():
   # GroupNorm and swish of residual blocks: 'flax', or 'fused', one operation
   # with a kernel for NVIDIA GPUs that has not been measured on one yet.
   model.args.norm = 'flax'
-  # What the network predicts: 'x', 'eps', 'v' or 'both' (x and eps).
+  # What the network predicts: 'x', 'eps', 'v', 'both' (x and eps), 'edm' or
+  # 'edm_consistency'.
   model.mean_type = 'v'
-  # Weighting of the loss: 'constant', 'snr', 'snr_trunc' or 'v_mse' (SNR + 1).
+  # Weighting of the loss: 'constant', 'snr', 'snr_trunc', 'v_mse' (SNR + 1) or
+  # 'karras' (SNR + 4).
   model.mean_loss_weight_type = 'snr_trunc'
   # Number of discrete times that the teacher is trained at; 0 is continuous.
   model.train_num_steps = config_dict.FieldReference(0, field_type=int)
@@ -116,7 +119,7 @@ def _train():
   # Number of parts that each device's batch is split into, to add up their
   # gradients one after the other: the same result with less memory.
   train.accumulate = 1
-  # 'adam', 'momentum' or 'nesterov'.
+  # 'adam', 'radam', 'momentum' or 'nesterov'.
   train.optimizer = 'adam'
   # Learning rate after the warm-up and before annealing.
   train.learning_rate = 2e-4
@@ -148,6 +151,9 @@ def _train():
 def _eval():
   """Returns the section `eval`, which may change between commands of a run."""
   settings = ConfigDict()
+  # Number of runs with the seeds `seed`, `seed` + 1, ..., whose figures are
+  # averaged; their folders are in that of --workdir.
+  settings.seeds = 1
   # Generated images per row of the report.
   settings.num_samples = 50_000
   # Images drawn at once, over all devices; the images do not depend on it.
@@ -189,15 +195,21 @@ def _eval():
 def _distillation():
   """Returns the section `distillation`: the students."""
   distillation = ConfigDict()
-  # What the students learn: a name in OBJECTIVES. None, or an empty string,
-  # trains no students, but a teacher alone, as the section `teacher` says.
+  # What the students learn: a name in OBJECTIVES, with its options after a
+  # colon, such as 'tract:factor=8'. None, or an empty string, trains no
+  # students, but a teacher alone, as the section `teacher` says.
   distillation.objective = config_dict.placeholder(str)
   # Checkpoint of the teacher; None trains the teacher first.
   distillation.teacher_checkpoint_path = config_dict.placeholder(str)
-  # Sampling steps of the teacher: end_num_steps times a power of two.
+  # Sampling steps of the teacher; for progressive distillation, end_num_steps
+  # times a power of two.
   distillation.start_num_steps = 1024
   # Sampling steps of the last student.
   distillation.end_num_steps = 1
+  # Several ways to distill the same teacher, to compare them: the name of each
+  # and the keys of `distillation`, `train` and `model` that it changes, such as
+  # {'tract': {'train': {'ema_decay': 0.99}}}. Empty: one, as this config says.
+  distillation.methods = ConfigDict()
   # Updates of each round: one number, or a dict from a student's steps to it.
   distillation.steps_per_iter = config_dict.FieldReference(
     50_000, field_type=object

@@ -33,6 +33,11 @@ from tests.test_main import run
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ['README.md', *sorted(f'docs/{p.name}' for p in ROOT.glob('docs/*.md'))]
 TABLES = (DATASETS, GRIDS, HEADS, NETWORKS, OBJECTIVES, SAMPLERS)
+NEIGHBOURS = (
+  'cifar10_tract',
+  'cifar10_consistency',
+  'imagenet64_multistep_consistency',
+)
 H200_FLOP_PER_HOUR = 0.4 * 989e12 * 3600
 
 
@@ -106,30 +111,42 @@ def test_a_comparison_of_samplers_is_published(tmp_path, monkeypatch):
   assert any('**' in line for line in lines)
 
 
-@pytest.mark.parametrize('name', catalogue.PAPER)
-def test_the_headers_of_the_paper_s_configs_are_true(name):
-  config, denoiser, costs = catalogue.costs_of(name)
+@pytest.mark.parametrize('name', [*catalogue.PAPER, *NEIGHBOURS])
+def test_the_headers_of_large_configs_state_their_cost(name):
+  _, _, costs = catalogue.costs_of(name)
   teacher, students = costs[:1], costs[1:]
-  of_base, of_distill = (
-    ' '.join(importlib.import_module(f'configs.{module}').__doc__.split())
-    for module in (name.replace('_distill', '_base'), name)
-  )
-  assert f'{plan.num_parameters(denoiser) / 1e6:.1f}M parameters' in of_base
-  assert f'{catalogue.flop(teacher)} FLOP' in of_base
+  said = docstring(name)
   updates = sum(each.num_updates for each in students)
+  rounds = f'{len(students)} round{"s" if len(students) > 1 else ""}'
   assert (
-    f'{len(students)} rounds of {updates // 1000}k updates in all, '
+    f'{rounds} of {updates // 1000}k updates in all, '
     f'{catalogue.flop(students)} FLOP (--mode=plan), after '
     f'{catalogue.flop(teacher)} for the teacher;'
-  ) in of_distill
+  ) in said
   hours = [
     sum(each.flops for each in part) / H200_FLOP_PER_HOUR
     for part in (students, teacher)
   ]
+  (found,) = re.findall(r'; (\d+) and (\d+) hours of one H200', said)
+  assert list(map(float, found)) == pytest.approx(hours, rel=0.05)
+
+
+def docstring(name):
+  return ' '.join(importlib.import_module(f'configs.{name}').__doc__.split())
+
+
+@pytest.mark.parametrize('name', catalogue.PAPER)
+def test_the_headers_of_the_paper_s_configs_are_true(name):
+  config, denoiser, costs = catalogue.costs_of(name)
+  of_base, of_distill = (
+    docstring(name.replace('_distill', '_base')),
+    docstring(name),
+  )
+  assert f'{plan.num_parameters(denoiser) / 1e6:.1f}M parameters' in of_base
+  assert f'{catalogue.flop(costs[:1])} FLOP' in of_base
   (said,) = re.findall(r'; (\d+) hours of one H200', of_base)
-  assert float(said) == pytest.approx(hours[1], rel=0.05)
-  (said,) = re.findall(r'; (\d+) and (\d+) hours of one H200', of_distill)
-  assert list(map(float, said)) == pytest.approx(hours, rel=0.05)
+  hours = costs[0].flops / H200_FLOP_PER_HOUR
+  assert float(said) == pytest.approx(hours, rel=0.05)
   fid = paper.curves({'label': 'FID', 'dataset': config.dataset.name})
   for steps, value in fid.get(('student', 'ddim'), {}).items():
     if steps <= 8:

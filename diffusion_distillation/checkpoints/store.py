@@ -280,6 +280,7 @@ def _restore(path, template, num_updates):
     opt_state=training.get('opt_state'),
     params=training.get('params') if averaged else weights,
     ema_params=weights if averaged else None,
+    target_params=training.get('target_params'),
   )
   return state, card, progress
 
@@ -289,6 +290,8 @@ def _items(state):
   training = {'step': state.step, 'opt_state': state.opt_state}
   if state.ema_params is not None:
     training['params'] = state.params
+  if state.target_params is not None:
+    training['target_params'] = state.target_params
   return {'weights': state.weights, 'training': training}
 
 

@@ -19,6 +19,7 @@ _OPEN = (
   'model.train_logsnr_schedule',
   'model.eval_logsnr_schedule',
   'teacher.model.args',
+  'distillation.methods',
 )
 
 # Files in configs/ that do not describe a run by themselves.

@@ -2,11 +2,11 @@
 
 import json
 
-from diffusion_distillation.commands import inputs
-from diffusion_distillation.commands.report import show
+from diffusion_distillation.commands import inputs, seeds
 from diffusion_distillation.evaluation.evaluator import open_evaluator
 from diffusion_distillation.generation.image_files import ImageFiles
 from diffusion_distillation.report import run as runs
+from diffusion_distillation.report.report import show
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import open_run_folder
 from diffusion_distillation.training.config import check
@@ -53,7 +53,9 @@ def evaluate(
   if checkpoint is None and config is None:
     raise UserError('--mode=evaluate needs --config=FILE.py')
   if workdir:
-    _evaluate_run(config, workdir)
+    for of_seed, folder in seeds.each(config, workdir):
+      _evaluate_run(of_seed, folder)
+    seeds.write_means(config, workdir)
     return
   if checkpoint:
     metrics = _evaluate_checkpoint(

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_distillation.commands import inputs
+from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.encoder import encoder
 from diffusion_distillation.generation.generator import (
   condition_of,
-  noise_of,
   to_uint8,
 )
 from diffusion_distillation.generation.image_files import (

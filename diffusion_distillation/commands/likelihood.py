@@ -7,6 +7,7 @@ from diffusion_distillation.evaluation.likelihood import (
   DEQUANTIZATIONS,
   measure,
 )
+from diffusion_distillation.objectives import OF_TEACHERS
 from diffusion_distillation.runtime.errors import UserError
 
 SPLITS = 'heldout', 'train'
@@ -42,7 +43,7 @@ def likelihood(
   path = checkpoint
   checkpoint = inputs.load_checkpoint(path, config)
   card = checkpoint.card
-  if card.objective != 'denoising':
+  if card.objective.partition(':')[0] not in OF_TEACHERS:
     raise UserError(
       f'{path} was trained by {card.objective}: its x_hat is where a step '
       'lands, not the mean of the data, so it has no likelihood; give a teacher'

@@ -4,8 +4,9 @@ import contextlib
 import copy
 
 from diffusion_distillation.checkpoints import read_card
+from diffusion_distillation.commands import seeds
 from diffusion_distillation.commands.inputs import check_rounds
-from diffusion_distillation.report.report import summary
+from diffusion_distillation.report.report import show
 from diffusion_distillation.report.run import report_run
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import open_run_folder, read_run
@@ -22,10 +23,12 @@ def report(config, workdir):
   Raises:
     UserError: the folder holds no such run, or it is not finished.
   """
-  with open_run_folder(workdir, config, lock=False) as workdir:
-    dataset, _ = check(_with_classes(config, workdir))
-    check_rounds(config, workdir)
-    show(report_run(config, dataset, workdir), workdir)
+  for of_seed, folder in seeds.each(config, workdir):
+    with open_run_folder(folder, of_seed, lock=False) as path:
+      dataset, _ = check(_with_classes(of_seed, path))
+      check_rounds(of_seed, path)
+      show(report_run(of_seed, dataset, path), path)
+  seeds.write_means(config, workdir)
 
 
 def _with_classes(config, workdir):
@@ -44,8 +47,3 @@ def _with_classes(config, workdir):
       card = read_card(workdir / each['name'])
       config.dataset.args.num_classes = card.num_classes
   return config
-
-
-def show(content, workdir):
-  """Prints the summary of a report and where its page is."""
-  print(f'{summary(content)}report: {workdir / "report" / "index.html"}')

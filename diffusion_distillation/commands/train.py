@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 
+from diffusion_distillation.checkpoints import read_checksum
 from diffusion_distillation.checkpoints.compatibility import load_teacher
 from diffusion_distillation.checkpoints.store import CheckpointFolder
+from diffusion_distillation.commands import seeds
 from diffusion_distillation.commands.evaluate import measure_and_report
 from diffusion_distillation.evaluation.evaluator import (
   NO_WEIGHTS,
@@ -17,11 +19,18 @@ from diffusion_distillation.evaluation.evaluator import (
 )
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import dismiss
+from diffusion_distillation.generation.pairs import pairs_of
+from diffusion_distillation.generation.shards import Shards
 from diffusion_distillation.report.run import make_generator, report_run
 from diffusion_distillation.runtime import processes, run_folder, signals
 from diffusion_distillation.runtime.errors import DivergedError, UserError
-from diffusion_distillation.runtime.log import NoLog, RunLog
-from diffusion_distillation.training.config import check, has_students, rounds
+from diffusion_distillation.runtime.log import NoLog, Progress, RunLog
+from diffusion_distillation.training.config import (
+  check,
+  has_students,
+  rounds,
+  teacher_num_steps,
+)
 from diffusion_distillation.training.trainer import Trainer
 
 
@@ -44,10 +53,13 @@ def train(
     Stopped: the run was asked to stop, and has saved a checkpoint.
   """
   with processes.joined(coordinator, num_processes, process_id):
+    for of_seed, folder in seeds.each(config, workdir):
+      if processes.is_main():
+        _lead(of_seed, folder)
+      else:
+        _follow(of_seed, folder)
     if processes.is_main():
-      _lead(config, workdir)
-    else:
-      _follow(config, workdir)
+      seeds.write_means(config, workdir)
 
 
 def _lead(config, workdir):
@@ -73,8 +85,9 @@ def _lead(config, workdir):
     evaluate = _evaluation(config, dataset, workdir, evaluator, log)
     try:
       with signals.StopFlag() as stop:
+        pairs = functools.partial(_pairs, config, dataset, workdir, teacher)
         trainer = Trainer(
-          config, dataset, workdir, teacher, log, evaluate, stop
+          config, dataset, workdir, teacher, log, evaluate, stop, pairs
         )
         trainer.check()
         processes.broadcast(None)  # all processes have the same config
@@ -145,10 +158,43 @@ def _follow(config, workdir):
     generator.follow()
     return {}
 
+  def pairs(weights, count):
+    del weights, count
+    generator.follow()
+    return pairs_of(dataset, processes.broadcast(None))
+
   workdir = pathlib.Path(workdir)
   with signals.StopFlag() as stop:
-    Trainer(config, dataset, workdir, None, NoLog(), evaluate, stop).run()
+    Trainer(
+      config, dataset, workdir, None, NoLog(), evaluate, stop, pairs
+    ).run()
   generator.follow()
+
+
+def _pairs(config, dataset, workdir, teacher, weights, count):
+  """Returns a Dataset of images that the teacher draws from seeds.
+
+  Args:
+    config: checked config of the run.
+    dataset: its Dataset.
+    workdir: absolute path of the run folder, which keeps them.
+    teacher: Checkpoint of an outside teacher, or None.
+    weights: weights of the teacher.
+    count: number of images.
+  """
+  num_steps = teacher_num_steps(config)
+  generator = make_generator(config, dataset)
+  checksum = teacher.checksum if teacher else read_checksum(workdir / 'teacher')
+  identity = {'teacher': checksum, 'sampler': 'ddim', 'num_steps': num_steps}
+  shards = Shards(workdir / 'pairs', identity, count, generator.batch_size)
+  shards.draw(
+    lambda: generator.drawer(weights, 'ddim', count),
+    num_steps,
+    Progress('pairs', count, 'images'),
+  )
+  dismiss()
+  images = np.concatenate(list(shards.images()))
+  return pairs_of(dataset, processes.broadcast(images))
 
 
 def _evaluation(config, dataset, workdir, evaluator, log):

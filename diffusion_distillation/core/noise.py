@@ -85,3 +85,24 @@ def get_noise(name, theta_0):
   if name not in known:
     raise ValueError(f'unknown noise {name!r}; known: {", ".join(known)}')
   return known[name]
+
+
+# Folded into the keys of images, so that they differ from the keys of training.
+_DOMAIN = int.from_bytes(b'imag')
+
+
+def noise_of(seeds, image_shape):
+  """Returns the noise z_1 of each seed's image, and a key for further noise.
+
+  Args:
+    seeds: (B,) uint32.
+    image_shape: (H, W, C).
+
+  Returns:
+    (B, H, W, C) float32 standard normal, and (B,) keys.
+  """
+  key = jax.random.key(_DOMAIN)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+  noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+  normal = jax.vmap(lambda key: jax.random.normal(key, image_shape))
+  return normal(noise_keys), step_keys

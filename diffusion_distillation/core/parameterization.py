@@ -29,6 +29,35 @@ def _both(output, z, alpha, sigma):
   return sigma**2 * out_x + alpha * (z - sigma * out_eps)
 
 
+# EDM (Karras et al. 2022, arXiv 2206.00364, Table 1), for y = z / alpha at the
+# noise level k = sigma / alpha and data of standard deviation d:
+# c_skip y + c_out F(c_in y) with c_skip = d^2 / (k^2 + d^2),
+# c_out = k d / sqrt(k^2 + d^2) and c_in = 1 / sqrt(k^2 + d^2).
+_STD = 0.5
+
+
+def _edm_input(z, alpha, sigma):
+  return z / jnp.sqrt((alpha * _STD) ** 2 + sigma**2)
+
+
+def _edm(output, z, alpha, sigma):
+  squared = (alpha * _STD) ** 2 + sigma**2
+  skip = alpha * _STD**2 / squared
+  return skip * z + sigma * _STD / jnp.sqrt(squared) * output
+
+
+# The same for consistency models (Song et al. 2023, arXiv 2303.01469, appendix
+# C): it returns y at the lowest noise level, k = 0.002, and not at 0.
+_LOWEST = 0.002
+
+
+def _edm_consistency(output, z, alpha, sigma):
+  above = sigma - _LOWEST * alpha
+  skip = alpha * _STD**2 / (above**2 + (alpha * _STD) ** 2)
+  out = above * _STD / jnp.sqrt((alpha * _STD) ** 2 + sigma**2)
+  return skip * z + out * output
+
+
 def _unscaled(z, alpha, sigma):
   del alpha, sigma
   return z
@@ -47,6 +76,8 @@ HEADS = {
   'eps': Head(_eps),
   'v': Head(_v),
   'both': Head(_both, output_channels=2),
+  'edm': Head(_edm, _edm_input),
+  'edm_consistency': Head(_edm_consistency, _edm_input),
 }
 # The names in the diffusers library.
 ALIASES = {'sample': 'x', 'epsilon': 'eps', 'v_prediction': 'v'}
@@ -92,8 +123,8 @@ def predict_x(mean_type, output, z, logsnr):
   """Returns x_hat, the prediction of the clean images, (B, H, W, C) float32.
 
   Args:
-    mean_type: 'x', 'eps', 'v', or 'both' (x and eps, stacked as channels); or
-      one of ALIASES.
+    mean_type: 'x', 'eps', 'v', 'both' (x and eps, stacked as channels), 'edm'
+      or 'edm_consistency'; or one of ALIASES.
     output: (B, H, W, C) network output; (B, H, W, 2 C) for 'both'.
     z: (B, H, W, C) noisy images.
     logsnr: (B,) noise level of z.

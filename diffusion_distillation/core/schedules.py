@@ -93,6 +93,21 @@ def get_logsnr_schedule(
   return SCHEDULES[name](logsnr_min, logsnr_max)
 
 
+def karras_logsnr(along, rho, sigma_min, sigma_max):
+  """Returns a noise level of Karras et al. 2022 (arXiv 2206.00364, Eq. 5).
+
+  The levels sigma_t / alpha_t have roots of order rho with equal distances.
+
+  Args:
+    along: array in [0, 1]; 0 is sigma_max, 1 is sigma_min.
+    rho: how much shorter the steps are near data.
+    sigma_min: the lowest noise level.
+    sigma_max: the highest one.
+  """
+  low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+  return -2 * rho * jnp.log(jnp.maximum(high + along * (low - high), low))
+
+
 def fraction(numerator, denominator):
   """Returns the float32 quotient of two integers or integer arrays, a time."""
   return jnp.asarray(numerator, float) / jnp.asarray(denominator, float)

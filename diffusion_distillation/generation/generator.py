@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.runtime import devices, processes
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import canonical, sample
-
-# Folded into the keys of images, so that they differ from the keys of training.
-_DOMAIN = int.from_bytes(b'imag')
 
 
 def condition_of(seeds, num_classes, label=None):
@@ -30,23 +28,6 @@ def condition_of(seeds, num_classes, label=None):
   classes = np.arange(num_classes) if label is None else np.atleast_1d(label)
   labels = classes[np.asarray(seeds) % len(classes)]
   return {'label': labels.astype(np.int32)}
-
-
-def noise_of(seeds, image_shape):
-  """Returns the noise z_1 of each seed's image, and a key for further noise.
-
-  Args:
-    seeds: (B,) uint32.
-    image_shape: (H, W, C).
-
-  Returns:
-    (B, H, W, C) float32 standard normal, and (B,) keys.
-  """
-  key = jax.random.key(_DOMAIN)
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
-  noise_keys, step_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-  normal = jax.vmap(lambda key: jax.random.normal(key, image_shape))
-  return normal(noise_keys), step_keys
 
 
 class Generator:

@@ -1,40 +1,51 @@
 """Training of a teacher by denoising (paper, Algorithm 1)."""
 
 import jax
-import jax.numpy as jnp
 
 from diffusion_distillation.core import losses, schedules
 from diffusion_distillation.objectives.objective import Objective, Round
 
 
-def denoising(config):
-  """Returns the Objective of a teacher.
+def denoising():
+  """Returns the objective of a teacher that predicts clean images."""
+
+  def make(config):
+    weighting = losses.check_weighting(config.model.mean_loss_weight_type)
+
+    def loss(inputs):
+      logsnr = draw_logsnr(config.model, inputs.time_keys)
+      x_hat = inputs.student(inputs.diffuse(logsnr), logsnr)
+      return losses.weighted_mse(weighting, inputs.x, x_hat, logsnr)
+
+    return Objective(loss, (teacher_round(config),), needs_teacher=False)
+
+  return make
+
+
+def draw_logsnr(model, keys):
+  """Returns the noise levels (B,) at which a teacher is trained.
 
   Args:
-    config: config of the teacher. Times are drawn from `model.train_num_steps`
-      discrete ones, or from all of (0, 1) if that number is 0.
+    model: config.model. Times are drawn from `train_num_steps` discrete ones,
+      or from all of (0, 1) if that number is 0 or not set.
+    keys: (B,) random keys.
   """
-  model = config.model
-  schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
-  weighting = losses.check_weighting(model.mean_loss_weight_type)
 
-  def draw_time(key):
-    num_steps = model.train_num_steps
-    if num_steps == 0:
+  def draw(key):
+    if not model.train_num_steps:
       return jax.random.uniform(key)
-    index = jax.random.randint(key, (), 0, num_steps)
-    return (index + 1).astype(jnp.float32) / num_steps
+    index = jax.random.randint(key, (), 0, model.train_num_steps)
+    return schedules.fraction(index + 1, model.train_num_steps)
 
-  def loss(inputs):
-    logsnr = schedule(jax.vmap(draw_time)(inputs.time_keys))
-    x_hat = inputs.student(inputs.diffuse(logsnr), logsnr)
-    return losses.weighted_mse(weighting, inputs.x, x_hat, logsnr)
+  schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
+  return schedule(jax.vmap(draw)(keys))
 
-  teacher = Round(
+
+def teacher_round(config):
+  """Returns the Round of a teacher, from the config of the teacher."""
+  return Round(
     name='teacher',
-    objective='denoising',
-    num_steps=model.eval_sampling_num_steps,
+    num_steps=config.model.eval_sampling_num_steps,
     num_updates=config.train.num_updates,
     parent=None,
   )
-  return Objective(loss, (teacher,), needs_teacher=False)

@@ -16,18 +16,22 @@ class Round:
 
   Attributes:
     name: name of its folder in the run folder, such as 'student_00032'.
-    objective: a name in OBJECTIVES.
     num_steps: sampling steps that the trained network is made for.
     num_updates: length of the training.
     parent: name of the round that it starts from and distills; None for one
       that starts from random parameters.
+    more_steps: other numbers of steps that the network can be sampled in.
+    objective: spelling of its objective, which `make_objective` fills in.
+    sampler: spelling of the sampler of the trained network, likewise.
   """
 
   name: str
-  objective: str
   num_steps: int
   num_updates: int
   parent: str | None
+  more_steps: tuple[int, ...] = ()
+  objective: str = ''
+  sampler: str = ''
 
 
 class LossInputs(NamedTuple):
@@ -38,12 +42,13 @@ class LossInputs(NamedTuple):
 
   student: Callable  # the network that is trained, dropout active
   teacher: Callable | None  # the parent's weights, without dropout
-  average: Callable  # the student's EMA (or itself), without gradient
+  target: Callable  # the student or its average, without gradient
   x: jax.Array  # (B, H, W, C) clean images in [-1, 1]
   time_keys: jax.Array  # (B,) random keys to draw times from
   noise_keys: jax.Array  # (B,) random keys to draw noise from
   num_steps: jax.Array  # int32, sampling steps of this round
   progress: jax.Array  # float32 in [0, 1), finished part of the training
+  noise: jax.Array | None = None  # (B, H, W, C) given with the images, if any
   draw_noise: Callable = gaussian_noise  # (key, shape, logsnr) -> eps
 
   def diffuse(self, logsnr):
@@ -61,19 +66,27 @@ class Objective:
   """What a kind of training minimizes, and what is known about it.
 
   Attributes:
-    loss: LossInputs -> losses of the examples, (B,) float32. It is pure; the
-      gradient of its mean with respect to the student alone is taken.
+    loss: LossInputs -> losses of the examples, (B,) float32, or a pair of them
+      and further metrics to log, name -> (B,). It is pure; the gradient of the
+      mean loss with respect to the student alone is taken.
     rounds: the Rounds that the config asks for, in order.
     needs_teacher: whether rounds start from a parent's weights and use it as
       the teacher.
     extra_passes: network evaluations per example and update besides the
-      student's own, which has a gradient and costs three: for `plan`.
+      student's own, which has a gradient and costs three: for `plan`. It is a
+      function of the number of values of an image where it depends on that.
+    target_decay: progress -> EMA decay of the weights of `LossInputs.target`,
+      float32 in [0, 1); None takes the student's own weights.
     sampler: spelling of the sampler that the trained networks are made for;
       None leaves it to the config.
+    num_pairs: number of images that the teacher draws from seeds; they, with
+      their noise, are what the students are trained on. 0 takes the data set.
   """
 
-  loss: Callable[[LossInputs], jax.Array]
+  loss: Callable[[LossInputs], jax.Array | tuple[jax.Array, dict]]
   rounds: tuple[Round, ...]
   needs_teacher: bool
-  extra_passes: int = 0
+  extra_passes: int | Callable[[int], int] = 0
+  target_decay: Callable[[jax.Array], jax.Array] | None = None
   sampler: str | None = None
+  num_pairs: int = 0

@@ -92,7 +92,8 @@ def sampler_label(sampler):
 def group(rows):
   """Returns the rows by network and sampler, label -> rows by rising steps.
 
-  Students come before the teacher. Rows that differ only in their round, such
+  Students come before the teacher. One of several ways to distill that has a
+  single sampler is named without it. Rows that differ only in their round, such
   as several students that are sampled in the same number of steps, are grouped
   by round.
 
@@ -105,11 +106,17 @@ def group(rows):
 
   points = [(*curve(row), row['num_steps']) for row in rows]
   ambiguous = {point[:2] for point in points if points.count(point) > 1}
+  samplers = {}
+  for row in rows:
+    samplers.setdefault(row['network'], set()).add(row['sampler'])
   groups = {}
   for row in sorted(rows, key=lambda row: row['network'] == 'teacher'):
     by_round = curve(row) in ambiguous
     network = row['round'] if by_round else row['network']
     label = f'{network}, {sampler_label(row["sampler"])}'
+    is_method = network not in ('teacher', 'student') and not by_round
+    if is_method and len(samplers[network]) == 1:
+      label = network.replace('_', ' ')
     groups.setdefault(label, []).append(row)
   return {
     label: sorted(members, key=lambda row: row['num_steps'])

@@ -7,14 +7,16 @@ import json
 import math
 import re
 
-from diffusion_distillation.report import labels, paper, pictures, plots, result
-from diffusion_distillation.runtime.log import duration
-
-_ERRORS = (
-  '± is one standard error, from the choice of samples. Two figures count as '
-  'different if they are more than two standard errors of their difference '
-  'apart.'
+from diffusion_distillation.report import (
+  diagnosis,
+  labels,
+  methods,
+  paper,
+  pictures,
+  plots,
+  result,
 )
+from diffusion_distillation.runtime.log import duration
 
 
 def make_page(report, *, row_images, real_images=None, entries=()):
@@ -35,6 +37,7 @@ def make_page(report, *, row_images, real_images=None, entries=()):
   sections = (
     _header(report),
     _quality(report),
+    _methods(report),
     _samples(report, row_images, real_images),
     _figures(report),
     _training(report, entries),
@@ -75,12 +78,27 @@ def _header(report):
       f'{metric["reference"]}, in the features {metric["features"]}.'
     )
   if any('frechet_distance_error' in row for row in report['rows']):
-    others.append(_ERRORS)
+    others.append(_errors(report))
   # Otherwise lines could break after the dashes of a flag.
   first = re.sub(r'--[\w.=]+', r'<code>\g<0></code>', _text(first))
   return (
     f'<header>\n<h1>{_text(report["title"])}: distillation report</h1>\n'
     f'{failure}<p class="result">{first}</p>\n{_notes(others)}</header>\n'
+  )
+
+
+def _errors(report):
+  """Returns what the uncertainties of figures are."""
+  what = '± is one standard error, from the choice of samples.'
+  if 'num_runs' in report:
+    what = (
+      f'Figures are means of {report["num_runs"]} training seeds, and ± is the '
+      'standard deviation between them; samples and trainings are those of the '
+      'first.'
+    )
+  return (
+    f'{what} Two figures count as different if they are more than two of these '
+    'errors of their difference apart.'
   )
 
 
@@ -141,6 +159,23 @@ def _describe(curve, x):
   at = [f'{result.cost(row, x):.3g}' for row in (first, last)]
   end = '' if first is last else f' and {texts[-1]} at {at[1]}'
   return f'{curve.label}: {texts[0]} at {at[0]}{end}'
+
+
+def _methods(report):
+  """Returns the table of ways to few steps, if there are several."""
+  if len(methods.names(report)) < 2 or report['metric'] is None:
+    return ''
+  lines = []
+  for method in methods.compare(report):
+    label, *texts = methods.cells(method)
+    lines.append(_row(label, ''.join(f'<td>{text}</td>' for text in texts)))
+  metric = labels.heading('frechet_distance', report['metric'])
+  caption = (
+    f'{metric} / precision / RMSE to the teacher, by network evaluations '
+    '(NFE), and what training took after that of the teacher.'
+  )
+  table = _table('methods', caption, map(_text, methods.HEADINGS), [lines])
+  return _section('Ways to few steps', table)
 
 
 def _samples(report, row_images, real_images):
@@ -307,31 +342,51 @@ def _training(report, entries):
     for step, count in report['compilations'].items()
     if count
   )
-  notes = _notes([f'{counts}.']) if counts else ''
+  notes = _notes([*diagnosis.warnings(rounds), f'{counts}.' if counts else ''])
   return _section('Training', f'{table}{notes}{_curves(figures)}')
 
 
 def _rounds(rounds):
   """Returns the table of trainings, with their sum."""
   losses = labels.numbers([t['final_loss'] for t in rounds], 4)
+  diagnosed = [
+    labels.numbers([t.get(key) for t in rounds], 3)
+    for key in ('step_error', 'relative_loss')
+  ]
   lines = [
     f'<tr><th scope="row"><code>{_text(training["name"])}</code></th>'
     f'<td>{_text(training["objective"])}</td><td>{training["num_steps"]:,}</td>'
     f'<td>{training["updates"]:,}</td><td>{duration(training["seconds"])}</td>'
-    f'<td>{loss}</td><td>{_percent(training.get("mfu"))}</td></tr>\n'
-    for training, loss in zip(rounds, losses, strict=True)
+    f'<td>{loss}</td><td>{error}</td><td>{relative}</td>'
+    f'<td>{_percent(training.get("mfu"))}</td></tr>\n'
+    for training, loss, error, relative in zip(
+      rounds, losses, *diagnosed, strict=True
+    )
   ]
   updates = sum(training['updates'] for training in rounds)
   seconds = duration(sum(training['seconds'] for training in rounds))
   foot = (
     f'<tfoot><tr><th scope="row">all</th><td></td><td></td><td>{updates:,}</td>'
-    f'<td>{seconds}</td><td></td><td></td></tr></tfoot>\n'
+    f'<td>{seconds}</td>{"<td></td>" * 4}</tr></tfoot>\n'
   )
   return _table(
     'rounds',
-    'The training of each network, in order. Times are h:mm:ss. MFU is the '
-    'share of the FLOP/s of large matrix products that training reaches.',
-    ('folder', 'objective', 'steps', 'updates', 'time', 'final loss', 'MFU'),
+    'The training of each network, in order. Times are h:mm:ss. The step error '
+    'is the distance from where the step of the student ends to where that of '
+    'its target does, relative to the length of the step. The relative loss is '
+    'divided by that of the teacher against the clean images. MFU is the share '
+    'of the FLOP/s of large matrix products that training reaches.',
+    (
+      'folder',
+      'objective',
+      'steps',
+      'updates',
+      'time',
+      'final loss',
+      'step error',
+      'relative loss',
+      'MFU',
+    ),
     [lines],
     foot,
   )

@@ -33,6 +33,7 @@ COSTS = {
   'num_steps': 'sampling steps',
   'nfe': 'network evaluations (NFE)',
   'seconds': 'seconds per image',
+  'training': "FLOPs of training, without the teacher's",
 }
 _POINTS = 300  # largest number of points in a training curve
 _STYLE = {
@@ -97,7 +98,7 @@ def plot_quality(report, x='num_steps', *, legend=True):
     legend: whether the figure names its curves.
 
   Returns:
-    a matplotlib Figure; None if nothing is measured, if no speed is known or,
+    a matplotlib Figure; None if nothing is measured, if no cost is known or,
     against NFE, if every sampler evaluates the network once per step.
   """
   curves = quality_curves(report, x)
@@ -109,7 +110,7 @@ def plot_quality(report, x='num_steps', *, legend=True):
   with matplotlib.rc_context(_STYLE):
     size = (9.8, 0.19 * len(curves) + 1) if many and legend else (6.2, 3.7)
     figure, axes = _axes(size)
-    axes.set_xscale('log', base=10 if x == 'seconds' else 2)
+    axes.set_xscale('log', base=2 if x in ('num_steps', 'nfe') else 10)
     axes.set_yscale('log')
     # Steps are a cost only where each is one evaluation.
     front = result.pareto_front(points, 'nfe' if x == 'num_steps' else x)
@@ -142,6 +143,9 @@ def plot_quality(report, x='num_steps', *, legend=True):
     axes.set_ylabel(labels.heading('frechet_distance', report['metric']))
     if x == 'seconds':
       _round_ticks(axes.xaxis)
+    elif x == 'training':
+      axes.xaxis.set_major_formatter(_scientific)
+      axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     else:
       axes.xaxis.set_major_locator(ticker.LogLocator(base=2, numticks=15))
       axes.xaxis.set_minor_locator(ticker.NullLocator())
@@ -264,6 +268,12 @@ def _draw(axes, curve, x, alpha):
     marker=curve.marker,
     markersize=5,
   )
+
+
+def _scientific(value, position):
+  """Returns the text of a tick, such as '2e12'."""
+  del position
+  return f'{value:.0e}'.replace('e+', 'e')
 
 
 def _round_ticks(axis):

@@ -21,7 +21,14 @@ import json
 import math
 import pathlib
 
-from diffusion_distillation.report import labels, page, paper, plots, result
+from diffusion_distillation.report import (
+  labels,
+  methods,
+  page,
+  paper,
+  plots,
+  result,
+)
 from diffusion_distillation.runtime import files
 
 # What the Frechet distance is drawn against -> file of the curves.
@@ -29,6 +36,7 @@ CURVES = {
   'num_steps': 'fid_vs_steps',
   'nfe': 'fid_vs_nfe',
   'seconds': 'fid_vs_seconds',
+  'training': 'fid_vs_training',
 }
 
 
@@ -40,8 +48,8 @@ def make_report(run, rows, trainings, **facts):
       `command`, `commit`, `started`.
     rows: as `compare` takes them.
     trainings: one mapping per finished training, the teacher's first: `name`,
-      `objective`, `num_steps`, `updates`, `seconds`, `final_loss`, `mfu`,
-      `compilations`.
+      `parent`, `objective`, `num_steps`, `updates`, `images`, `flops`,
+      `seconds`, `final_loss`, `mfu`, `compilations`.
     **facts: those of `hardware`, `parameters`, `failure`, `metric`, `floor` and
       `train_classifier_score` that are known; the others are None.
   """
@@ -51,7 +59,7 @@ def make_report(run, rows, trainings, **facts):
     step = 'train_step' if training['name'] == 'teacher' else 'distill_step'
     # The largest count of one process: resuming compiles once more.
     counts[step] = max(counts[step], training['compilations'])
-  return {
+  report = {
     'title': run['config']['dataset']['name'],
     'config': run['config'],
     'versions': run.get('versions', {}),
@@ -71,6 +79,11 @@ def make_report(run, rows, trainings, **facts):
     ],
     'compilations': counts,
   }
+  if len(methods.names(report)) > 1:
+    for row in report['rows']:
+      flops = methods.training_flops(report['rounds'], row['round'])
+      row['training_flops'] = flops
+  return report
 
 
 def compare(rows, metric):
@@ -158,3 +171,13 @@ def summary(report):
     ]
     lines.append('  '.join([name.ljust(widths[0]), *cells]).rstrip() + '\n')
   return ''.join([*lines, *(f'{s}\n' for s in result.sentences(report))])
+
+
+def show(report, workdir):
+  """Prints the summary of a report and where its page is.
+
+  Args:
+    report: result of `make_report`.
+    workdir: path of the folder that has the folder `report`.
+  """
+  print(f'{summary(report)}report: {workdir / "report" / "index.html"}')

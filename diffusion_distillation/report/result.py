@@ -34,8 +34,10 @@ def cost(row, kind):
 
   Args:
     row: a row of a report.
-    kind: 'num_steps', 'nfe' or 'seconds'.
+    kind: 'num_steps', 'nfe', 'seconds' or 'training', the FLOPs of training.
   """
+  if kind == 'training':
+    return row.get('training_flops') or None
   if kind != 'seconds':
     return row[kind]
   speed = row.get('images_per_second')

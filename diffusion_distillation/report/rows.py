@@ -47,7 +47,8 @@ class Row:
   """One network, sampled by one sampler in one number of steps.
 
   Attributes:
-    network: 'teacher' or 'student'.
+    network: 'teacher', or how the round distills it: 'student', or the name of
+      the method if there are several.
     round: name of the round that trained it.
     sampler: canonical spelling of the sampler, such as 'ancestral:gamma=0.3'.
     num_steps: sampling steps.
@@ -73,7 +74,7 @@ class Row:
   @property
   def draws_noise(self):
     """Whether the sampler draws noise in its steps."""
-    return make_sampler(self.sampler).draws_noise
+    return make_sampler(self.sampler).draws_noise and self.num_steps > 1
 
   @property
   def name(self):
@@ -108,10 +109,12 @@ def plan_rows(config, workdir, partial=False):
   """Returns the Rows of a run, without duplicates.
 
   Every student is sampled by `eval.student_samplers` at its own number of
-  steps, and the teacher by `eval.samplers` at `eval.num_steps`, or else at its
-  own number of steps and those of the students. Rows of more steps than
-  `eval.max_num_steps` are left out, and so are rows of the teacher of more
-  evaluations than `eval.max_nfe`, unless they have its own sampler.
+  steps; one that is made for another sampler, by that alone, at all numbers of
+  steps that it is made for. The teacher is sampled by `eval.samplers` at
+  `eval.num_steps`, or else at its own number of steps and those of the
+  students. Rows of more steps than `eval.max_num_steps` are left out, and so
+  are rows of the teacher of more evaluations than `eval.max_nfe`, unless they
+  have its own sampler.
 
   Args:
     config: config of the run.
@@ -126,17 +129,10 @@ def plan_rows(config, workdir, partial=False):
   # A teacher from elsewhere is not a round, but the parent of the first round.
   teachers = [r['parent'] or r['name'] for r in rounds[:1]]
   students = [r for r in rounds if r['parent'] is not None]
-  steps = [teacher_num_steps(config), *(r['num_steps'] for r in students)]
-  wanted = [
-    (
-      'student',
-      each['name'],
-      spelling,
-      make_sampler(spelling).steps_per_student_step * each['num_steps'],
-    )
-    for spelling in map(canonical, config.eval.student_samplers)
-    for each in students
-  ]
+  steps = [teacher_num_steps(config)]
+  for each in students:
+    steps += [each['num_steps'], *each.get('more_steps', ())]
+  wanted = _rows_of_students(config, students)
   wanted += [
     ('teacher', name, spelling, num_steps)
     for name in teachers
@@ -161,6 +157,28 @@ def plan_rows(config, workdir, partial=False):
   return rows
 
 
+def _rows_of_students(config, students):
+  """Returns (network, round, sampler, number of steps) of each row."""
+  common = list(map(canonical, config.eval.student_samplers))
+  own = [canonical(each.get('sampler') or 'ddim') for each in students]
+  sampled = [
+    (spelling, each)
+    for spelling in dict.fromkeys([*common, *own])
+    for each, its in zip(students, own, strict=True)
+    if spelling in (common if its in ('ddim', *common) else [its])
+  ]
+  return [
+    (
+      each['name'].rpartition('_')[0],
+      each['name'],
+      spelling,
+      make_sampler(spelling).steps_per_student_step * count,
+    )
+    for spelling, each in sampled
+    for count in (each['num_steps'], *each.get('more_steps', ()))
+  ]
+
+
 def solution_row(config, workdir):
   """Returns the Row of the teacher's solution, or None if none is asked for.
 
@@ -181,8 +199,8 @@ def solution_row(config, workdir):
     max_num_steps=None,
     max_nfe=None,
   )
-  (row,) = plan_rows(config, workdir)
-  return row
+  rows = plan_rows(config, workdir)
+  return next(row for row in rows if row.network == 'teacher')
 
 
 def _outside_teacher(run, config):

@@ -20,6 +20,7 @@ from diffusion_distillation.generation.generator import Generator
 from diffusion_distillation.generation.shards import Shards
 from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.report import labels
+from diffusion_distillation.report.diagnosis import diagnosis
 from diffusion_distillation.report.report import make_report, write_report
 from diffusion_distillation.report.rows import (
   FIGURES,
@@ -33,7 +34,7 @@ from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training.config import teacher_num_steps
-from diffusion_distillation.training.plan import num_parameters
+from diffusion_distillation.training.plan import num_parameters, round_costs
 
 
 def evaluate_run(config, dataset, workdir, evaluator):
@@ -166,6 +167,20 @@ def report_run(config, dataset, workdir, protocol=None):
   """Writes the report of a run from what was measured, and returns it.
 
   Args:
+    config, dataset, workdir, protocol: as in `collect`.
+
+  Raises:
+    UserError: a training is not finished, and has not failed.
+  """
+  report, shown = collect(config, dataset, workdir, protocol)
+  write_report(report, workdir / 'report', **shown)
+  return report
+
+
+def collect(config, dataset, workdir, protocol=None):
+  """Returns the report of a run, and what else its page shows.
+
+  Args:
     config: checked config of the run.
     dataset: Dataset of the config.
     workdir: absolute path of the run folder.
@@ -191,7 +206,7 @@ def report_run(config, dataset, workdir, protocol=None):
       _report_row(row, line, config)
       for row, line in zip(rows, lines, strict=True)
     ],
-    _finished_trainings(run, workdir, entries),
+    _finished_trainings(run, workdir, entries, config, denoiser),
     hardware=newest.get('hardware') or devices.hardware(),
     parameters=num_parameters(denoiser),
     failure=failure,
@@ -199,14 +214,12 @@ def report_run(config, dataset, workdir, protocol=None):
     floor=newest.get('floor'),
     train_classifier_score=newest.get('train_classifier_score'),
   )
-  write_report(
-    report,
-    workdir / 'report',
-    row_images=_row_images(rows, workdir, dataset.image_shape),
-    real_images=_training_images(dataset, workdir, protocol),
-    entries=entries,
-  )
-  return report
+  shown = {
+    'row_images': _row_images(rows, workdir, dataset.image_shape),
+    'real_images': _training_images(dataset, workdir, protocol),
+    'entries': entries,
+  }
+  return report, shown
 
 
 def _report_row(row, line, config):
@@ -229,26 +242,27 @@ def _report_row(row, line, config):
   }
 
 
-def _finished_trainings(run, workdir, entries):
+def _finished_trainings(run, workdir, entries, config, denoiser):
   """Returns what checkpoints and the log say about the finished trainings."""
-  found = []
+  found, costs = [], {c.name: c for c in round_costs(config, denoiser)}
   for each in run['rounds']:
     path = workdir / each['name']
     if is_finished(path):
       progress = read_progress(path)
-      shares = [
-        entry['mfu']
-        for entry in entries
-        if entry.get('stage') == each['name'] and 'mfu' in entry
-      ]
+      logged = [e for e in entries if e.get('stage') == each['name']]
+      shares = [entry['mfu'] for entry in logged if 'mfu' in entry]
       found.append(
         {
           'name': each['name'],
           'objective': each['objective'],
           'num_steps': each['num_steps'],
+          'parent': each['parent'],
           'updates': read_card(path).updates,
+          'images': costs[each['name']].num_images,
+          'flops': costs[each['name']].flops,
           **{k: progress[k] for k in ('seconds', 'final_loss', 'compilations')},
           'mfu': statistics.median(shares) if shares else None,
+          **diagnosis(logged),
         }
       )
   return found

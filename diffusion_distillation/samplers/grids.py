@@ -19,7 +19,7 @@ import numpy as np
 
 from diffusion_distillation.core import schedules
 from diffusion_distillation.core.schedules import fraction
-from diffusion_distillation.samplers import spelling
+from diffusion_distillation.runtime import spelling
 
 
 def uniform():
@@ -85,15 +85,13 @@ def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
       '0 < sigma_min < sigma_max and 1 <= rho <= 100 are needed, got '
       f'{sigma_min}, {sigma_max} and {rho}'
     )
-  low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
   def make(schedule):
     def time(index, num_steps):
       # 0 at the first of the N levels, 1 at the last. N = 1 has only the first.
       last = jnp.maximum(jnp.asarray(num_steps) - 1, 1)
       along = fraction(num_steps - index, last)
-      root = jnp.maximum(high + along * (low - high), low)
-      level = -2 * rho * jnp.log(root)
+      level = schedules.karras_logsnr(along, rho, sigma_min, sigma_max)
       return _ending_at_data(index, schedules.time_at(schedule, level))
 
     return time

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion_distillation.core import process
 from diffusion_distillation.core.schedules import logsnr_at
-from diffusion_distillation.samplers import spelling
+from diffusion_distillation.runtime import spelling
 from diffusion_distillation.samplers.grids import check_num_steps, make_grid
 
 

@@ -8,7 +8,8 @@ with names in SAMPLERS and GRIDS, such as 'ancestral:gamma=0.3' or
 'dpmpp_2m@karras:rho=5'. Without a grid it is 'uniform'.
 """
 
-from diffusion_distillation.samplers import spelling as spellings
+from diffusion_distillation.runtime import spelling as spellings
+from diffusion_distillation.samplers.consistency import consistency
 from diffusion_distillation.samplers.ddim import ancestral, ddim, stochastic
 from diffusion_distillation.samplers.dpm_solver import (
   dpm_2m,
@@ -37,6 +38,7 @@ SAMPLERS = {
   'ddim': ddim,
   'ancestral': ancestral,
   'stochastic': stochastic,
+  'consistency': consistency,
   'euler_t': euler_t,
   'euler': euler,
   'heun': heun,

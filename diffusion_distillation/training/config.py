@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import re
 
 import jax
 from ml_collections import ConfigDict
@@ -82,9 +83,71 @@ def trainings(config):
     objective = make_objective(teacher.objective, teacher)
     found.append(Training(objective, teacher, 'train_step'))
   if students:
-    objective = make_objective(config.distillation.objective, config)
-    found.append(Training(objective, config, 'distill_step'))
+    for name, of_method in methods(config).items():
+      objective = make_objective(of_method.distillation.objective, of_method)
+      named = tuple(_name(each, name) for each in objective.rounds)
+      objective = dataclasses.replace(objective, rounds=named)
+      found.append(Training(objective, of_method, 'distill_step'))
   return found
+
+
+def methods(config):
+  """Returns the configs of all ways to distill the teacher, name -> config.
+
+  Without `distillation.methods` there is one, 'student', with the config as it
+  is.
+
+  Raises:
+    ValueError: a method has a name that cannot be that of a folder, or changes
+      a key that is not of its training.
+  """
+  changes = config.distillation.methods
+  if not changes:
+    return {'student': config}
+  return {name: _method(config, name, keys) for name, keys in changes.items()}
+
+
+# Keys that a method may change: those of its training, but not the teacher's.
+_OF_METHODS = {
+  'distillation': ('objective', 'end_num_steps', 'steps_per_iter'),
+  'model': ('mean_loss_weight_type',),
+  'train': None,  # all
+}
+
+
+def _method(config, method, changes):
+  """Returns the config of one method; see `methods`."""
+  where = f'distillation.methods.{method}'
+  if not re.fullmatch(r'[a-z][a-z0-9_]*', method) or method == 'teacher':
+    raise ValueError(
+      f'{where}: a method has a name of small letters, digits and _, which is '
+      "not 'teacher'"
+    )
+  config = copy.deepcopy(config)
+  with config.ignore_type():
+    config.distillation.methods = ConfigDict()
+    for section, keys in changes.items():
+      known = _OF_METHODS.get(section, ())
+      known = config[section].keys() if known is None else known
+      for key, value in keys.items():
+        if key not in known:
+          raise ValueError(
+            f'{where}.{section}.{key} is no key of the training of students; '
+            f'known: {", ".join(known) or "none"}'
+          )
+        config[section][key] = value
+  return config
+
+
+def _name(each, method):
+  """Returns a Round of a method, whose name begins with that of the method."""
+
+  def renamed(name):
+    return re.sub('^student_', f'{method}_', name) if name else name
+
+  return dataclasses.replace(
+    each, name=renamed(each.name), parent=renamed(each.parent)
+  )
 
 
 def rounds(config):
@@ -199,6 +262,7 @@ _BOUNDS = {
   'model.theta_0': (1e-9, 1e3),
   'distillation.start_num_steps': (2, MAX_NUM_STEPS),
   'distillation.end_num_steps': (1, MAX_NUM_STEPS),
+  'eval.seeds': (1, 1000),
   'eval.num_samples': (6, 10_000_000),
   'eval.batch_size': (1, 2**20),
   'eval.max_num_steps': (1, MAX_NUM_STEPS),

@@ -112,7 +112,9 @@ def _restore(stage):
   template = stage.template
   if card.updates >= stage.num_updates:  # finished: it has weights only
     params = template.params if template.ema_params is None else None
-    template = template.replace(params=params, opt_state=None)
+    template = template.replace(
+      params=params, opt_state=None, target_params=None
+    )
   state = jax.tree.unflatten(jax.tree.structure(template), found['leaves'])
   return state, card, found['progress']
 

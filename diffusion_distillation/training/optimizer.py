@@ -6,6 +6,7 @@ import optax
 
 OPTIMIZERS = {
   'adam': optax.scale_by_adam,
+  'radam': optax.scale_by_radam,
   'momentum': lambda: optax.trace(decay=0.9),
   'nesterov': lambda: optax.trace(decay=0.9, nesterov=True),
 }
@@ -82,6 +83,25 @@ def update_ema(ema_params, params, step, decay):
   """
   n = step.astype(jnp.float32)
   decay = jnp.minimum(jnp.float32(decay), (1 + n) / (10 + n))
-  return jax.tree.map(
-    lambda e, p: decay * e + (1 - decay) * p, ema_params, params
-  )
+  return _average(ema_params, params, decay)
+
+
+def update_target(target_params, params, step, decay):
+  """Returns the weights of the target network after update number `step`.
+
+  They are an average from which the initial weights are divided out, as Adam
+  does with its moments: after the first update it is the parameters themselves.
+
+  Args:
+    target_params: the average so far.
+    params: the parameters after the update.
+    step: int32 array, the number of the update, from 0.
+    decay: float32 in [0, 1), the decay of the average.
+  """
+  n = step.astype(jnp.float32)
+  decay = decay * (1 - decay**n) / (1 - decay ** (n + 1))
+  return _average(target_params, params, decay)
+
+
+def _average(average, params, decay):
+  return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, average, params)

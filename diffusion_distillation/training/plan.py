@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffusion_distillation.training.config import trainings
+from diffusion_distillation.training.config import teacher_num_steps, trainings
 from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.state import create_state
 
@@ -25,6 +25,7 @@ class RoundCost:
     num_images: training images that it sees.
     flops_per_update: FLOPs of an update, from XLA's count for one forward pass.
     checkpoint_bytes: bytes of a checkpoint's arrays, before compression.
+    flops_before: FLOPs of the images that the teacher draws for it.
   """
 
   name: str
@@ -32,11 +33,12 @@ class RoundCost:
   num_images: int
   flops_per_update: float
   checkpoint_bytes: int
+  flops_before: float = 0.0
 
   @property
   def flops(self):
-    """FLOPs of all updates."""
-    return self.num_updates * self.flops_per_update
+    """FLOPs of all updates, and of what comes before them."""
+    return self.flops_before + self.num_updates * self.flops_per_update
 
 
 @functools.lru_cache(8)
@@ -61,7 +63,10 @@ def forward_flops(denoiser):
 
 def update_flops(training, denoiser):
   """Returns the FLOPs of one update of a Training, over all devices."""
-  passes = _GRADIENT_PASSES + training.objective.extra_passes
+  extra = training.objective.extra_passes
+  if callable(extra):
+    extra = extra(math.prod(denoiser.image_shape))
+  passes = _GRADIENT_PASSES + extra
   batch_size = training.config.train.batch_size
   return passes * forward_flops(denoiser) * batch_size
 
@@ -82,7 +87,8 @@ def round_costs(config, denoiser):
   costs = []
   for training in trainings(config):
     train = training.config.train
-    size = _checkpoint_bytes(denoiser, train)
+    size = _checkpoint_bytes(denoiser, training)
+    drawn = training.objective.num_pairs * teacher_num_steps(config)
     costs += [
       RoundCost(
         name=each.name,
@@ -90,18 +96,24 @@ def round_costs(config, denoiser):
         num_images=each.num_updates * train.batch_size,
         flops_per_update=update_flops(training, denoiser),
         checkpoint_bytes=size,
+        flops_before=drawn * forward_flops(denoiser),
       )
       for each in training.objective.rounds
     ]
   return costs
 
 
-def _checkpoint_bytes(denoiser, train):
+def _checkpoint_bytes(denoiser, training):
+  train = training.config.train
   optimizer = make_optimizer(train)
 
   def state(params):
     return create_state(
-      params, optimizer, num_updates=1, ema_decay=train.ema_decay
+      params,
+      optimizer,
+      num_updates=1,
+      ema_decay=train.ema_decay,
+      has_target=training.objective.target_decay is not None,
     )
 
   leaves = jax.tree.leaves(jax.eval_shape(state, denoiser.param_shapes()))
@@ -117,18 +129,19 @@ def plan(config, denoiser):
   """
   costs = round_costs(config, denoiser)
   params, forward = num_parameters(denoiser), forward_flops(denoiser)
+  width = max(14, *(len(cost.name) + 1 for cost in costs))
   lines = [
     f'{config.dataset.name}: '
     f'{"x".join(map(str, denoiser.image_shape))} images, '
     f'{params:,} parameters ({params / 1e6:.1f}M), '
     f'{forward / 1e9:.4g} GFLOP per image and evaluation',
     '',
-    f'{"round":<14}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
+    f'{"round":<{width}}{"updates":>11}{"images":>15}{"FLOP/update":>14}'
     f'{"FLOP":>12}{"checkpoint":>14}',
   ]
   for cost in costs:
     lines.append(
-      f'{cost.name:<14}{cost.num_updates:>11,}{cost.num_images:>15,}'
+      f'{cost.name:<{width}}{cost.num_updates:>11,}{cost.num_images:>15,}'
       f'{cost.flops_per_update:>14.3g}{cost.flops:>12.2g}'
       f'{cost.checkpoint_bytes / 1e6:>11,.1f} MB'
     )
@@ -137,6 +150,6 @@ def plan(config, denoiser):
     for name in ('num_updates', 'num_images', 'flops')
   )
   lines.append(
-    f'{"total":<14}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
+    f'{"total":<{width}}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
   )
   return '\n'.join(lines)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.objectives import LossInputs
 from diffusion_distillation.training import optimizer as optimizers
 
@@ -42,7 +43,9 @@ def make_step(name, objective, denoiser, optimizer, train):
     def loss_fn(params, examples):
       batch, (time_keys, noise_keys, dropout_keys) = examples
       condition = {k: v for k, v in batch.items() if k != 'image'}
-      # No gradient reaches the teacher or the average, since they do not depend
+      shape = batch['image'].shape[1:]
+      condition, noise = split_noise(condition, shape)
+      # No gradient reaches the teacher or the target, since they do not depend
       # on `params`.
       teacher = None
       if teacher_params is not None:
@@ -50,22 +53,49 @@ def make_step(name, objective, denoiser, optimizer, train):
       inputs = LossInputs(
         student=denoiser.bind(params, condition, dropout_keys),
         teacher=teacher,
-        average=denoiser.bind(state.weights, condition, dropout_keys),
+        target=denoiser.bind(state.target, condition, dropout_keys),
         x=normalize_images(batch['image']),
         time_keys=time_keys,
         noise_keys=noise_keys,
         num_steps=num_steps,
         progress=progress,
+        noise=noise,
       )
-      return jnp.mean(objective.loss(inputs))
+      found = objective.loss(inputs)
+      losses, more = found if isinstance(found, tuple) else (found, {})
+      return jnp.mean(losses), jax.tree.map(jnp.mean, more)
 
     keys = example_keys(key, state.step, len(batch['image']))
-    return gradient_update(
+    state, metrics = gradient_update(
       state, loss_fn, (batch, keys), optimizer=optimizer, train=train
     )
+    if state.target_params is None:
+      return state, metrics
+    decay = objective.target_decay(progress)
+    target = optimizers.update_target(
+      state.target_params, state.params, state.step - 1, decay
+    )
+    return state.replace(target_params=target), metrics
 
   step.__name__ = name
   return step
+
+
+def split_noise(condition, image_shape):
+  """Returns a condition without seeds, and the noise of these seeds.
+
+  Args:
+    condition: entries of a batch, {'label': (B,), ...}. Images that were drawn
+      from seeds have (B,) 'seed' as well.
+    image_shape: (H, W, C).
+
+  Returns:
+    The other entries, and (B, H, W, C) float32 noise; None without seeds.
+  """
+  if 'seed' not in condition:
+    return condition, None
+  rest = {k: v for k, v in condition.items() if k != 'seed'}
+  return rest, noise_of(condition['seed'], image_shape)[0]
 
 
 def normalize_images(images):
@@ -99,15 +129,22 @@ def example_keys(key, step, num_examples):
 
 
 def mean_gradient(loss_fn, params, examples, parts):
-  """Returns loss and gradient, means over the examples, one part at a time.
+  """Returns loss, metrics and gradient, one part of the examples at a time.
 
   Args:
-    loss_fn: (params, examples) -> scalar, the mean over these examples.
+    loss_fn: (params, examples) -> loss and metrics, name -> scalar, the means
+      over these examples.
     params: float32, like the sums of the gradients.
     examples: pytree whose leaves have a leading axis B.
     parts: a divisor of B. With 1 there is no loop.
   """
-  gradient = jax.value_and_grad(loss_fn)
+
+  def gradient(params, examples):
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, examples
+    )
+    return loss, metrics, grads
+
   if parts == 1:
     return gradient(params, examples)
 
@@ -115,7 +152,11 @@ def mean_gradient(loss_fn, params, examples, parts):
     return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
   split = jax.tree.map(lambda e: e.reshape(parts, -1, *e.shape[1:]), examples)
-  zeros = jnp.float32(0), jax.tree.map(jnp.zeros_like, params)
+  first = jax.tree.map(lambda e: e[0], split)
+  zeros = jax.tree.map(
+    lambda a: jnp.zeros(a.shape, a.dtype),
+    jax.eval_shape(gradient, params, first),
+  )
   # On CPU the loop is unrolled; see `devices.compile_step`.
   unroll = parts if jax.default_backend() == 'cpu' else 1
   total, _ = jax.lax.scan(add, zeros, split, unroll=unroll)
@@ -127,15 +168,16 @@ def gradient_update(state, loss_fn, examples, *, optimizer, train):
 
   Args:
     state: a TrainState.
-    loss_fn: (params, examples) -> scalar, the mean over these examples.
+    loss_fn: as in `mean_gradient`.
     examples: pytree of this replica's examples, with a leading axis B.
     optimizer: result of `make_optimizer(train)`.
     train: config.train.
   """
-  loss, grads = mean_gradient(loss_fn, state.params, examples, train.accumulate)
   # The mean over all replicas comes before clipping: clipping the gradient of
   # each replica would make the result depend on their number.
-  loss, grads = jax.lax.pmean((loss, grads), 'batch')
+  loss, more, grads = jax.lax.pmean(
+    mean_gradient(loss_fn, state.params, examples, train.accumulate), 'batch'
+  )
   rate = optimizers.learning_rate(train, state.step, state.num_updates)
   direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
@@ -148,6 +190,7 @@ def gradient_update(state, loss_fn, examples, *, optimizer, train):
     'loss': loss,
     'grad_norm': optax.tree.norm(grads),
     'learning_rate': rate,
+    **more,
   }
   state = state.replace(
     step=state.step + 1,

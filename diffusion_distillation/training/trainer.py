@@ -47,6 +47,8 @@ class Trainer:
     evaluate: (weights, card, name of the round, updates made) -> metrics, for
       `train.eval_every_steps`.
     stop: a StopFlag.
+    pairs: (weights of the teacher, number) -> Dataset of images that it draws
+      from seeds; None where no objective trains on them.
     saver: writes the checkpoints; the last one of a round is written while the
       next round begins.
   """
@@ -58,6 +60,7 @@ class Trainer:
   log: RunLog
   evaluate: Callable
   stop: signals.StopFlag
+  pairs: Callable | None = None
   saver: Saver = dataclasses.field(default_factory=Saver)
 
   def check(self):
@@ -150,7 +153,11 @@ class Trainer:
 
     def begin(weights, num_updates):
       return create_state(
-        weights, optimizer, num_updates=num_updates, ema_decay=train.ema_decay
+        weights,
+        optimizer,
+        num_updates=num_updates,
+        ema_decay=train.ema_decay,
+        has_target=training.objective.target_decay is not None,
       )
 
     return _Compiled(
@@ -187,6 +194,22 @@ class Trainer:
     def update(state, batch):
       return compiled.step(state, teacher, num_steps, batch, key)
 
+    def read(start):
+      dataset = self.dataset
+      if training.objective.num_pairs:
+        self.saver.wait()  # the teacher's checkpoint may be being written
+        host = devices.unreplicate(weights)
+        with self.stop.disarmed():  # pairs that are drawn are kept
+          dataset = self.pairs(host, training.objective.num_pairs)
+      return batches(
+        dataset,
+        batch_size=train.batch_size,
+        seed=_data_seed(config.seed, numbers),
+        start=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+      )
+
     def no_teacher(*_):
       raise UserError(
         f'{each.name} is not finished, and needs its teacher, which is gone; '
@@ -204,14 +227,7 @@ class Trainer:
       num_updates=each.num_updates,
       flops=functools.partial(update_flops, training, self._denoiser(training)),
       update=update,
-      batches=functools.partial(
-        batches,
-        self.dataset,
-        batch_size=train.batch_size,
-        seed=_data_seed(config.seed, numbers),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-      ),
+      batches=read,
       train=train,
       checkpoints=self._checkpoints(each),
       card=self._card(training, each),
@@ -236,7 +252,7 @@ class Trainer:
       training.config,
       self.dataset,
       num_steps=each.num_steps,
-      sampler=training.objective.sampler or training.config.sampler,
+      sampler=each.sampler,
       objective=each.objective,
       parent=parent,
       parent_checksum=checksum,

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,11 +35,35 @@ def test_each_weighting_is_the_loss_it_is_named_after():
     'snr': eps_mse,
     'snr_trunc': np.maximum(x_mse, eps_mse),
     'v_mse': v_mse,
+    'karras': 3 * x_mse + v_mse,
   }
   assert set(wanted) == set(losses.WEIGHTS)
   for name, want in wanted.items():
     got = losses.weighted_mse(name, x, x_hat, logsnr)
     np.testing.assert_allclose(got, want, rtol=1e-5, err_msg=name)
+
+
+def test_distances():
+  target, x_hat = np.zeros((2, 3, 4, 1)), np.zeros((2, 3, 4, 1))
+  x_hat[0, 0] = [[3], [0], [0], [-4]]
+  wanted = {
+    'mse': [25 / 12, 0],
+    'l1': [7 / 12, 0],
+    'norm': [5, 0],
+    'huber': [np.sqrt(25 + 12 * 0.00054**2) - 0.00054 * np.sqrt(12), 0],
+  }
+  assert set(wanted) == set(losses.DISTANCES)
+  for name, want in wanted.items():
+    distance = losses.get_distance(name)
+    np.testing.assert_allclose(distance(target, x_hat), want, rtol=1e-6)
+    if name == 'l1':  # which has an edge where the images are equal
+      continue
+    slope = jax.grad(lambda x, d=distance: d(jnp.zeros_like(x), x)[1])(
+      jnp.asarray(x_hat)
+    )
+    np.testing.assert_array_equal(slope, np.zeros_like(x_hat))
+  with pytest.raises(ValueError, match='known: mse, l1, huber, norm'):
+    losses.get_distance('lpips')
 
 
 def test_unknown_weighting_lists_the_known_ones():

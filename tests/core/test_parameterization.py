@@ -7,6 +7,12 @@ import pytest
 from diffusion_distillation.core import parameterization, process
 
 
+def edm_output(x, y, k, lowest):
+  """F where c_skip y + c_out F = x; data have the standard deviation 1/2."""
+  skip = 0.25 / ((k - lowest) ** 2 + 0.25)
+  return (x - skip * y) / ((k - lowest) * 0.5 / np.sqrt(k**2 + 0.25))
+
+
 def case(logsnr):
   rng = np.random.RandomState(3)
   x, eps = rng.standard_normal((2, 2, 4, 4, 3)).astype(np.float32)
@@ -19,6 +25,10 @@ def case(logsnr):
     'eps': eps,
     'v': alpha * eps - sigma * x,
     'both': np.concatenate([x, eps], axis=-1),
+    'edm': edm_output(x, np.asarray(z) / alpha, sigma / alpha, 0.0),
+    'edm_consistency': edm_output(
+      x, np.asarray(z) / alpha, sigma / alpha, 0.002
+    ),
   }
   return x, z, logsnr, outputs
 
@@ -61,6 +71,15 @@ def test_both_weighs_its_parts_by_sigma_and_alpha_squared():
   np.testing.assert_allclose(
     got, sigma**2 * out_x + alpha**2 * of_eps, atol=1e-5
   )
+
+
+@pytest.mark.parametrize('name', ['edm', 'edm_consistency'])
+def test_edm_scales_its_input_to_the_variance_1(name):
+  logsnr = jnp.linspace(-8, 8, 5)
+  alpha, sigma = process.alpha_sigma(logsnr)
+  z = jnp.sqrt((alpha / 2) ** 2 + sigma**2)[:, None, None, None]
+  scaled = parameterization.network_input(name, z, logsnr)
+  np.testing.assert_allclose(scaled, np.ones_like(z), rtol=1e-6)
 
 
 def test_heads_state_their_output_channels():

@@ -167,3 +167,57 @@ def test_the_limits_of_the_two_step_target(m, u, want):
     jnp.full((3,), u),
   )
   np.testing.assert_array_equal(target, want)
+
+
+def test_the_target_of_several_steps_lands_where_they_land():
+  schedule = schedules.get_logsnr_schedule('cosine')
+  with jax.enable_x64(True):
+    z_t, index, num_steps = some(1), jnp.array([0, 1, 2, 3, 3]), 4
+    x = targets.distillation_target(
+      teacher, z_t, index, num_steps, schedule, factor=5
+    )
+    logsnr_t, logsnr_u = schedules.step_logsnr(schedule, index, num_steps)
+    z = z_t
+    for k in range(5):
+      level, end = (
+        schedules.logsnr_at(
+          schedule, schedules.fraction(5 * (index + 1) - k - more, 20)
+        )
+        for more in (0, 1)
+      )
+      z = process.ddim_step(z, teacher(z, level), level, end)
+    got = process.ddim_step(z_t, x, logsnr_t, logsnr_u)
+    np.testing.assert_allclose(got, z, rtol=0, atol=1e-12)
+
+
+def test_adjusted_ddim_has_the_noise_of_its_formula():
+  with jax.enable_x64(True):
+    z_t, x, x_hat = some(1), some(2), some(3)
+    t = jnp.array([-9.0, -3, -1, 0, 4])
+    s = t + jnp.array([0.1, 1, 2, 5, jnp.inf])
+    alpha_t, sigma_t = process.alpha_sigma(process.expand(t, z_t))
+    alpha_s, sigma_s = process.alpha_sigma(process.expand(s, z_t))
+    eps = (z_t - alpha_t * x_hat) / sigma_t
+    squared = [
+      jnp.sum(a**2, axis=(1, 2, 3), keepdims=True) for a in (x - x_hat, eps)
+    ]
+    gain = alpha_s - alpha_t * sigma_s / sigma_t
+    more = gain**2 * squared[0] / squared[1]
+    want = alpha_s * x_hat + jnp.sqrt(sigma_s**2 + more) * eps
+    # At data, where there is no noise, it is the prediction.
+    want = want.at[-1].set(x_hat[-1])
+    got = process.ddim_step(z_t, targets.addim_x(x_hat, z_t, x, t, s), t, s)
+    np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_the_error_of_a_step_is_relative_to_its_length():
+  z_t, x = some(1), some(2)
+  t = jnp.array([-9.0, -3, -1, 0, 4])
+  for u in (t + 1, jnp.full(5, jnp.inf)):
+    z_u = process.ddim_step(z_t, x, t, u)
+    # Another prediction, whose step is longer by a tenth.
+    longer = process.ddim_step(z_t, 0 * x, t, u) - z_t
+    scale = (z_u - z_t - longer) / x
+    x_hat = x + 0.1 * (z_u - z_t) / scale
+    error = targets.step_error(x_hat, x, z_t, t, u)
+    np.testing.assert_allclose(error, 0.1, rtol=2e-3)

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from diffusion_distillation.checkpoints.card import make_card
+from diffusion_distillation.core import noise as noise_module
 from diffusion_distillation.core.schedules import fraction
 from diffusion_distillation.data import digits
-from diffusion_distillation.generation import generator as generators
 from diffusion_distillation.generation.generator import (
   Generator,
   condition_of,
@@ -130,7 +130,7 @@ def test_an_image_shows_the_class_that_is_asked_for(card, params):
 
 
 def test_the_keys_of_images_are_no_training_s_keys():
-  key = jax.random.key(generators._DOMAIN)
+  key = jax.random.key(noise_module._DOMAIN)
   images = {
     tuple(jax.random.key_data(jax.random.fold_in(key, seed)).tolist())
     for seed in range(64)

@@ -30,7 +30,7 @@ def inputs(num_steps=4, **given):
   rest = {
     'student': Recorder(),
     'teacher': Recorder(),
-    'average': None,
+    'target': None,
     'x': jnp.ones((B, 2, 2, 1)),
     'time_keys': keys[0],
     'noise_keys': keys[1],
@@ -38,6 +38,12 @@ def inputs(num_steps=4, **given):
     'progress': jnp.float32(0),
   }
   return LossInputs(**{**rest, **given})
+
+
+def losses_of(made, given):
+  """Returns the losses of an Objective, without its metrics."""
+  found = made.loss(given)
+  return found[0] if isinstance(found, tuple) else found
 
 
 def objective(name, **model):
@@ -92,8 +98,9 @@ def test_the_student_sees_the_teacher_s_noisy_images():
 def test_the_loss_is_the_weighted_squared_error(name, weighting, weight):
   # x = 1; the teacher predicts 0.25 and the student 0.5.
   student = Recorder(0.5)
-  loss = objective(name, mean_loss_weight_type=weighting).loss(
-    inputs(student=student, teacher=Recorder(0.25))
+  loss = losses_of(
+    objective(name, mean_loss_weight_type=weighting),
+    inputs(student=student, teacher=Recorder(0.25)),
   )
   target = {'denoising': 1.0, 'progressive': 0.25}[name]
   snr = np.exp(np.asarray(student.calls[0][1], np.float64))
@@ -102,8 +109,9 @@ def test_the_loss_is_the_weighted_squared_error(name, weighting, weight):
 
 
 def test_the_teacher_s_prediction_is_not_clipped():
-  loss = objective('progressive', mean_loss_weight_type='constant').loss(
-    inputs(teacher=Recorder(1000.0))
+  loss = losses_of(
+    objective('progressive', mean_loss_weight_type='constant'),
+    inputs(teacher=Recorder(1000.0)),
   )
   np.testing.assert_allclose(loss, 1e6, rtol=1e-5)
 
@@ -224,7 +232,10 @@ def test_a_teacher_from_elsewhere_is_not_a_round():
     ({'steps_per_iter': True}, 'positive number of updates'),
     ({'steps_per_iter': None}, 'positive number of updates'),
     ({'steps_per_iter': {'2': 5}}, 'round to 1 steps'),
-    ({'objective': 'tract'}, 'unknown objective .*denoising, progressive'),
+    ({'objective': 'distil'}, 'unknown objective .*denoising, sliced'),
+    ({'objective': 'progressive:factor=3'}, 'a power of 3 times'),
+    ({'objective': 'progressive:factor=1'}, 'factor must be at least 2'),
+    ({'objective': 'tract:rounds=2'}, 'no option .rounds.; known: factor'),
   ],
 )
 def test_invalid_rounds_are_refused(changes, message):

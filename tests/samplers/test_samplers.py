@@ -101,12 +101,34 @@ def test_one_step_is_ddim_and_the_last_of_three_returns_x_hat(sampler):
   assert np.all(np.isfinite(levels))
 
 
-# gamma_ddim leaves an error of 5%: see test_gamma.py.
-@pytest.mark.parametrize('sampler', [s for s in SAMPLERS if s != 'gamma_ddim'])
+# gamma_ddim leaves an error of 5%: see test_gamma.py. The sampler of
+# consistency models takes x_hat for the end of the path, and not for a mean.
+@pytest.mark.parametrize(
+  'sampler', [s for s in SAMPLERS if s not in ('gamma_ddim', 'consistency')]
+)
 def test_every_sampler_arrives_at_the_data_in_float32(sampler):
   # The whole range includes the ends, where alpha or sigma is near 0.
   x = run(512, z_1=noise((1, 64, 64, 1)), sampler=sampler, key=KEY, clip=False)
   assert abs(float(jnp.std(x)) - C) < 0.02
+
+
+@pytest.mark.parametrize('num_steps', [1, 2, 5])
+def test_a_consistency_model_draws_the_data_in_any_number_of_steps(num_steps):
+  # The end of the probability flow of data ~ N(0, C^2) from z.
+  def flow_end(z, logsnr):
+    alpha, sigma = process.alpha_sigma(process.expand(logsnr, z))
+    return C * z / jnp.sqrt((alpha * C) ** 2 + sigma**2)
+
+  x = run(
+    num_steps,
+    flow_end,
+    z_1=noise((1, 64, 64, 1)),
+    sampler='consistency',
+    key=KEY,
+    clip=False,
+  )
+  # One number in sqrt(2 * 4096) is the error of the standard deviation.
+  assert abs(float(jnp.std(x)) - C) < 4 * C / np.sqrt(2 * 64**2)
 
 
 def test_equal_keys_draw_equal_images_and_others_do_not():

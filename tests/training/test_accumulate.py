@@ -117,7 +117,7 @@ def test_the_clip_is_that_of_the_whole_batch(parts, devices):
   def update(examples):
     return steps.gradient_update(
       state,
-      lambda params, x: jnp.mean(x @ params['w']),
+      lambda params, x: (jnp.mean(x @ params['w']), {}),
       examples,
       optimizer=optimizer,
       train=config.train,
@@ -151,7 +151,7 @@ def test_the_memory_is_that_of_a_part(monkeypatch):
   x = jax.ShapeDtypeStruct((4096, 16), jnp.float32)
 
   def loss_fn(params, x):
-    return jnp.mean(jnp.tanh(jnp.tanh(x @ params['a']) @ params['a']))
+    return jnp.mean(jnp.tanh(jnp.tanh(x @ params['a']) @ params['a'])), {}
 
   def compiled(parts):
     function = jax.jit(

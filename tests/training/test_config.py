@@ -126,7 +126,7 @@ WRONG = [
     1.0,
     'section `teacher`: model.args.dropout must be',
   ),
-  ('objective', 'progresive', 'known: denoising, progressive'),
+  ('objective', 'progresive', 'known: denoising, sliced'),
   ('objective', 'progressive', 'set distillation.objective to it'),
   ('distillation.objective', 'denoising', 'set objective to it'),
   ('distillation.start_num_steps', 6, 'power of two times'),

@@ -149,7 +149,7 @@ def test_the_average_of_a_short_training_is_better_than_its_weights(config):
   optimizer = make_optimizer(config.train)
 
   def loss_fn(params, targets):
-    return jnp.sum((params['w'] - jnp.mean(targets, axis=0)) ** 2)
+    return jnp.sum((params['w'] - jnp.mean(targets, axis=0)) ** 2), {}
 
   def update(state, targets):
     return gradient_update(

@@ -208,8 +208,8 @@ def test_the_teacher_gets_no_gradient():
 
 
 def test_a_loss_gets_its_inputs():
-  # The average is the EMA, without gradient; progress is a part of the length;
-  # what the batch has beside images is the condition; no teacher is None.
+  # The target has no gradient; progress is a part of the length; what the batch
+  # has beside images and seeds is the condition; no teacher is None.
   class Labelled:
     def bind(self, params, condition, dropout_keys=None):
       assert condition.keys() == {'label'}
@@ -218,34 +218,46 @@ def test_a_loss_gets_its_inputs():
   def loss(inputs):
     assert inputs.teacher is None
     x, logsnr = inputs.x, jnp.zeros(len(inputs.x))
-    product = inputs.average(x, logsnr) * inputs.student(x, logsnr)
+    assert inputs.noise.shape == x.shape
+    product = inputs.target(x, logsnr) * inputs.student(x, logsnr)
     return (product + x + inputs.progress)[:, 0, 0, 0]
 
   config = tiny_config()
-  config.train.update(ema_decay=0.5, learning_rate=1.0)
-  objective = Objective(loss, (), needs_teacher=False)
+  config.train.update(learning_rate=1.0)
+  objective = Objective(
+    loss, (), needs_teacher=False, target_decay=lambda progress: progress
+  )
   step = steps.make_step(
     'step', objective, Labelled(), optax.identity(), config.train
   )
   state = create_state(
-    {'w': jnp.float32(2)}, optax.identity(), num_updates=8, ema_decay=0.5
+    {'w': jnp.float32(2)},
+    optax.identity(),
+    num_updates=8,
+    ema_decay=0,
+    has_target=True,
   )
-  state = state.replace(step=jnp.int32(2), ema_params={'w': jnp.float32(3)})
+  state = state.replace(step=jnp.int32(2), target_params={'w': jnp.float32(3)})
   images = np.array([0, 51, 255], np.uint8).reshape(1, 3, 1, 1, 1)
   labels = np.array([1, 2, 4], np.int32).reshape(1, 3, 1, 1, 1)
-  _, metrics = on_one_device(step)(
-    state, None, jnp.int32(1), {'image': images, 'label': labels}, KEY
-  )
+  given = {'image': images, 'label': labels, 'seed': np.uint32([[1, 2, 4]])}
+  state, metrics = on_one_device(step)(state, None, jnp.int32(1), given, KEY)
   x, label = np.array([-1, -0.6, 1]), np.ravel(labels)
-  average, student = 3 * x + label, 2 * x + label
-  want = np.mean(average * student + x) + 2 / 8
+  target, student = 3 * x + label, 2 * x + label
+  want = np.mean(target * student + x) + 2 / 8
   np.testing.assert_allclose(metrics['loss'][0], want, rtol=1e-6)
-  gradient = np.mean(average * x)
+  gradient = np.mean(target * x)
   np.testing.assert_allclose(metrics['grad_norm'][0], gradient, rtol=1e-6)
+  # After 2 of 8 updates the decay is 1/4; of the 3 updates' average
+  # (1 - d^2) / (1 - d^3) d is the old one.
+  w, kept = state.params['w'], 1 / 4 * (1 - 1 / 16) / (1 - 1 / 64)
+  np.testing.assert_allclose(
+    state.target_params['w'], kept * 3 + (1 - kept) * w, rtol=1e-6
+  )
 
 
 def test_dropout_is_active_in_the_student_alone():
-  # The average is the student itself, with the same masks.
+  # The target is the student itself, with the same masks.
   bound = {'w': [], 'teacher': []}
 
   class Recorder:
@@ -264,8 +276,8 @@ def test_dropout_is_active_in_the_student_alone():
     {'teacher': jnp.float32(1)},
   )
   assert bound['teacher'] == [None]
-  student, average = bound['w']
-  assert student is average and student.shape == (16,)
+  student, target = bound['w']
+  assert student is target and student.shape == (16,)
 
 
 def test_several_updates_in_one_call_equal_the_same_one_by_one():

@@ -1,0 +1,62 @@
+"""Whether a round is done, from the log of its training."""
+
+import statistics
+
+# A round that ended while its loss was still falling by more than this factor,
+# from two thirds of the updates to their end, had too few of them. On digits,
+# rounds of 800 updates end at 0.6 to 0.8, and of 200 at 0.2 to 0.6.
+NOT_DONE = 0.5
+_BEFORE, _END = (0.6, 0.7), (0.9, 1.0)  # parts of a round
+
+
+def diagnosis(entries):
+  """Returns figures of a round's end, as far as the log has them.
+
+  Args:
+    entries: the lines of metrics.jsonl of one round.
+
+  Returns:
+    A dict with `step_error`, how far the student's step lands from its target,
+    relative to the length of the step; `relative_loss`, the loss relative to
+    that of the teacher against the clean images; and `late_change`, the loss at
+    the end relative to that at two thirds of the round. A missing key is not
+    known.
+  """
+  lines = [entry for entry in entries if 'loss' in entry]
+  end = _mean(lines, _END)
+  found = {}
+  if 'step_error' in end:
+    found['step_error'] = end['step_error']
+  if end.get('teacher_loss'):
+    found['relative_loss'] = end['loss'] / end['teacher_loss']
+  before = _mean(lines, _BEFORE)
+  if before and end['loss'] and before['loss']:
+    found['late_change'] = end['loss'] / before['loss']
+  return found
+
+
+def warnings(rounds):
+  """Returns a sentence for each round that ended before it had converged.
+
+  Args:
+    rounds: those of a report.
+  """
+  return [
+    f'{each["name"]} was not done: its loss fell by '
+    f'{1 - each["late_change"]:.0%} in the last third of its updates. Give it '
+    'more updates.'
+    for each in rounds
+    if each['name'] != 'teacher' and each.get('late_change', 1) < NOT_DONE
+  ]
+
+
+def _mean(lines, part):
+  """Returns the means of the metrics in a part of a round, {} if unknown."""
+  if not lines:
+    return {}
+  low, high = (share * lines[-1]['step'] for share in part)
+  chosen = [line for line in lines if low < line['step'] <= high]
+  keys = [k for k in ('loss', 'teacher_loss', 'step_error') if k in lines[-1]]
+  return {
+    k: statistics.fmean(line[k] for line in chosen) for k in keys if chosen
+  }
