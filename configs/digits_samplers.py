@@ -50,7 +50,12 @@ def get_config():
     'euler_maruyama',
     'predictor_corrector',
   )
+  set_costs(config)
+  return config
+
+
+def set_costs(config):
+  """Sets the numbers of steps that samplers are compared at, and the truth."""
   config.eval.num_steps = (2, 4, 8, 16, 64)
   config.eval.max_nfe = 20
   config.eval.solution_num_steps = 1024
-  return config

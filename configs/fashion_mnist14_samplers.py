@@ -6,7 +6,7 @@ With --mode=evaluate it only measures, in the folder of a finished run of
 configs/fashion_mnist14_distill.py.
 """
 
-from . import fashion_mnist14_distill
+from . import digits_samplers, fashion_mnist14_distill
 
 
 def get_config():
@@ -21,7 +21,5 @@ def get_config():
     'unipc',
     'ancestral',
   )
-  config.eval.num_steps = (2, 4, 8, 16, 64)
-  config.eval.max_nfe = 20
-  config.eval.solution_num_steps = 1024
+  digits_samplers.set_costs(config)
   return config

@@ -67,7 +67,8 @@ def test_pairs_are_kept_with_their_seeds(workdir):
   dataset = pairs_of(digits.load(), drawn)
   example = dataset.train[7]
   np.testing.assert_array_equal(example['image'], drawn[7])
-  assert example['seed'] == 7
+  # Samples are measured from the seed 0 on.
+  assert example['seed'] == 2**31 + 7
 
 
 def test_seeds_are_averaged(tmp_path, capsys):
@@ -99,6 +100,9 @@ def test_seeds_are_averaged(tmp_path, capsys):
   capsys.readouterr()
   assert run(*flags, '--mode=evaluate') is None
   assert 'evaluate 1/' not in capsys.readouterr().err
+  assert 'eval.seeds must be at least 1, got 0' in run(
+    *flags, '--config.eval.seeds=0'
+  )
   # A run of a single seed is no folder for several.
   one_run = f'--workdir={tmp_path / "seed_5"}'
   assert 'holds a run of one seed' in run(*flags[:1], one_run, *flags[2:])

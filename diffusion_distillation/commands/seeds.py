@@ -22,8 +22,12 @@ def each(config, workdir):
     workdir: path of the folder; with a single seed, that of its run.
 
   Raises:
-    UserError: there are several seeds, and the folder holds a run.
+    UserError: there is no seed, or several, and the folder holds a run.
   """
+  if config.eval.seeds < 1:
+    raise UserError(
+      f'config: eval.seeds must be at least 1, got {config.eval.seeds}'
+    )
   if config.eval.seeds == 1:
     return [(config, workdir)]
   if run_folder.read_run(workdir) is not None:

@@ -19,7 +19,7 @@ from diffusion_distillation.evaluation.evaluator import (
 )
 from diffusion_distillation.generation import grids
 from diffusion_distillation.generation.generator import dismiss
-from diffusion_distillation.generation.pairs import pairs_of
+from diffusion_distillation.generation.pairs import FIRST_SEED, pairs_of
 from diffusion_distillation.generation.shards import Shards
 from diffusion_distillation.report.run import make_generator, report_run
 from diffusion_distillation.runtime import processes, run_folder, signals
@@ -186,7 +186,9 @@ def _pairs(config, dataset, workdir, teacher, weights, count):
   generator = make_generator(config, dataset)
   checksum = teacher.checksum if teacher else read_checksum(workdir / 'teacher')
   identity = {'teacher': checksum, 'sampler': 'ddim', 'num_steps': num_steps}
-  shards = Shards(workdir / 'pairs', identity, count, generator.batch_size)
+  shards = Shards(
+    workdir / 'pairs', identity, count, generator.batch_size, FIRST_SEED
+  )
   shards.draw(
     lambda: generator.drawer(weights, 'ddim', count),
     num_steps,

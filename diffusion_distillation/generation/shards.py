@@ -13,13 +13,13 @@ from diffusion_distillation.runtime.errors import UserError
 
 
 class Shards:
-  """The images of seeds 0, 1, ..., with one file per batch.
+  """The images of consecutive seeds, with one file per batch.
 
   Each file says what its images are. A file that is damaged, or that describes
   other images, is drawn again.
   """
 
-  def __init__(self, folder, identity, num_samples, batch_size):
+  def __init__(self, folder, identity, num_samples, batch_size, first_seed=0):
     """Describes the images; nothing is read or drawn yet.
 
     Args:
@@ -27,9 +27,10 @@ class Shards:
       identity: JSON values that determine the images: network, sampler, steps.
       num_samples: number of images.
       batch_size: images per file.
+      first_seed: seed of the first image.
     """
     self._folder, self._identity_of_all = folder, identity
-    seeds = np.arange(num_samples)
+    seeds = np.arange(first_seed, first_seed + num_samples)
     self.batches = [
       seeds[first : first + batch_size]
       for first in range(0, num_samples, batch_size)

@@ -198,7 +198,8 @@ def doubling_schedule(first, last):
     first: s_0.
     last: s_1.
   """
-  stages = math.floor(math.log2(last // first)) + 1
+  # K / stages is the paper's K', in which the logarithm is not rounded.
+  stages = math.log2(last // first) + 1
 
   def number(progress):
     # A multiple of 1 / stages must not be rounded to just below it.

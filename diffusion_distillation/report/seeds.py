@@ -26,7 +26,9 @@ def merge(reports):
   if len(reports) == 1:
     return first
   # The solution is that of each run's own teacher.
-  metrics = [{**each['metric'], 'solution_checksum': None} for each in reports]
+  metrics = [
+    {**(each['metric'] or {}), 'solution_checksum': None} for each in reports
+  ]
   if any(metric != metrics[0] for metric in metrics):
     raise ValueError('these runs were not measured in the same way')
   by_run = [{_identity(row): row for row in r['rows']} for r in reports]

@@ -333,7 +333,8 @@ def _differences(theirs, ours, ignored, prefix=''):
       continue
     if isinstance(a, dict) and isinstance(b, dict):
       lines += _differences(a, b, ignored, f'{name}.')
-    elif a != b:
+    # A section that an earlier version did not have may be empty.
+    elif a != b and not (a in (None, {}) and b in (None, {})):
       lines.append(f'{name}: {a} there, {b} here')
   return lines
 

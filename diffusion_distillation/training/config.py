@@ -126,17 +126,30 @@ def _method(config, method, changes):
   config = copy.deepcopy(config)
   with config.ignore_type():
     config.distillation.methods = ConfigDict()
-    for section, keys in changes.items():
-      known = _OF_METHODS.get(section, ())
-      known = config[section].keys() if known is None else known
+    for section, keys in _mapping(changes, where).items():
+      if section not in _OF_METHODS:
+        raise ValueError(
+          f'{where}.{section} is no section of the training of students; '
+          f'known: {", ".join(_OF_METHODS)}'
+        )
+      known = _OF_METHODS[section] or [
+        key for key in config[section] if key != 'num_updates'
+      ]
+      keys = _mapping(keys, f'{where}.{section}')
       for key, value in keys.items():
         if key not in known:
           raise ValueError(
             f'{where}.{section}.{key} is no key of the training of students; '
-            f'known: {", ".join(known) or "none"}'
+            f'known: {", ".join(known)}'
           )
         config[section][key] = value
   return config
+
+
+def _mapping(value, where):
+  if not hasattr(value, 'items'):
+    raise ValueError(f'{where} must be a dict of keys, got {value!r}')
+  return value
 
 
 def _name(each, method):

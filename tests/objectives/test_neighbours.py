@@ -228,7 +228,10 @@ def test_several_methods_distill_one_teacher():
     ('teacher', {}, "which is not 'teacher'"),
     ('a', {'train': {'ema': 1}}, 'methods.a.train.ema is no key'),
     ('a', {'model': {'mean_type': 'x'}}, 'known: mean_loss_weight_type'),
-    ('a', {'eval': {'num_samples': 1}}, 'methods.a.eval.num_samples is no key'),
+    ('a', {'eval': {'num_samples': 1}}, 'methods.a.eval is no section'),
+    ('a', {'train': {'num_updates': 1}}, 'train.num_updates is no key'),
+    ('a', 5, 'methods.a must be a dict of keys, got 5'),
+    ('a', {'train': 5}, 'methods.a.train must be a dict of keys, got 5'),
     (
       'a',
       {'distillation': {'start_num_steps': 8}},

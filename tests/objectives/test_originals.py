@@ -265,6 +265,13 @@ def test_the_schedule_of_improved_consistency_training(name, rtol):
   np.testing.assert_array_equal(number(progress), given['num_scales'])
 
 
+@pytest.mark.parametrize(('first', 'last'), [(10, 150), (2, 150), (10, 1280)])
+def test_the_last_levels_are_reached(first, last):
+  number = consistency.doubling_schedule(first, last)
+  assert number(jnp.float32(0)) == first + 1
+  assert number(jnp.float32(0.999)) == last + 1
+
+
 @pytest.mark.parametrize('name', [n for n in CASES if n.startswith('pairs')])
 def test_the_pairs_of_improved_consistency_training(name):
   case, given = CASES[name], arrays_of(CASES[name])
