@@ -135,8 +135,8 @@ def _method(config, method, changes):
       known = _OF_METHODS[section] or [
         key for key in config[section] if key != 'num_updates'
       ]
-      keys = _mapping(keys, f'{where}.{section}')
-      for key, value in keys.items():
+      of_section = _mapping(keys, f'{where}.{section}')
+      for key, value in of_section.items():
         if key not in known:
           raise ValueError(
             f'{where}.{section}.{key} is no key of the training of students; '
