@@ -56,6 +56,7 @@ def test_every_way_is_in_the_report(workdir):
     assert (row['training_flops'] > 0) == (row['network'] != 'teacher')
   page = (workdir / 'report' / 'index.html').read_text()
   assert 'Ways to few steps' in page
+  assert '1 step (pairs): ' in page or '1 step (consistency): ' in page
   assert (workdir / 'report' / 'fid_vs_training.png').exists()
 
 

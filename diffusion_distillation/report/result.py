@@ -101,7 +101,10 @@ def _first_sentence(measured, label):
   reference = _reference(measured)
   students = _students(measured)
   row = students[0] if students else reference or measured[0]
-  begin = f'{labels.steps(row["num_steps"])}: {label} {row["text"]}'
+  way = ''
+  if row['network'] not in ('student', 'teacher'):  # there are several ways
+    way = f' ({row["network"].replace("_", " ")})'
+  begin = f'{labels.steps(row["num_steps"])}{way}: {label} {row["text"]}'
   if not students:
     return f'The teacher at {begin}; no student is measured.'
   if reference is None:
@@ -138,7 +141,7 @@ def _second_sentence(measured):
   best = good[0]
   return [
     "Fewest steps not distinguishably worse than the teacher's: "
-    f'{best["num_steps"]:,} (student, '
+    f'{best["num_steps"]:,} ({best["network"].replace("_", " ")}, '
     f'{labels.sampler_label(best["sampler"])}: {best["text"]}).'
   ]
 
