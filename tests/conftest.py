@@ -28,10 +28,12 @@ from diffusion_distillation.runtime import allocator
 TOY = pathlib.Path(__file__).with_name('toy_distill.py')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Most of the suite's time is compilation, often of the same programs.
+# Most of the suite's time is compilation, often of the same small programs.
 _cache = tempfile.TemporaryDirectory()
 jax.config.update('jax_compilation_cache_dir', _cache.name)
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.02)
+# Without the places of operations in the source, tracing takes less time.
+jax.config.update('jax_traceback_in_locations_limit', 0)
 
 
 def pytest_collection_modifyitems(items):
