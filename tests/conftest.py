@@ -23,6 +23,7 @@ import pytest
 
 from diffusion_distillation.commands import config_file
 from diffusion_distillation.networks.denoiser import build_denoiser
+from diffusion_distillation.report import plots
 from diffusion_distillation.runtime import allocator
 
 TOY = pathlib.Path(__file__).with_name('toy_distill.py')
@@ -83,6 +84,19 @@ def strict_types(request):
   ours = {'core', 'samplers', 'networks'} & set(path.parts)
   with jax.numpy_dtype_promotion('strict' if ours else 'standard'):
     yield
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(request, monkeypatch):
+  """Leaves the figures out of reports, of whose time they take two thirds.
+
+  Tests in the folder `report` and those with the marker draw them, and so do
+  fixtures of a larger scope, such as the run of tests/test_main.py.
+  """
+  marked = request.node.get_closest_marker('figures')
+  if not marked and request.path.parent.name != 'report':
+    monkeypatch.setattr(plots, 'to_svg', lambda figure, alt: '<svg></svg>')
+    monkeypatch.setattr(plots, 'to_png', lambda figure: b'')
 
 
 @pytest.fixture

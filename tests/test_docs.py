@@ -87,6 +87,7 @@ def test_generated_texts_are_up_to_date(page, name):
   assert block == make(), 'run python -m benchmarks.readme'
 
 
+@pytest.mark.figures
 def test_a_comparison_of_samplers_is_published(tmp_path, monkeypatch):
   for module in readme, results:
     monkeypatch.setattr(module, 'RESULTS', tmp_path)

@@ -19,6 +19,7 @@ def code_cells():
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_the_notebook_runs_top_to_bottom(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('SMALLEST_NOTEBOOK', '1')
   monkeypatch.setenv('NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
