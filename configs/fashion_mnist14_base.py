@@ -16,4 +16,5 @@ def get_config():
   config.model.args.update(ch=16, emb_ch=64, ch_mult=(1, 2))
   config.model.eval_sampling_num_steps = 64
   config.train.update(num_updates=5000, checkpoint_every_secs=120)
+  config.eval.num_samples = 2000
   return config

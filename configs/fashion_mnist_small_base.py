@@ -22,5 +22,5 @@ def get_config():
     learning_rate_warmup_steps=200,
     ema_decay=0.999,
   )
-  config.eval.update(num_samples=2000, batch_size=500)
+  config.eval.update(num_samples=1000, batch_size=500)
   return config

@@ -13,7 +13,7 @@ def get_config():
   config = base.to_distill(fashion_mnist_small_base.get_config())
   config.train.learning_rate = 1e-3
   config.distillation.start_num_steps = 256
-  config.distillation.steps_per_iter = 300
+  config.distillation.steps_per_iter = 250
   config.eval.num_steps = (256, 64, 16, 8, 4, 2, 1)
   config.eval.samplers = ('ddim',)
   return config

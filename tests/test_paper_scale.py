@@ -46,7 +46,7 @@ LEVELS = ['--config.model.args.ch_mult=(1,)']
 
 def files(shape):
   rng = np.random.RandomState(0)
-  for label in range(5):
+  for label in range(8):
     file = io.BytesIO()
     image = rng.randint(0, 256, shape, np.uint8)
     Image.fromarray(image).save(file, 'PNG')
