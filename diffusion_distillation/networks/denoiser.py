@@ -59,7 +59,7 @@ class Denoiser:
     defaults = {
       field.name: field.default
       for field in dataclasses.fields(self.network)
-      if field.name in self.network.FREE_ARGS
+      if field.name in self.network.FREE_ARGS and field.name != 'dropout'
     }
     return dataclasses.replace(self, network=self.network.clone(**defaults))
 

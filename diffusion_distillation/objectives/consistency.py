@@ -8,15 +8,24 @@ Heek et al. 2024, *Multistep Consistency Models* (arXiv 2403.06807); Geng et al.
 All of them take a small step from t to m, by the teacher or towards the clean
 image itself, ask the target network at m, and go on to the end u of the segment
 by DDIM. The student learns to get there in one step from t. With a single
-segment, u is data, and the target is what the target network predicts. At data
-every head but 'x' returns z, so that the boundary condition holds.
+segment, u is data, and the target is what the target network predicts.
+
+A consistency model must return clean images unchanged; otherwise it could learn
+to return the same for all. The heads eps, v, both and edm return z at data, and
+edm_consistency does at the noise level 0.002; the head x does not.
 """
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
 
-from diffusion_distillation.core import losses, schedules, targets
+from diffusion_distillation.core import (
+  losses,
+  parameterization,
+  schedules,
+  targets,
+)
 from diffusion_distillation.objectives import levels as drawn
 from diffusion_distillation.objectives.denoising import teacher_round
 from diffusion_distillation.objectives.objective import Objective, Round
@@ -33,8 +42,11 @@ STEPS = {
     denoise(z_t, logsnr_t), z_t, x, logsnr_t, logsnr_m
   ),
 }
+# Levels on which objectives of the noise levels of Karras et al. are sampled.
+_KARRAS = '@karras:include_min=False'
 # Part of the training in which the number of levels rises.
 _RISING = 0.5
+_MORE_STEPS = (2, 4, 8)  # of a consistency model, which is made for one
 
 
 def consistency_distillation(
@@ -78,20 +90,22 @@ def consistency_distillation(
     rising = jnp.minimum(inputs.progress / _RISING, 1)
     number = first * (levels / first) ** rising
     if grid == 'karras':
-      return drawn.karras(inputs.time_keys, _round(number))
+      return drawn.karras(inputs.time_keys, _round(number)), number
     per_segment = jnp.maximum(_round(number / inputs.num_steps), 1)
-    return drawn.segments(
+    at = drawn.segments(
       inputs.time_keys, schedule, inputs.num_steps, per_segment
     )
+    return at, number
 
   def make(config):
+    sampler = _sampler(config, _KARRAS if grid == 'karras' else '')
     return Objective(
       _loss(config, draw, STEPS[step], distance),
       _segment_rounds(config.distillation, segments),
       needs_teacher=True,
       extra_passes=3 if step == 'heun' else 2,
       target_decay=_decay(target_decay),
-      sampler='ddim' if segments > 1 else 'consistency',
+      sampler='ddim' if segments > 1 else sampler,
     )
 
   return make
@@ -118,7 +132,8 @@ def consistency_training(
 
   def draw(inputs, schedule):
     del schedule
-    return drawn.karras(inputs.time_keys, number(inputs.progress))
+    count = number(inputs.progress)
+    return drawn.karras(inputs.time_keys, count), count
 
   return _from_data(draw, distance, decay if target_decay else None)
 
@@ -127,6 +142,9 @@ def improved_consistency_training(
   first_levels=10, levels=1280, distance='huber'
 ):
   """Returns improved consistency training from data.
+
+  The weighting of the config does not apply: its own is 1 / (the distance of
+  the two levels).
 
   Args:
     first_levels: s_0, the number of noise levels at the start, less one; it
@@ -142,13 +160,17 @@ def improved_consistency_training(
 
   def draw(inputs, schedule):
     del schedule
-    return drawn.improved(inputs.time_keys, number(inputs.progress))
+    count = number(inputs.progress)
+    return drawn.improved(inputs.time_keys, count), count
 
-  return _from_data(draw, distance, None)
+  return _from_data(draw, distance, None, weighting='constant')
 
 
 def easy_consistency_tuning(stages=8, distance='huber'):
   """Returns easy consistency tuning (ECT), which starts from a teacher.
+
+  The weighting of the config does not apply: its own is 1 / (the length of the
+  step). In the log, `levels` is the inverse of a step's share of its level.
 
   Args:
     stages: how often the steps are halved, at equal intervals.
@@ -162,9 +184,9 @@ def easy_consistency_tuning(stages=8, distance='huber'):
 
   def draw(inputs, schedule):
     stage = jnp.floor(inputs.progress * stages)
-    return drawn.easy(inputs.time_keys, schedule, stage)
+    return drawn.easy(inputs.time_keys, schedule, stage), 2 ** (stage + 1)
 
-  return _from_data(draw, distance, None)
+  return _from_data(draw, distance, None, weighting='constant')
 
 
 def original_schedule(first, last, first_decay):
@@ -209,8 +231,15 @@ def doubling_schedule(first, last):
   return number
 
 
-def _from_data(draw, distance, target_decay):
-  """Returns consistency training with given levels, as config -> Objective."""
+def _from_data(draw, distance, target_decay, weighting=None):
+  """Returns consistency training with given levels, as config -> Objective.
+
+  Args:
+    draw: as in `_loss`.
+    distance: a name in `losses.DISTANCES`.
+    target_decay: as in Objective.
+    weighting: as in `_loss`.
+  """
 
   def towards_data(denoise, z_t, x, logsnr_t, logsnr_m):
     del denoise, z_t, logsnr_t, logsnr_m
@@ -218,30 +247,54 @@ def _from_data(draw, distance, target_decay):
 
   def make(config):
     # It trains a network from scratch, or tunes a teacher.
-    rounds = (teacher_round(config),)
+    alone = teacher_round(config)
+    rounds = (dataclasses.replace(alone, num_steps=1, more_steps=_MORE_STEPS),)
     if config.distillation.objective:
       rounds = _segment_rounds(config.distillation, 1)
     return Objective(
-      _loss(config, draw, towards_data, distance),
+      _loss(config, draw, towards_data, distance, weighting),
       rounds,
       needs_teacher=False,
       extra_passes=1,
       target_decay=target_decay,
-      sampler='consistency',
+      sampler=_sampler(config, _KARRAS),
     )
 
   return make
 
 
-def _loss(config, draw, prediction, distance):
-  """Returns LossInputs -> losses of the examples."""
+def _sampler(config, grid):
+  """Returns the spelling of multistep consistency sampling on a time grid."""
+  head = parameterization.canonical(config.model.mean_type)
+  options = ':sigma_min=0.002' if head == 'edm_consistency' else ''
+  return f'consistency{options}{grid}'
+
+
+def _loss(config, draw, prediction, distance, weighting=None):
+  """Returns LossInputs -> losses of the examples, and metrics.
+
+  Args:
+    config: config of the training.
+    draw: (inputs, schedule) -> Levels and their number.
+    prediction: a function as in STEPS.
+    distance: a name in `losses.DISTANCES`.
+    weighting: in place of that of the config.
+
+  Raises:
+    ValueError: the head has no boundary condition.
+  """
   model = config.model
+  if parameterization.canonical(model.mean_type) == 'x':
+    raise ValueError(
+      "a consistency model cannot have model.mean_type='x', which need not "
+      "return clean images unchanged; use 'v', 'eps' or 'both'"
+    )
   schedule = schedules.get_logsnr_schedule(**model.train_logsnr_schedule)
-  weighting = losses.check_weighting(model.mean_loss_weight_type)
+  weighting = losses.check_weighting(weighting or model.mean_loss_weight_type)
   distance = losses.get_distance(distance)
 
   def loss(inputs):
-    at = draw(inputs, schedule)
+    at, number = draw(inputs, schedule)
     z_t = inputs.diffuse(at.logsnr_t)
     x_1 = prediction(inputs.teacher, z_t, inputs.x, at.logsnr_t, at.logsnr_m)
     x_target = targets.two_step_target(
@@ -250,7 +303,8 @@ def _loss(config, draw, prediction, distance):
     x_hat = inputs.student(z_t, at.logsnr_t)
     weight = at.weight * losses.weight(weighting, at.logsnr_t)
     error = targets.step_error(x_hat, x_target, z_t, at.logsnr_t, at.logsnr_u)
-    return weight * distance(x_target, x_hat), {'step_error': error}
+    metrics = {'step_error': error, 'levels': jnp.asarray(number, jnp.float32)}
+    return weight * distance(x_target, x_hat), metrics
 
   return loss
 
@@ -280,7 +334,7 @@ def _segment_rounds(settings, segments):
       count,
       num_updates(settings, count),
       'teacher',
-      more_steps=(2, 4, 8) if segments == 1 else (),
+      more_steps=_MORE_STEPS if segments == 1 else (),
     )
     for count in counts
   )

@@ -67,8 +67,8 @@ class Objective:
 
   Attributes:
     loss: LossInputs -> losses of the examples, (B,) float32, or a pair of them
-      and further metrics to log, name -> (B,). It is pure; the gradient of the
-      mean loss with respect to the student alone is taken.
+      and further metrics, name -> array, whose means are logged. It is pure;
+      the gradient of the mean loss with respect to the student alone is taken.
     rounds: the Rounds that the config asks for, in order.
     needs_teacher: whether rounds start from a parent's weights and use it as
       the teacher.
@@ -79,6 +79,8 @@ class Objective:
       float32 in [0, 1); None takes the student's own weights.
     sampler: spelling of the sampler that the trained networks are made for;
       None leaves it to the config.
+    differentiates_input: whether the loss has derivatives with respect to z,
+      which the fastest kernels of networks lack.
     num_pairs: number of images that the teacher draws from seeds; they, with
       their noise, are what the students are trained on. 0 takes the data set.
   """
@@ -89,4 +91,5 @@ class Objective:
   extra_passes: int | Callable[[int], int] = 0
   target_decay: Callable[[jax.Array], jax.Array] | None = None
   sampler: str | None = None
+  differentiates_input: bool = False
   num_pairs: int = 0

@@ -6,7 +6,7 @@ Improved Sampling Speed* (arXiv 2101.02388).
 
 import jax.numpy as jnp
 
-from diffusion_distillation.core import losses, schedules
+from diffusion_distillation.core import losses, schedules, targets
 from diffusion_distillation.objectives.objective import Objective, Round
 from diffusion_distillation.objectives.progressive import num_updates
 
@@ -39,8 +39,11 @@ def one_shot(pairs=50_000, distance='l1'):
 
     def loss(inputs):
       z_1 = inputs.noise
-      x_hat = inputs.student(z_1, schedule(jnp.ones(len(z_1))))
-      return distance(inputs.x, x_hat)
+      logsnr = schedule(jnp.ones(len(z_1)))
+      x_hat = inputs.student(z_1, logsnr)
+      end = jnp.full_like(logsnr, jnp.inf)
+      error = targets.step_error(x_hat, inputs.x, z_1, logsnr, end)
+      return distance(inputs.x, x_hat), {'step_error': error}
 
     student = Round(
       'student_00001', 1, num_updates(config.distillation, 1), 'teacher'

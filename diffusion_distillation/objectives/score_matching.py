@@ -122,6 +122,7 @@ def _objective(of_score, extra_passes):
       (teacher_round(config),),
       needs_teacher=False,
       extra_passes=extra_passes,
+      differentiates_input=True,
     )
 
   return make

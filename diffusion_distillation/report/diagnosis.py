@@ -7,6 +7,7 @@ import statistics
 # rounds of 800 updates end at 0.6 to 0.8, and of 200 at 0.2 to 0.6.
 NOT_DONE = 0.5
 _BEFORE, _END = (0.6, 0.7), (0.9, 1.0)  # parts of a round
+_NEAR = 0.15  # where a part has no line, one this near to its middle serves
 
 
 def diagnosis(entries):
@@ -20,7 +21,8 @@ def diagnosis(entries):
     relative to the length of the step; `relative_loss`, the loss relative to
     that of the teacher against the clean images; and `late_change`, the loss at
     the end relative to that at two thirds of the round. A missing key is not
-    known.
+    known; `late_change` is not known where the number of levels changes, and
+    with it the meaning of the loss.
   """
   lines = [entry for entry in entries if 'loss' in entry]
   end = _mean(lines, _END)
@@ -30,7 +32,8 @@ def diagnosis(entries):
   if end.get('teacher_loss'):
     found['relative_loss'] = end['loss'] / end['teacher_loss']
   before = _mean(lines, _BEFORE)
-  if before and end['loss'] and before['loss']:
+  same = before.get('levels') == end.get('levels')
+  if before and same and end['loss'] > 0 and before['loss'] > 0:
     found['late_change'] = end['loss'] / before['loss']
   return found
 
@@ -54,9 +57,17 @@ def _mean(lines, part):
   """Returns the means of the metrics in a part of a round, {} if unknown."""
   if not lines:
     return {}
-  low, high = (share * lines[-1]['step'] for share in part)
-  chosen = [line for line in lines if low < line['step'] <= high]
-  keys = [k for k in ('loss', 'teacher_loss', 'step_error') if k in lines[-1]]
+  low, high = part
+  at = [line['step'] / lines[-1]['step'] for line in lines]
+  chosen = [line for line, t in zip(lines, at, strict=True) if low < t <= high]
+  if not chosen:  # a short round has few lines
+    distance = [abs(t - (low + high) / 2) for t in at]
+    if min(distance) > _NEAR:
+      return {}
+    chosen = [lines[distance.index(min(distance))]]
+  keys = ('loss', 'teacher_loss', 'step_error', 'levels')
   return {
-    k: statistics.fmean(line[k] for line in chosen) for k in keys if chosen
+    k: statistics.fmean(line[k] for line in chosen)
+    for k in keys
+    if k in lines[-1]
   }

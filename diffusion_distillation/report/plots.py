@@ -173,10 +173,13 @@ def plot_training(entries, rounds, key, label):
   """
   with matplotlib.rc_context(_STYLE):
     figure, axes = _axes((4.4, 2.8))
-    axes.set_yscale('log')
+    # Losses of score matching may be negative.
+    log = not any(e['stage'] in rounds and e.get(key, 0) < 0 for e in entries)
+    if log:
+      axes.set_yscale('log')
     start = 0
     for name, text in rounds.items():
-      updates, values = _history(entries, name, key)
+      updates, values = _history(entries, name, key, log)
       if not len(updates):
         continue
       axes.plot(start + updates, values, color=COLORS[2], lw=1.2)
@@ -196,7 +199,8 @@ def plot_training(entries, rounds, key, label):
     axes.set_xlim(0, start)
     axes.set_xlabel('updates')
     axes.set_ylabel(label)
-    _round_ticks(axes.yaxis)
+    if log:
+      _round_ticks(axes.yaxis)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
   return figure
@@ -288,12 +292,15 @@ def _round_ticks(axis):
   axis.set_major_formatter(ticker.StrMethodFormatter('{x:,g}'))
 
 
-def _history(entries, name, key):
-  """Returns updates and values of a round's metric, averaged to few points."""
+def _history(entries, name, key, log):
+  """Returns updates and values of a round's metric, averaged to few points.
+
+  For a logarithmic axis, values of 0 are left out.
+  """
   points = sorted(
     (entry['step'], entry[key])
     for entry in entries
-    if entry['stage'] == name and entry.get(key, 0) > 0
+    if entry['stage'] == name and (entry.get(key, 0) > 0 or not log)
   )
   size = max(1, math.ceil(len(points) / _POINTS))
   parts = [points[i : i + size] for i in range(0, len(points), size)]

@@ -112,7 +112,8 @@ def plan_rows(config, workdir, partial=False):
   steps; one that is made for another sampler, by that alone, at all numbers of
   steps that it is made for. The teacher is sampled by `eval.samplers` at
   `eval.num_steps`, or else at its own number of steps and those of the
-  students. Rows of more steps than `eval.max_num_steps` are left out, and so
+  students; if it is made for several numbers of steps, by its own sampler at
+  them. Rows of more steps than `eval.max_num_steps` are left out, and so
   are rows of the teacher of more evaluations than `eval.max_nfe`, unless they
   have its own sampler.
 
@@ -133,11 +134,15 @@ def plan_rows(config, workdir, partial=False):
   for each in students:
     steps += [each['num_steps'], *each.get('more_steps', ())]
   wanted = _rows_of_students(config, students)
+  samplers, counts = config.eval.samplers, config.eval.num_steps or steps
+  if rounds[0].get('more_steps') and not students:  # a consistency model
+    samplers = [rounds[0]['sampler']]
+    counts = [rounds[0]['num_steps'], *rounds[0]['more_steps']]
   wanted += [
     ('teacher', name, spelling, num_steps)
     for name in teachers
-    for spelling in map(canonical, config.eval.samplers)
-    for num_steps in config.eval.num_steps or steps
+    for spelling in map(canonical, samplers)
+    for num_steps in counts
   ]
   limit, max_nfe, rows = config.eval.max_num_steps, config.eval.max_nfe, []
   for network, name, spelling, num_steps in dict.fromkeys(wanted):

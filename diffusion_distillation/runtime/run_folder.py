@@ -28,6 +28,7 @@ import sys
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 
+_METHODS = 'distillation.methods.'
 # Keys whose values may change while files move or machines differ.
 _PLACES = {
   'compilation_cache_dir',
@@ -36,7 +37,8 @@ _PLACES = {
   'distillation.teacher_checkpoint_path',
 }
 # Keys that a resumed run may change: lengths, intervals, paths, and how to
-# compute the same numbers. A section stands for all its keys.
+# compute the same numbers. A section stands for all its keys. Each method of
+# `distillation.methods` has the same keys.
 _CHANGEABLE = _PLACES | {
   'distillation.end_num_steps',
   'distillation.steps_per_iter',
@@ -329,12 +331,18 @@ def _differences(theirs, ours, ignored, prefix=''):
   lines = []
   for key in sorted(theirs.keys() | ours.keys()):
     name, a, b = f'{prefix}{key}', theirs.get(key), ours.get(key)
-    if name in ignored:
+    # Methods do not depend on each other, so there may be more or fewer.
+    if prefix == _METHODS and None in (a, b):
       continue
-    if isinstance(a, dict) and isinstance(b, dict):
-      lines += _differences(a, b, ignored, f'{name}.')
+    own = name  # of a method, it is the name without that of the method
+    if name.startswith(_METHODS):
+      own = name.removeprefix(_METHODS).partition('.')[2]
+    if own in ignored:
+      continue
     # A section that an earlier version did not have may be empty.
-    elif a != b and not (a in (None, {}) and b in (None, {})):
+    if all(isinstance(each, dict | None) for each in (a, b)):
+      lines += _differences(a or {}, b or {}, ignored, f'{name}.')
+    elif a != b:
       lines.append(f'{name}: {a} there, {b} here')
   return lines
 

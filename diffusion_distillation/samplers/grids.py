@@ -65,7 +65,7 @@ def logsnr(logsnr_min: float | None = None, logsnr_max: float | None = None):
   return make
 
 
-def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
+def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0, include_min=True):
   """Returns the grid of Karras et al. 2022 (arXiv 2206.00364, Eq. 5).
 
   Its noise levels sigma / alpha before data are, for i = 0 to N - 1,
@@ -75,6 +75,9 @@ def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
     rho: how much shorter the steps are near data.
     sigma_min: noise level at which the last step starts.
     sigma_max: noise level of the first time.
+    include_min: False leaves out the step from sigma_min, which then stands for
+      data: its levels have N in place of N - 1. Consistency models are trained
+      between such levels.
 
   Raises:
     ValueError: not 0 < sigma_min < sigma_max < inf, or rho is not in [1, 100],
@@ -89,10 +92,44 @@ def karras(rho=7.0, sigma_min=0.002, sigma_max=80.0):
   def make(schedule):
     def time(index, num_steps):
       # 0 at the first of the N levels, 1 at the last. N = 1 has only the first.
-      last = jnp.maximum(jnp.asarray(num_steps) - 1, 1)
+      last = jnp.maximum(jnp.asarray(num_steps) - int(include_min), 1)
       along = fraction(num_steps - index, last)
       level = schedules.karras_logsnr(along, rho, sigma_min, sigma_max)
       return _ending_at_data(index, schedules.time_at(schedule, level))
+
+    return time
+
+  return make
+
+
+def sigmas(levels='80'):
+  """Returns the grid of given noise levels sigma / alpha; then comes data.
+
+  Args:
+    levels: falling numbers with / between them, such as '80/0.8'. Fewer steps
+      than numbers take the first ones; further steps repeat the last.
+
+  Raises:
+    ValueError: these are not falling numbers above 0.
+  """
+  try:
+    values = [float(text) for text in levels.split('/')]
+  except ValueError:
+    values = []
+  falling = values == sorted(set(values), reverse=True)
+  if not (values and falling and values[-1] > 0 and values[0] < math.inf):
+    raise ValueError(
+      "levels must be falling numbers above 0, such as '80/0.8', got "
+      f'{levels!r}'
+    )
+
+  def make(schedule):
+    logsnr = -2 * jnp.log(jnp.asarray(values, jnp.float32))
+    times = schedules.time_at(schedule, logsnr)
+
+    def time(index, num_steps):
+      at = jnp.clip(jnp.asarray(num_steps) - index, 0, len(values) - 1)
+      return _ending_at_data(index, times[at])
 
     return time
 
@@ -160,6 +197,7 @@ GRIDS = {
   'quadratic': quadratic,
   'logsnr': logsnr,
   'karras': karras,
+  'sigmas': sigmas,
   'linear': _of_trained_steps(_linear),
   'quad': _of_trained_steps(_quad),
   'exponential': _of_trained_steps(_exponential),

@@ -28,6 +28,7 @@ class Training:
     objective: an Objective.
     config: the config of these rounds.
     step_name: name of the compiled step, 'train_step' or 'distill_step'.
+    method: 'teacher', 'student', or a name in `distillation.methods`.
     is_teacher: whether this trains the teacher, which starts from random
       parameters.
   """
@@ -35,6 +36,7 @@ class Training:
   objective: Objective
   config: ConfigDict
   step_name: str
+  method: str
 
   @property
   def is_teacher(self):
@@ -81,13 +83,19 @@ def trainings(config):
   if not students or config.distillation.teacher_checkpoint_path is None:
     teacher = teacher_config(config)
     objective = make_objective(teacher.objective, teacher)
-    found.append(Training(objective, teacher, 'train_step'))
+    if students and objective.sampler is not None:
+      raise ValueError(
+        f'a network that objective={teacher.objective!r} trains is sampled by '
+        f'{objective.sampler!r}, and has no steps to distill; choose another '
+        'objective for the teacher'
+      )
+    found.append(Training(objective, teacher, 'train_step', 'teacher'))
   if students:
     for name, of_method in methods(config).items():
       objective = make_objective(of_method.distillation.objective, of_method)
       named = tuple(_name(each, name) for each in objective.rounds)
       objective = dataclasses.replace(objective, rounds=named)
-      found.append(Training(objective, of_method, 'distill_step'))
+      found.append(Training(objective, of_method, 'distill_step', name))
   return found
 
 

@@ -27,6 +27,9 @@ def make_step(name, objective, denoiser, optimizer, train):
     train: config.train.
   """
 
+  if objective.differentiates_input:
+    denoiser = denoiser.plain()
+
   def step(state, teacher_params, num_steps, batch, key):
     """Makes one update.
 

@@ -5,6 +5,7 @@ import functools
 import math
 import pathlib
 import sys
+import zlib
 from collections.abc import Callable
 
 import jax
@@ -102,15 +103,15 @@ class Trainer:
       UserError: as in `loop.train_stage`; or a teacher that was trained
         elsewhere is needed, and gone.
     """
-    every = rounds(self.config)
-    parents = [each.parent for each in every]  # parents of the rounds to come
+    # Parents of the rounds to come.
+    parents = [each.parent for each in rounds(self.config)]
     done = {'teacher': self._outside_teacher()}  # round -> weights on devices
     with self.saver:
       for training in trainings(self.config):
         compiled = self._compile(training)
         for each in training.objective.rounds:
           weights = done.get(parents.pop(0))
-          numbers = _numbers(each, every)
+          numbers = _numbers(each, training)
           stage = self._stage(training, compiled, each, numbers, weights)
           done[each.name] = train_stage(stage)
           done = {name: w for name, w in done.items() if name in parents}
@@ -309,16 +310,22 @@ def _check_length(each, card, later):
     )
 
 
-def _numbers(each, every):
+def _numbers(each, training):
   """Returns numbers that make the randomness of a Round its own.
 
-  These are its step count, or 0 for a teacher, and the number of earlier rounds
-  with the same count, if there are any.
+  These are its step count, or 0 for a teacher; the number of earlier rounds of
+  its Training with the same count; and one for the name of its method. Zeros at
+  the end are left out. The other methods of a run make no difference.
   """
+  every = training.objective.rounds
   counts = [0 if r.parent is None else r.num_steps for r in every]
   index = every.index(each)
-  repeats = counts[:index].count(counts[index])
-  return (counts[index], repeats) if repeats else (counts[index],)
+  numbers = [counts[index], counts[:index].count(counts[index])]
+  if training.method not in ('teacher', 'student'):
+    numbers.append(zlib.crc32(training.method.encode()))
+  while len(numbers) > 1 and not numbers[-1]:
+    numbers.pop()
+  return tuple(numbers)
 
 
 def _round_key(seed, numbers):

@@ -10,6 +10,8 @@ from diffusion_distillation.core import process
 from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.objectives import make_objective
 from diffusion_distillation.runtime.errors import UserError
+from diffusion_distillation.samplers import canonical
+from diffusion_distillation.training import trainer
 from diffusion_distillation.training.config import (
   check,
   methods,
@@ -81,6 +83,58 @@ def test_tract_s_target_is_the_end_of_the_group():
   wrong = given(student=teacher, target=flow_end)
   good, bad = (losses_of(objective, each).mean() for each in (exact, wrong))
   assert good < 2e-3 * bad
+
+
+@pytest.mark.parametrize(
+  ('objective', 'head', 'sampler'),
+  [
+    ('consistency_distillation', 'v', 'consistency'),
+    (
+      'consistency_distillation:grid=karras',
+      'edm_consistency',
+      'consistency:sigma_min=0.002@karras:include_min=False',
+    ),
+    ('easy_consistency_tuning', 'v', 'consistency@karras:include_min=False'),
+    ('consistency_distillation:segments=4', 'v', 'ddim'),
+  ],
+)
+def test_a_student_is_sampled_at_levels_of_its_training(
+  objective, head, sampler
+):
+  config = tiny_config()
+  with config.unlocked():
+    config.model.mean_type = head
+  found = {r.sampler for r in make_objective(objective, config).rounds}
+  assert found == {sampler}
+  assert canonical(sampler) == sampler
+
+
+def test_a_consistency_model_from_data_is_made_for_few_steps():
+  config = teacher_config(tiny_config())
+  (alone,) = make_objective('consistency_training', config).rounds
+  assert (alone.parent, alone.num_steps, alone.more_steps) == (
+    None,
+    1,
+    (2, 4, 8),
+  )
+  # It has no steps that a student could be trained to make at once.
+  config = tiny_config()
+  with config.unlocked():
+    config.teacher.objective = 'consistency_training'
+  with pytest.raises(UserError, match='has no steps to distill'):
+    check(config)
+
+
+def test_the_weighting_of_improved_training_and_of_tuning_is_their_own():
+  for name in ('improved_consistency_training', 'easy_consistency_tuning'):
+    config = tiny_config()
+    found = []
+    for weighting in ('constant', 'snr'):
+      with config.unlocked():
+        config.model.mean_loss_weight_type = weighting
+      made = make_objective(name, config)
+      found.append(losses_of(made, given(student=teacher, target=flow_end)))
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize('segments', [1, 2, 4])
@@ -188,6 +242,15 @@ def test_bad_options_are_refused(objective, message):
     check(config)
 
 
+def test_a_head_without_boundary_condition_is_refused():
+  config = tiny_config()
+  with config.unlocked():
+    config.model.mean_type = 'x'
+    config.distillation.objective = 'consistency_distillation'
+  with pytest.raises(UserError, match=r"cannot have model\.mean_type='x'"):
+    check(config)
+
+
 def several(**of_methods):
   config = tiny_config()
   with config.unlocked():
@@ -218,6 +281,14 @@ def test_several_methods_distill_one_teacher():
     0.0,
   )
   assert first.config.model.mean_loss_weight_type == 'v_mse'
+  # The randomness of a method does not depend on the others.
+  (_, alone) = trainings(several(by_halves={}))
+  numbers = [
+    [trainer._numbers(each, t) for each in t.objective.rounds]
+    for t in (alone, second, first)
+  ]
+  assert numbers[0] == numbers[1]
+  assert not set(numbers[1]) & set(numbers[2])
   assert methods(tiny_config()).keys() == {'student'}
 
 

@@ -23,6 +23,19 @@ def test_the_end_of_a_round_is_compared_with_two_thirds_of_it():
   }
 
 
+def test_a_short_round_has_few_lines():
+  # Two lines, at a half and at the end; and one alone.
+  assert diagnosis(log([4.0, 1.0]))['late_change'] == 0.25
+  assert 'late_change' not in diagnosis(log([4.0]))
+
+
+def test_losses_at_other_levels_are_not_compared():
+  lines = log([5.0, 4.0, 3.0, 2.0, 1.0], levels=64)
+  assert diagnosis(lines)['late_change'] == pytest.approx(1 / 3)
+  lines[2]['levels'] = 32
+  assert 'late_change' not in diagnosis(lines)
+
+
 @pytest.mark.parametrize('lines', [[], log([3.0]), log([0.0, 0.0, 0.0])])
 def test_what_is_not_known_is_left_out(lines):
   assert 'late_change' not in diagnosis(lines)

@@ -222,6 +222,13 @@ def test_a_curve_survives_figures_that_a_logarithm_does_not():
   Image.open(io.BytesIO(data)).verify()
 
 
+def test_a_loss_may_be_negative():
+  entries = [{'stage': 'a', 'step': i, 'loss': 5.0 - i} for i in range(1, 11)]
+  axes = plots.plot_training(entries, {'a': 4}, 'loss', 'loss').axes[0]
+  assert axes.get_yscale() == 'linear'
+  assert list(axes.lines[0].get_ydata()) == [5.0 - i for i in range(1, 11)]
+
+
 def test_a_training_curve_is_averaged_to_few_points_round_after_round():
   entries = [
     {'stage': stage, 'step': step, 'loss': 2.0 + step % 2}

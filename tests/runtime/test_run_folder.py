@@ -169,6 +169,26 @@ def test_a_key_may_change_in_its_own_section_only(tmp_path):
     opened(tmp_path, changed({'dataset.args.remat': True}))
 
 
+def with_methods(**methods):
+  return changed({'distillation.methods': methods})
+
+
+def test_methods_may_get_longer_more_and_fewer(tmp_path):
+  def way(objective='progressive', **keys):
+    return {'distillation': {'objective': objective, **keys}}
+
+  begun(tmp_path, with_methods(a=way(), b=way()))
+  begun(tmp_path, with_methods(a=way(steps_per_iter=9), c=way()))
+  begun(tmp_path, with_methods(a=way(steps_per_iter=8)))
+  key = r'distillation\.methods\.a\.'
+  for other, name in (
+    (way('tract'), r'distillation\.objective: progressive there, tract here'),
+    (way() | {'train': {'ema_decay': 0.5}}, r'train\.ema_decay: None there'),
+  ):
+    with pytest.raises(UserError, match=key + name):
+      opened(tmp_path, with_methods(a=other))
+
+
 def test_images_may_move(tmp_path, capsys):
   for path in ('/here/images', '/here/images/', '/there/images'):
     begun(tmp_path, changed({'dataset.args.path': path}))

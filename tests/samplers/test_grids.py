@@ -64,6 +64,24 @@ def test_karras_levels_are_equally_far_apart_in_their_root(rho):
   np.testing.assert_allclose(sigmas, want, rtol=2e-4)
 
 
+def test_a_karras_grid_may_leave_out_its_lowest_level():
+  times = falling('karras:include_min=False', 2)
+  want = np.append(np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 3)[:2] ** 7, 0)
+  got = np.exp(-np.asarray(SCHEDULE(jnp.asarray(times))) / 2)
+  np.testing.assert_allclose(got[:2], want[:2], rtol=2e-4)
+  assert times[-1] == 0
+
+
+def test_noise_levels_may_be_given():
+  for num_steps, want in ((1, [80]), (2, [80, 0.8]), (3, [80, 0.8, 0.8])):
+    times = jnp.asarray(falling('sigmas:levels=80/0.8', num_steps)[:-1])
+    got = np.exp(-np.asarray(SCHEDULE(times)) / 2)
+    np.testing.assert_allclose(got, want, rtol=2e-4)
+  for wrong in ('', '80/', '1/2', '2/0', 'inf/1', 'a'):
+    with pytest.raises(ValueError, match='must be falling numbers above 0'):
+      make_grid(f'sigmas:levels={wrong}', SCHEDULE)
+
+
 def trained(grid, num_steps):
   """Returns those of 1,000 trained steps at which the network is evaluated."""
   steps = np.round(falling(grid, num_steps)[:-1] * 1000).astype(int) - 1

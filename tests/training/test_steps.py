@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from diffusion_distillation.networks.denoiser import build_denoiser
 from diffusion_distillation.objectives import Objective
 from diffusion_distillation.runtime import devices
 from diffusion_distillation.training import step as steps
@@ -75,6 +77,31 @@ def distill_step(denoiser):
 def compiled_distill(distill_step):
   step, _ = distill_step
   return devices.compile_step(step, in_axes=(0, 0, None, 0, None))
+
+
+def test_a_loss_may_differentiate_kernels_that_cannot():
+  """The fused norm has no forward-mode derivative; its plain form is used."""
+  config = tiny_config()
+  args = {'ch': 8, 'emb_ch': 16, 'ch_mult': (1,), 'num_res_blocks': 1}
+  args |= {'attn_resolutions': (), 'dropout': 0.1, 'norm': 'fused'}
+  with config.unlocked():
+    config.teacher.objective = 'sliced_score_matching'
+    config.model.name, config.model.args = 'unet_iddpm', ConfigDict(args)
+  denoiser = build_denoiser(config.model, (8, 8, 1), 10)
+  assert denoiser.plain().network == denoiser.network.clone(norm='flax')
+  step, config = make('train_step', denoiser, config)
+  params = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape), denoiser.param_shapes()
+  )
+  _, metrics = jax.eval_shape(
+    jax.vmap(step, IN_AXES, axis_name='batch'),
+    start(params, config),
+    None,
+    jnp.int32(4),
+    split(batch(2), 1),
+    KEY,
+  )
+  assert metrics['loss'].shape == (1,)
 
 
 def other(params):
