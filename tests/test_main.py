@@ -1,5 +1,6 @@
 """main.py itself: one small run from beginning to end, and wrong input."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -154,35 +155,39 @@ def test_the_same_command_does_nothing_twice(workdir):
   )
 
 
+@contextlib.contextmanager
+def killed(name, update):
+  """Ends the training in the block before an update of a round."""
+  original = loop.train_stage
+
+  def train_stage(stage):
+    def batches(start):
+      for i, batch in enumerate(stage.batches(start=start), start):
+        if (stage.name, i) == (name, update):
+          stage.saver.wait()
+          raise KilledError
+        yield batch
+
+    return original(dataclasses.replace(stage, batches=batches))
+
+  with pytest.MonkeyPatch.context() as patched, pytest.raises(KilledError):
+    patched.setattr(
+      'diffusion_distillation.training.trainer.train_stage', train_stage
+    )
+    yield
+
+
 @pytest.mark.parametrize(
   'killed_at', [[('teacher', 5)], [('student_00002', 2)]]
 )
-def test_a_killed_run_resumes_to_the_same_bits(
-  workdir, tmp_path, monkeypatch, killed_at
-):
-  path, original = tmp_path / 'digits', loop.train_stage
+def test_a_killed_run_resumes_to_the_same_bits(workdir, tmp_path, killed_at):
+  path = tmp_path / 'digits'
   for name, update in killed_at:
-
-    def run_until_killed(stage, name=name, update=update):
-      def batches(start, given=stage.batches):
-        for i, batch in enumerate(given(start=start), start):
-          if (stage.name, i) == (name, update):
-            stage.saver.wait()
-            raise KilledError
-          yield batch
-
-      return original(dataclasses.replace(stage, batches=batches))
-
-    monkeypatch.setattr(
-      'diffusion_distillation.training.trainer.train_stage',
-      run_until_killed,
-    )
-    with pytest.raises(KilledError):
+    with killed(name, update):
       run(*TINY, f'--workdir={path}')
     assert 'has had' in run(*TINY, f'--workdir={path}', '--mode=evaluate') or (
       'no checkpoint' in run(*TINY, f'--workdir={path}', '--mode=report')
     )
-    monkeypatch.undo()
   assert run(*TINY, f'--workdir={path}') is None
   for name in ('teacher', 'student_00002', 'student_00001'):
     want, got = (checkpoints.load(d / name) for d in (workdir, path))

@@ -3,12 +3,14 @@
 import json
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
+from diffusion_distillation import checkpoints
 from diffusion_distillation.data import digits
 from diffusion_distillation.generation.pairs import pairs_of
-from tests.test_main import run
+from tests.test_main import killed, run
 
 CONFIG = textwrap.dedent(
   """
@@ -22,11 +24,17 @@ CONFIG = textwrap.dedent(
       'distillation': {'objective': 'one_shot:pairs=20'}
     }
     config.distillation.methods.consistency = {
-      'distillation': {'objective': 'consistency_distillation:levels=8'},
-      'train': {'ema_decay': 0.9},
+      'distillation': {
+        'objective': 'consistency_distillation:levels=8,target_decay=0.9'
+      },
+      'train': {'ema_decay': 0.9, 'checkpoint_every_secs': 0},
     }
     return config
   """
+)
+# The same with a single way.
+FIRST = CONFIG.replace(
+  'return config', 'del config.distillation.methods.pairs\n  return config'
 )
 
 
@@ -70,6 +78,22 @@ def test_pairs_are_kept_with_their_seeds(workdir):
   np.testing.assert_array_equal(example['image'], drawn[7])
   # Samples are measured from the seed 0 on.
   assert example['seed'] == 2**31 + 7
+
+
+def test_a_way_resumes_and_others_are_added_to_the_same_bits(workdir, tmp_path):
+  where = f'--workdir={tmp_path / "run"}'
+  config = tmp_path / 'ways.py'
+  config.write_text(FIRST)
+  with killed('consistency_00001', 1):
+    run(f'--config={config}', where)
+  assert run(f'--config={config}', where) is None
+  config.write_text(CONFIG)
+  assert run(f'--config={config}', where) is None
+  for name in ('teacher', 'consistency_00001', 'pairs_00001'):
+    want, got = (
+      checkpoints.load(d / name) for d in (workdir, tmp_path / 'run')
+    )
+    jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
 
 
 def test_seeds_are_averaged(tmp_path, capsys):
