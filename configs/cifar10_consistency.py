@@ -16,6 +16,7 @@ from . import base, cifar10_base
 
 def get_config():
   config = base.to_distill(cifar10_base.get_config())
+  config.model.mean_type = 'v'
   config.model.mean_loss_weight_type = 'constant'
   config.train.update(
     batch_size=512,

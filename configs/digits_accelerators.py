@@ -29,7 +29,7 @@ def set_methods(config, num_updates):
     distillation = {'objective': objective, 'steps_per_iter': updates}
     return {'distillation': distillation, **changes}
 
-  # The ways that learn from their own predictions need an average.
+  # Ways that learn from their own predictions need an average.
   averaged = {'train': {'ema_decay': 0.99}}
   unweighted = {'model': {'mean_loss_weight_type': 'constant'}}
   config.distillation.methods = {
@@ -41,7 +41,11 @@ def set_methods(config, num_updates):
     'segments': method(
       'consistency_distillation:segments=8', rounds=4, **averaged
     ),
-    'tuning': method('easy_consistency_tuning', **averaged, **unweighted),
+    'tuning': method('easy_consistency_tuning', **averaged),
+    'training': method('consistency_training', **averaged, **unweighted),
+    'improved_training': method(
+      'improved_consistency_training:levels=160', **averaged
+    ),
     'one_shot': method('one_shot:pairs=20000', **averaged),
   }
   config.eval.student_samplers = ('ddim',)
