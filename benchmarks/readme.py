@@ -31,6 +31,7 @@ from benchmarks.results import (
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.generation.grids import grid, read_grid, to_image
 from diffusion_distillation.report import labels, plots
+from diffusion_distillation.runtime import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Images in a row of the picture of samples.
@@ -82,30 +83,61 @@ def update():
     path.write_text(f'{before}{make()}{after}')
 
 
-def draw_samples(workdir, report):
-  """Returns a PNG of the same noise, drawn by teacher and students.
+def of_teacher_and_students(report):
+  """Returns the rows of a run whose samples are shown."""
+  rows = results.by_network(report)
+  shown = [rows['teacher', 4], rows['student', 4], rows['student', 1]]
+  return [results.reference_of(report), *shown]
+
+
+def of_ways(report):
+  """Returns the teacher's row, and that of one step of each way."""
+  rows = [r for r in report['rows'] if r['num_steps'] == r['nfe'] == 1]
+  ways = [row for row in rows if row['network'] != 'teacher']
+  return [results.reference_of(report), *ways]
+
+
+def draw_samples(workdir, report, wanted, lines=2):
+  """Returns a PNG of the same noise, drawn by several networks.
 
   Args:
     workdir: the run folder.
     report: its report.
+    wanted: rows of the report.
+    lines: lines of images of each.
   """
-  rows, data = results.by_network(report), report['config']['dataset']
+  data = report['config']['dataset']
   shape = load_dataset(data['name'], data['args']).image_shape
-  wanted = [
-    results.reference_of(report),
-    rows['teacher', 4],
-    rows['student', 4],
-    rows['student', 1],
-  ]
-  figure = Figure((6.2, 4.9), dpi=150, layout='constrained')
+  height = len(wanted) * (0.17 + 0.53 * lines)
+  figure = Figure((6.2, height), dpi=150, layout='constrained')
   for axes, row in zip(figure.subplots(len(wanted)), wanted, strict=True):
     name = f'{row["round"]}_{row["sampler"]}_{row["num_steps"]:05}.png'
     images = read_grid(workdir / 'samples' / name, shape)
-    page = to_image(grid(images, columns=_SHOWN, rows=2))
+    page = to_image(grid(images, columns=_SHOWN, rows=lines))
     axes.imshow(page, cmap='gray')
     title = f'{row["network"]}, {labels.steps(row["num_steps"])}'
     axes.set_title(title, loc='left', fontsize=9)
     axes.axis('off')
+  return plots.to_png(figure)
+
+
+def draw_training(workdir, report, method, key, label):
+  """Returns a PNG of a metric over the rounds of a method.
+
+  Args:
+    workdir: the run folder.
+    report: its report.
+    method: name of the method.
+    key: key of the metric in metrics.jsonl.
+    label: name of the metric.
+  """
+  entries = files.read_jsonl(workdir / 'metrics.jsonl')
+  rounds = {
+    each['name']: each['num_steps']
+    for each in report['rounds']
+    if each['name'].rpartition('_')[0] == method
+  }
+  figure = plots.plot_training(entries, rounds, key, label)
   return plots.to_png(figure)
 
 
@@ -150,12 +182,22 @@ def main():
   for name in RUNS:
     if workdirs := options[name]:
       publish(name, workdirs, ['num_steps'])
-      samples = draw_samples(workdirs[0], results.read_report(name))
+      report = results.read_report(name)
+      shown = of_teacher_and_students(report)
+      samples = draw_samples(workdirs[0], report, shown)
       (RESULTS / name / 'samples.png').write_bytes(samples)
-  for names, costs in ((COMPARISONS, COMPARED_BY), (WAYS, WAYS_BY)):
-    for name in names:
-      if workdirs := options[name]:
-        publish(name, workdirs, costs)
+  for name in COMPARISONS:
+    if workdirs := options[name]:
+      publish(name, workdirs, COMPARED_BY)
+  for name in WAYS:
+    if workdirs := options[name]:
+      publish(name, workdirs, WAYS_BY)
+      report, folder = results.read_report(name), RESULTS / name
+      samples = draw_samples(workdirs[0], report, of_ways(report), lines=1)
+      (folder / 'samples.png').write_bytes(samples)
+      for key, label in (('loss', 'loss'), ('step_error', 'step error')):
+        curve = draw_training(workdirs[0], report, 'progressive', key, label)
+        (folder / f'{key}.png').write_bytes(curve)
   update()
 
 

@@ -282,6 +282,10 @@ def ways(name):
     f'(results/{name}/by_{x}.png)\n'
     for x in WAYS_BY
   )
+  pictures += (
+    '\nThe same noise, drawn by the teacher and in one step of each way:\n\n'
+    f'![samples](results/{name}/samples.png)\n'
+  )
   table = markdown.table(methods.HEADINGS, *zip(*lines, strict=True))
   return f'{terms}\n\n{table}{pictures}'
 

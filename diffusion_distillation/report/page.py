@@ -322,8 +322,12 @@ def _training(report, entries):
   teacher = {name: names[name] for name in names if name == 'teacher'}
   students = {name: names[name] for name in names if name != 'teacher'}
   figures = []
-  for key in ('loss', 'frechet_distance'):
-    label = labels.heading(key, report['metric']) if key != 'loss' else key
+  metric = labels.heading('frechet_distance', report['metric'])
+  for key, label in (
+    ('loss', 'loss'),
+    ('step_error', 'step error'),
+    ('frechet_distance', metric),
+  ):
     for who, part in (("teacher's", teacher), ("students'", students)):
       figure = plots.plot_training(entries, part, key, label)
       if figure is not None:
