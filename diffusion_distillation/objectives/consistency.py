@@ -61,7 +61,8 @@ def consistency_distillation(
   """Returns consistency distillation, in one segment or in several.
 
   Args:
-    levels: the teacher's steps from noise to data.
+    levels: the teacher's steps from noise to data; with grid='karras', the
+      noise levels, one more than the steps.
     first_levels: their number at the start; it rises exponentially to `levels`
       during half of the training. By default it is `levels`.
     grid: 'uniform' for steps of equal length in time, or 'karras' for the noise

@@ -145,11 +145,14 @@ def plan(config, denoiser):
       f'{cost.flops_per_update:>14.3g}{cost.flops:>12.2g}'
       f'{cost.checkpoint_bytes / 1e6:>11,.1f} MB'
     )
-  updates, images, flops = (
-    sum(getattr(cost, name) for cost in costs)
-    for name in ('num_updates', 'num_images', 'flops')
-  )
-  lines.append(
-    f'{"total":<{width}}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
-  )
+  seeds = config.eval.seeds
+  for label, runs in {'total': 1, f'of {seeds} seeds': seeds}.items():
+    updates, images, flops = (
+      runs * sum(getattr(cost, name) for cost in costs)
+      for name in ('num_updates', 'num_images', 'flops')
+    )
+    if label == 'total' or seeds > 1:
+      lines.append(
+        f'{label:<{width}}{updates:>11,}{images:>15,}{"":>14}{flops:>12.2g}'
+      )
   return '\n'.join(lines)

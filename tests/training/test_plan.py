@@ -59,6 +59,18 @@ def test_the_table_has_each_round_and_the_total(config, denoiser):
   assert rows['total'][:2] == ['10', '160']
 
 
+def test_repeated_runs_are_planned(config):
+  with config.unlocked():
+    config.eval.seeds = 3
+  *_, total, of_seeds = plan(config, check(config)[1]).splitlines()
+  assert of_seeds.startswith('of 3 seeds')
+  numbers = [
+    [int(text.replace(',', '')) for text in line.split()[-3:-1]]
+    for line in (total, of_seeds)
+  ]
+  assert numbers[1] == [3 * number for number in numbers[0]]
+
+
 def test_a_network_of_any_size_is_planned(config):
   # The parameters would take 69 GB: nothing is computed.
   config.model.args.update(width=65536, depth=5)
