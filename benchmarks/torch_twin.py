@@ -259,44 +259,21 @@ def start(inputs, *, threads, compiled):
     threads: number of threads.
     compiled: whether torch.compile compiles the programs.
   """
-  torch.set_num_threads(threads)
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  if device == 'cuda':  # JAX's default is TF32, too
-    torch.set_float32_matmul_precision('high')
-    torch.backends.cudnn.benchmark = True
-  mode = 'max-autotune' if device == 'cuda' else 'default'
+  device = _set_up(threads)
   num_steps, images = inputs['num_steps'], torch.tensor(inputs['images'])
-
-  def program(function):
-    if not compiled:
-      return function
-    return torch.compile(function, mode=mode, dynamic=False)
+  trainings = inputs['trainings']
 
   def network(model):
     made = UNet(model, images.shape[1:])
     made.copy(inputs['params'])
     return made.to(device, memory_format=torch.channels_last)
 
-  trainings = inputs['trainings']
-  trained, distilled = (network(t['model']) for t in trainings.values())
-  parent = network(distilled.model).eval().requires_grad_(False)
-  schedule = parent.model['train_logsnr_schedule']
-
-  def train_loss(images, t, eps):
-    logsnr = _cosine(t, **schedule)
-    x, z = _diffuse(images, eps, logsnr)
-    return _loss(x, trained.denoise(z, logsnr), logsnr)
-
-  def distill_loss(images, index, eps):
-    logsnr = _cosine((index + 1) / num_steps, **schedule)
-    _, z = _diffuse(images, eps, logsnr)
-    with torch.no_grad():
-      target = _distillation_target(parent, z, index, num_steps, schedule)
-    return _loss(target, distilled.denoise(z, logsnr), logsnr)
-
-  def sampling_step(z, logsnr_t, logsnr_s):
-    x_hat = parent.denoise(z, logsnr_t).clamp(-1, 1)
-    return _ddim_step(z, x_hat, logsnr_t, logsnr_s)
+  def program(function, *args):
+    function = functools.partial(function, *args)
+    if not compiled:
+      return function
+    mode = 'max-autotune' if device == 'cuda' else 'default'
+    return torch.compile(function, mode=mode, dynamic=False)
 
   def draw_times(count):
     return torch.rand(count, device=device)
@@ -304,33 +281,24 @@ def start(inputs, *, threads, compiled):
   def draw_index(count):
     return torch.randint(num_steps, (count,), dtype=torch.int32, device=device)
 
-  sampling_step = program(sampling_step)
-
-  @torch.no_grad()
-  def sample(z):
-    """Returns uint8 images of noise, on the host."""
-    z, count = z.permute(0, 3, 1, 2), inputs['sampling_steps']
-    times = torch.arange(count + 1, device=device) / count
-    logsnr = _cosine(times, **parent.model['eval_logsnr_schedule'])
-    logsnr[0] = math.inf
-    for i in range(count, 0, -1):
-      levels = (logsnr[j].expand(len(z)) for j in (i, i - 1))
-      # A clone, since CUDA graphs reuse the memory of their results.
-      z = sampling_step(z, *levels).clone()
-    x = ((z + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return x.permute(0, 2, 3, 1).cpu().numpy()
-
-  _programs['sampler'] = lambda: sample(
-    torch.randn(images.shape, device=device)
+  trained, distilled = (network(t['model']) for t in trainings.values())
+  parent = network(distilled.model).eval().requires_grad_(False)
+  draw = functools.partial(
+    _sample,
+    program(_sampling_step, parent),
+    parent.model['eval_logsnr_schedule'],
+    inputs['sampling_steps'],
   )
+  _programs['sampler'] = lambda: draw(torch.randn(images.shape, device=device))
   tensor = functools.partial(torch.tensor, device=device)
   z, logsnr = tensor(inputs['z']), tensor(inputs['logsnr'])
   with torch.no_grad():
     output = parent(z.permute(0, 3, 1, 2), logsnr).permute(0, 2, 3, 1)
-  answers = {'output': output.cpu().numpy(), 'sampler': sample(z)}
+  answers = {'output': output.cpu().numpy(), 'sampler': draw(z)}
+  distill_loss = program(_distill_loss, distilled, parent, num_steps)
   for name, *parts in (
-    ('train_step', trained, program(train_loss), draw_times),
-    ('distill_step', distilled, program(distill_loss), draw_index),
+    ('train_step', trained, program(_train_loss, trained), draw_times),
+    ('distill_step', distilled, distill_loss, draw_index),
   ):
     update = Step(*parts, trainings[name])
     _programs[name] = functools.partial(update, images)
@@ -341,6 +309,58 @@ def start(inputs, *, threads, compiled):
       ]
     )
   return answers
+
+
+def _set_up(threads):
+  """Sets threads and precision, and returns the name of the device."""
+  torch.set_num_threads(threads)
+  if not torch.cuda.is_available():
+    return 'cpu'
+  torch.set_float32_matmul_precision('high')  # JAX's default is TF32, too
+  torch.backends.cudnn.benchmark = True
+  return 'cuda'
+
+
+def _train_loss(student, images, t, eps):
+  logsnr = _cosine(t, **student.model['train_logsnr_schedule'])
+  x, z = _diffuse(images, eps, logsnr)
+  return _loss(x, student.denoise(z, logsnr), logsnr)
+
+
+def _distill_loss(student, parent, num_steps, images, index, eps):
+  schedule = parent.model['train_logsnr_schedule']
+  logsnr = _cosine((index + 1) / num_steps, **schedule)
+  _, z = _diffuse(images, eps, logsnr)
+  with torch.no_grad():
+    target = _distillation_target(parent, z, index, num_steps, schedule)
+  return _loss(target, student.denoise(z, logsnr), logsnr)
+
+
+def _sampling_step(network, z, logsnr_t, logsnr_s):
+  x_hat = network.denoise(z, logsnr_t).clamp(-1, 1)
+  return _ddim_step(z, x_hat, logsnr_t, logsnr_s)
+
+
+@torch.no_grad()
+def _sample(step, schedule, num_steps, z):
+  """Returns uint8 images of noise, on the host.
+
+  Args:
+    step: (z, logsnr_t, logsnr_s) -> z.
+    schedule: arguments of `_cosine`.
+    num_steps: number of steps.
+    z: (B, H, W, C) noise.
+  """
+  z = z.permute(0, 3, 1, 2)
+  times = torch.arange(num_steps + 1, device=z.device) / num_steps
+  logsnr = _cosine(times, **schedule)
+  logsnr[0] = math.inf
+  for i in range(num_steps, 0, -1):
+    levels = (logsnr[j].expand(len(z)) for j in (i, i - 1))
+    # A clone, since CUDA graphs reuse the memory of their results.
+    z = step(z, *levels).clone()
+  x = ((z + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+  return x.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def seconds(name, calls):
