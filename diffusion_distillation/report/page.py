@@ -338,7 +338,8 @@ def _training(report, entries):
           f'<figure>{plots.to_svg(figure, caption)}'
           f'<figcaption>{_text(caption)}</figcaption></figure>\n'
         )
-  table = _rounds(rounds) if rounds else ''
+  distances = [_distance(report['rows'], each) for each in rounds]
+  table = _rounds(rounds, distances, metric) if rounds else ''
   if not table and not figures:
     return ''
   counts = '; '.join(
@@ -350,9 +351,27 @@ def _training(report, entries):
   return _section('Training', f'{table}{notes}{_curves(figures)}')
 
 
-def _rounds(rounds):
-  """Returns the table of trainings, with their sum."""
+def _distance(rows, training):
+  """Returns the distance of a round's samples in its own number of steps."""
+  found = [
+    row.get('frechet_distance')
+    for row in rows
+    if row['round'] == training['name']
+    and row['num_steps'] == training['num_steps']
+  ]
+  return next(iter(found), None)
+
+
+def _rounds(rounds, distances, metric):
+  """Returns the table of trainings, with their sum.
+
+  Args:
+    rounds: those of a report.
+    distances: the Frechet distance of each, or None.
+    metric: name of this distance.
+  """
   losses = labels.numbers([t['final_loss'] for t in rounds], 4)
+  measured = labels.numbers(distances, 2)
   diagnosed = [
     labels.numbers([t.get(key) for t in rounds], 3)
     for key in ('step_error', 'relative_loss')
@@ -361,25 +380,26 @@ def _rounds(rounds):
     f'<tr><th scope="row"><code>{_text(training["name"])}</code></th>'
     f'<td>{_text(training["objective"])}</td><td>{training["num_steps"]:,}</td>'
     f'<td>{training["updates"]:,}</td><td>{duration(training["seconds"])}</td>'
-    f'<td>{loss}</td><td>{error}</td><td>{relative}</td>'
+    f'<td>{loss}</td><td>{error}</td><td>{relative}</td><td>{distance}</td>'
     f'<td>{_percent(training.get("mfu"))}</td></tr>\n'
-    for training, loss, error, relative in zip(
-      rounds, losses, *diagnosed, strict=True
+    for training, distance, loss, error, relative in zip(
+      rounds, measured, losses, *diagnosed, strict=True
     )
   ]
   updates = sum(training['updates'] for training in rounds)
   seconds = duration(sum(training['seconds'] for training in rounds))
   foot = (
     f'<tfoot><tr><th scope="row">all</th><td></td><td></td><td>{updates:,}</td>'
-    f'<td>{seconds}</td>{"<td></td>" * 4}</tr></tfoot>\n'
+    f'<td>{seconds}</td>{"<td></td>" * 5}</tr></tfoot>\n'
   )
   return _table(
     'rounds',
     'The training of each network, in order. Times are h:mm:ss. The step error '
     'is the distance from where the step of the student ends to where that of '
     'its target does, relative to the length of the step. The relative loss is '
-    'divided by that of the teacher against the clean images. MFU is the share '
-    'of the FLOP/s of large matrix products that training reaches.',
+    'divided by that of the teacher against the clean images. The distance is '
+    'that of samples in as many steps. MFU is the share of the FLOP/s of large '
+    'matrix products that training reaches.',
     (
       'folder',
       'objective',
@@ -389,6 +409,7 @@ def _rounds(rounds):
       'final loss',
       'step error',
       'relative loss',
+      _text(metric),
       'MFU',
     ),
     [lines],

@@ -233,6 +233,19 @@ def test_checksums_are_folded_away_with_the_protocol_and_the_config(digits):
     assert shown in visible
 
 
+def test_trainings_have_their_distance_beside_them():
+  report = examples.digits()
+  for row in report['rows']:
+    if row['round'] == 'student_00002' and row['num_steps'] == 2:
+      row['frechet_distance'] = 1234.5
+  (line,) = (
+    line
+    for line in make(report).splitlines()
+    if '<code>student_00002</code></th><td>' in line
+  )
+  assert '<td>1,234.50</td>' in line
+
+
 def test_trainings_have_curves_a_table_and_a_sum(digits):
   assert '<code>student_00001</code></th><td>progressive</td>' in digits
   assert '<td>7,300</td><td>0:03:40</td>' in digits
