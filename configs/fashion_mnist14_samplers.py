@@ -22,4 +22,5 @@ def get_config():
     'ancestral',
   )
   digits_samplers.set_costs(config)
+  config.eval.solution_num_steps = 256
   return config
