@@ -5,6 +5,8 @@ import dataclasses
 from diffusion_distillation.core.noise import get_noise
 from diffusion_distillation.objectives.consistency import (
   consistency_distillation,
+)
+from diffusion_distillation.objectives.consistency_training import (
   consistency_training,
   easy_consistency_tuning,
   improved_consistency_training,

@@ -13,6 +13,10 @@ from diffusion_distillation.core import (
   targets,
 )
 from diffusion_distillation.objectives import consistency, levels
+from diffusion_distillation.objectives.consistency_training import (
+  doubling_schedule,
+  original_schedule,
+)
 from diffusion_distillation.objectives.score_matching import (
   implicit_loss,
   sliced_loss,
@@ -253,7 +257,7 @@ def test_multistep_sampling(name, rtol):
 def test_the_schedule_of_consistency_training(name, rtol):
   case, given = CASES[name], arrays_of(CASES[name])
   progress = given['step'] / case['total_steps']
-  number, decay = consistency.original_schedule(
+  number, decay = original_schedule(
     case['start_scales'], case['end_scales'], case['start_ema']
   )
   np.testing.assert_array_equal(number(progress), given['num_scales'])
@@ -264,13 +268,13 @@ def test_the_schedule_of_consistency_training(name, rtol):
 def test_the_schedule_of_improved_consistency_training(name, rtol):
   case, given = CASES[name], arrays_of(CASES[name])
   progress = given['step'] / case['total_steps']
-  number = consistency.doubling_schedule(case['s0'], case['s1'])
+  number = doubling_schedule(case['s0'], case['s1'])
   np.testing.assert_array_equal(number(progress), given['num_scales'])
 
 
 @pytest.mark.parametrize(('first', 'last'), [(10, 150), (2, 150), (10, 1280)])
 def test_the_last_levels_are_reached(first, last):
-  number = consistency.doubling_schedule(first, last)
+  number = doubling_schedule(first, last)
   assert number(jnp.float32(0)) == first + 1
   assert number(jnp.float32(0.999)) == last + 1
 
