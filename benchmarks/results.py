@@ -57,15 +57,15 @@ def results():
     count = report.get('num_runs', 1)
     data = f'{RUNS[name]}; {count} {"seeds" if count > 1 else "seed"}'
     lines.append((data, _budget(report), *distances))
-  # The paper's budget is in its section 5.2 and appendix E, its time in the
-  # README of the original program.
+  # Section 5.2 of the paper has the budget of its students. Its figure of the
+  # teacher has at most 512 steps.
   fid = paper.curves({'label': 'FID', 'dataset': 'cifar10'})
   student, teacher = fid['student', 'ddim'], fid['teacher', 'ddim']
   lines.append(
     (
       'CIFAR-10, the paper, FID',
-      '198M images, about a day on 8 TPUv4',
-      f'{teacher[512]:.2f}',
+      '96M images for the students, 8 TPU v4 chips',
+      f'{teacher[512]:.2f} (512 steps)',
       f'{student[4]:.2f}',
       f'{student[1]:.2f}',
       'above 20',
@@ -137,8 +137,8 @@ def _run(name):
   terms = textwrap.fill(
     f'Frechet distance (lower is better) of {metric["num_samples"]:,} samples '
     f'in the features of {metric["features"]}, {_spread(report)}. Real images '
-    f'({metric["heldout"]}) are at {report["floor"]:.2f}; few images have a '
-    'larger distance. '
+    f'({metric["heldout"]}) are at {report["floor"]:.2f}; a smaller set '
+    'of images has a larger distance. '
     f'{_budget(report)}; JAX {report["versions"]["jax"]}, '
     f'{report["date"][:10]}.',
     80,
@@ -211,8 +211,8 @@ def metric_check():
     heading = ['images', *(labels.heading(key, metric) for key in keys)]
     terms = textwrap.fill(
       f'{metric["num_samples"]:,} held-out images of {metric["dataset"]} '
-      f'(`{path.stem}`), changed, against {metric["reference"]}, in the '
-      f'features of {metric["features"]}.',
+      f'(`{path.stem}`), damaged as the row says, compared with '
+      f'{metric["reference"]}. Features: {metric["features"]}.',
       80,
     )
     texts.append(f'{terms}\n\n{markdown.table(heading, rows, *columns)}')
@@ -273,8 +273,8 @@ def ways(name):
   terms = textwrap.fill(
     f'Frechet distance ({_spread(report)}) / precision / RMSE to the '
     f"teacher's solution, which is {report['metric']['solution']}; and the "
-    'updates, images, FLOPs and time of the training after that of the '
-    f'teacher. {_hardware(report)}.',
+    'updates, images, FLOPs and time of training the students, without '
+    f'the teacher. {_hardware(report)}.',
     80,
   )
   pictures = ''.join(

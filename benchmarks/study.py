@@ -1,4 +1,4 @@
-"""Repeats a study of the paper: several trainings that differ in some keys.
+"""Runs a study: several trainings that differ in some keys.
 
 python -m benchmarks.study --study=table1 --data=digits --seeds=0,1,2
 
@@ -175,7 +175,7 @@ def run(study, data, seeds, workdir):
   }
 
 
-# A teacher that is trained for its students is hardly measured.
+# A teacher that is trained for its students is measured by one cheap row.
 _HARDLY = {'eval.samplers': ('ddim',), 'eval.num_steps': (1,)}
 
 

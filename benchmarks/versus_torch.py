@@ -81,16 +81,22 @@ def check(measured):
   """
   if jax.local_device_count() > 1:
     raise UserError(
-      'versus_torch needs a single device: CUDA_VISIBLE_DEVICES=0'
+      'versus_torch needs a single device: set CUDA_VISIBLE_DEVICES=0, or '
+      'remove xla_force_host_platform_device_count from XLA_FLAGS'
     )
   for training in measured.teacher_and_students():
     for key, values in _CAN.items():
       value = operator.attrgetter(key)(training.config)
       if value not in values:
         known = ' or '.join(map(repr, values))
-        raise UserError(f'versus_torch can have {key}={known}, not {value!r}')
+        raise UserError(
+          f'versus_torch supports only {key}={known}, got {value!r}'
+        )
   if measured.dataset.num_classes > 1:
-    raise UserError('versus_torch cannot have networks with classes')
+    raise UserError(
+      'versus_torch has no networks with classes; set '
+      'dataset.args.class_conditional=False'
+    )
   if importlib.util.find_spec('torch') is None:
     raise UserError('versus_torch needs PyTorch: pip install torch')
 
@@ -281,7 +287,9 @@ def main():
   benchmarks.add_config_options(parser)
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument(
-    '--threads', type=int, help='and cores; default: all that there are'
+    '--threads',
+    type=int,
+    help='number of threads and cores; default: all cores',
   )
   options = parser.parse_args()
   # XLA has a thread for each core that its process may use. The processes of

@@ -201,8 +201,8 @@ def _distillation():
   distillation.objective = config_dict.placeholder(str)
   # Checkpoint of the teacher; None trains the teacher first.
   distillation.teacher_checkpoint_path = config_dict.placeholder(str)
-  # Sampling steps of the teacher; for progressive distillation, end_num_steps
-  # times a power of two.
+  # Sampling steps of the teacher; for progressive distillation and TRACT,
+  # end_num_steps times a power of their factor.
   distillation.start_num_steps = 1024
   # Sampling steps of the last student.
   distillation.end_num_steps = 1

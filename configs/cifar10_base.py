@@ -4,7 +4,8 @@ python main.py --config=configs/cifar10_base.py --workdir=runs/cifar10_teacher
 
 Hardware: not run at this size here; the paper used 8 TPU v4 chips.
 Time: 1.0e19 FLOP (--mode=plan); 7 hours of one H200 at an estimated 40 % of
-  its bfloat16 peak.
+  its bfloat16 peak,
+  which needs --config.model.args.dtype=bfloat16.
 Expect: the paper's FID of 2.51 with DDIM and 2.53 with the stochastic sampler,
   Inception Score 9.58 and 9.92 (Table 1: best of 2M updates, mean of 3 seeds).
 

@@ -1,11 +1,15 @@
-"""CIFAR-10 to a consistency model, which is sampled in 1 to 8 steps.
+"""Distills CIFAR-10 to a consistency model, sampled in 1, 2, 4 or 8 steps.
 
 python main.py --config=configs/cifar10_consistency.py --workdir=runs/cifar10_cd
 
+Its teacher predicts v, since the head of a consistency model must return clean
+images unchanged.
+
 Hardware: not run at this size.
-Time: 1 round of 800k updates in all, 8.4e19 FLOP (--mode=plan), after 1.0e19
+Time: 1 round, 800k updates in all, 8.4e19 FLOP (--mode=plan), after 1.0e19
   for the teacher; 59 and 7 hours of one H200 at an estimated 40 % of its
-  bfloat16 peak.
+  bfloat16 peak,
+  which needs --config.model.args.dtype=bfloat16.
 Expect: an FID of 3.55 with 1 step and 2.93 with 2, with LPIPS as the distance
   and a better teacher (Song et al. 2023, arXiv 2303.01469, Table 1). Without
   LPIPS, which needs a network of its own, it will be worse.

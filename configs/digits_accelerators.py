@@ -1,9 +1,11 @@
-"""Every way to few steps from one teacher of digits, at the same budget.
+"""Compares all distillation methods on one teacher of digits.
 
 python main.py --config=configs/digits_accelerators.py --workdir=runs/ways
 
-Each way makes as many updates as the ladder of configs/digits_distill.py. With
---config.eval.seeds=3 all of it is repeated, and figures have error bars.
+Each method makes as many updates as the rounds of configs/digits_distill.py
+together. With --config.eval.seeds=3 the whole run is repeated with three seeds,
+and ± is the standard deviation between them in place of the standard error of
+the samples.
 """
 
 from . import digits_distill
@@ -17,11 +19,11 @@ def get_config():
 
 
 def set_methods(config, num_updates):
-  """Sets the ways, for a teacher of 64 steps, and the samplers beside them.
+  """Sets the methods, for a teacher of 64 steps, and the samplers beside them.
 
   Args:
     config: a config of students.
-    num_updates: updates of all rounds of a way.
+    num_updates: updates of all rounds of a method.
   """
 
   def method(objective, rounds=1, **changes):
@@ -29,7 +31,7 @@ def set_methods(config, num_updates):
     distillation = {'objective': objective, 'steps_per_iter': updates}
     return {'distillation': distillation, **changes}
 
-  # Ways that learn from their own predictions need an average.
+  # Methods that learn from their own predictions need an average.
   averaged = {'train': {'ema_decay': 0.99}}
   unweighted = {'model': {'mean_loss_weight_type': 'constant'}}
   config.distillation.methods = {

@@ -1,9 +1,9 @@
-"""Every way to few steps from one teacher of Fashion-MNIST, 14x14.
+"""Compares all distillation methods on one teacher of Fashion-MNIST, 14x14.
 
-python main.py --config=configs/fashion_mnist_accelerators.py --workdir=runs/f14
+python main.py --config=configs/fashion_mnist_accelerators.py --workdir=DIR
 
-Each way makes as many updates as the ladder of
-configs/fashion_mnist14_distill.py.
+Each method makes as many updates as the rounds of
+configs/fashion_mnist14_distill.py together.
 """
 
 from . import digits_accelerators, fashion_mnist14_distill

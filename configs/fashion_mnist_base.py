@@ -3,7 +3,8 @@
 python main.py --config=configs/fashion_mnist_base.py --workdir=runs/teacher
 
 Debian's package dataset-fashion-mnist has the data; docs/data.md says how to
-get them elsewhere. A small classifier, which is trained first, measures it.
+get them elsewhere. Samples are measured in the features of a small classifier,
+which is trained on the same data before the first measurement.
 
 Hardware: one GPU. By the count of FLOPs, 6 minutes at 100 TFLOP/s; it has not
 been run yet.

@@ -3,9 +3,10 @@
 python main.py --config=configs/imagenet64_distill.py --workdir=runs/imagenet64
 
 Hardware: not run at this size here; the paper used 64 TPU v4 chips.
-Time: 10 rounds of 600k updates in all, 1.3e21 FLOP (--mode=plan), after 7.1e20
+Time: 10 rounds, 600k updates in all, 1.3e21 FLOP (--mode=plan), after 7.1e20
   for the teacher; 910 and 500 hours of one H200 at an estimated 40 % of its
-  bfloat16 peak.
+  bfloat16 peak,
+  which needs --config.model.args.dtype=bfloat16.
 Expect: an FID of 2.95 with 8 steps, 3.9 with 4, 7.4 with 2, 16.1 with 1 (read
   off the paper's Figure 4, one run).
 

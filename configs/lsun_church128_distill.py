@@ -3,9 +3,10 @@
 python main.py --config=configs/lsun_church128_distill.py --workdir=runs/church
 
 Hardware: not run at this size here; the paper used 64 TPU v4 chips.
-Time: 10 rounds of 600k updates in all, 8.0e20 FLOP (--mode=plan), after 8.0e19
+Time: 10 rounds, 600k updates in all, 8.0e20 FLOP (--mode=plan), after 8.0e19
   for the teacher; 560 and 56 hours of one H200 at an estimated 40 % of its
-  bfloat16 peak.
+  bfloat16 peak,
+  which needs --config.model.args.dtype=bfloat16.
 Expect: no FID in numbers; the paper calls its results near optimal down to 4 or
   8 steps.
 

@@ -373,8 +373,8 @@ def test_both_steps_are_counted(toy):
   [
     ('--turns=1', 'needs PyTorch: pip install torch'),
     ('--config=digits_base', 'a teacher and students'),
-    ('--set=model.args.remat=True', 'remat=False, not True'),
-    ('--set=teacher.train.optimizer=momentum', "'adam', not 'momentum'"),
+    ('--set=model.args.remat=True', 'remat=False, got True'),
+    ('--set=teacher.train.optimizer=momentum', "'adam', got 'momentum'"),
     ('--set=dataset.args.class_conditional=True', 'networks with classes'),
   ],
 )

@@ -120,7 +120,7 @@ def test_the_headers_of_large_configs_state_their_cost(name):
   updates = sum(each.num_updates for each in students)
   rounds = f'{len(students)} round{"s" if len(students) > 1 else ""}'
   assert (
-    f'{rounds} of {updates // 1000}k updates in all, '
+    f'{rounds}, {updates // 1000}k updates in all, '
     f'{catalogue.flop(students)} FLOP (--mode=plan), after '
     f'{catalogue.flop(teacher)} for the teacher;'
   ) in said
@@ -128,8 +128,10 @@ def test_the_headers_of_large_configs_state_their_cost(name):
     sum(each.flops for each in part) / H200_FLOP_PER_HOUR
     for part in (students, teacher)
   ]
-  (found,) = re.findall(r'; (\d+) and (\d+) hours of one H200', said)
-  assert list(map(float, found)) == pytest.approx(hours, rel=0.05)
+  (found,) = re.findall(r'; ([\d,]+) and ([\d,]+) hours of one H200', said)
+  assert [float(text.replace(',', '')) for text in found] == pytest.approx(
+    hours, rel=0.05
+  )
 
 
 def docstring(name):

@@ -22,7 +22,8 @@ def each(config, workdir):
     workdir: path of the folder; with a single seed, that of its run.
 
   Raises:
-    UserError: there is no seed, or several, and the folder holds a run.
+    UserError: eval.seeds is below 1; or above 1, and the folder holds a run of
+      one seed.
   """
   if config.eval.seeds < 1:
     raise UserError(

@@ -21,7 +21,7 @@ from diffusion_distillation.runtime.errors import UserError
 _DEBIAN = pathlib.Path('/usr/share/datasets/fashion-mnist')
 _SIDE = 28  # height and width of the images in the files
 IMAGE_SIZES = (14, _SIDE, 32)
-# Parts of the names of the files, of which there are two for each split.
+# Each split has two files, whose names contain these parts.
 _KINDS = 'images-idx3', 'labels-idx1'
 _PREFIXES = {'emnist': 'emnist-balanced-'}
 _HELDOUT = {'emnist': 'test'}  # t10k otherwise
@@ -29,11 +29,11 @@ _UINT8 = 8  # its code in the header of a file
 
 
 def mnist(class_conditional: bool = False, image_size: int = 28, data_dir=None):
-  """Returns MNIST: 60,000 and 10,000 handwritten digits.
+  """Returns MNIST: 60,000 training and 10,000 test images of digits.
 
   Args:
     class_conditional: whether labels are used (10 classes) or not (1 class).
-    image_size: height and width: 28, which is that of the files and divides by
+    image_size: height and width: 28, as in the files, which is divisible by
       four; 32, with a black border, for networks that halve the image more
       often; or 14, whose pixels are means of four, for quick studies.
     data_dir: a folder with the four .gz files of the data set, or the folder of
@@ -48,7 +48,7 @@ def mnist(class_conditional: bool = False, image_size: int = 28, data_dir=None):
 def fashion_mnist(
   class_conditional: bool = False, image_size: int = 28, data_dir=None
 ):
-  """Returns Fashion-MNIST: 60,000 and 10,000 pieces of clothing.
+  """Returns Fashion-MNIST: 60,000 training and 10,000 test images of clothes.
 
   Args:
     class_conditional: as in `mnist`.

@@ -25,14 +25,15 @@ from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import Progress
 
-# The recipe. Another one needs another version: the cache belongs to it.
+# The recipe. The name of a file in the cache has its version, which grows where
+# the recipe changes.
 _VERSION = 1
 _NUM_UPDATES = 1500
 _BATCH_SIZE = 128
-_LEARNING_RATE = 2e-3  # the highest of one cycle
+_LEARNING_RATE = 2e-3  # the peak of its one-cycle schedule
 _WEIGHT_DECAY = 1e-4
 _NUM_FEATURES = 128
-# What is classified at once: at most so many images, and so many pixels.
+# Largest number of images, and of pixels, that are classified at once.
 _MAX_IMAGES, _MAX_PIXELS = 512, 2**19
 _SMALLEST = 8  # images are halved until they are at most this large
 

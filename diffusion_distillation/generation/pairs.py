@@ -21,12 +21,12 @@ class _SeededExamples(ArrayExamples):
 
 
 def pairs_of(dataset, images):
-  """Returns the Dataset of images that were drawn from seeds, and these seeds.
+  """Returns a Dataset of images of the teacher, with the seeds of their noise.
 
   The noise of an image is drawn again from its seed, and needs no space.
 
   Args:
-    dataset: the Dataset whose images these take the place of.
+    dataset: the Dataset to replace the training images of.
     images: (N, H, W, C) uint8, of the seeds from FIRST_SEED on.
   """
   seeds = np.arange(FIRST_SEED, FIRST_SEED + len(images))

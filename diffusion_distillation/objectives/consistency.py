@@ -8,9 +8,10 @@ and DDIM goes on to the end u of the segment. The student learns to get there in
 one step from t. With a single segment, u is data, and the target is what the
 target network predicts.
 
-A consistency model must return clean images unchanged; otherwise it could learn
-to return the same for all. The heads eps, v, both and edm return z at data, and
-edm_consistency does at the noise level 0.002; the head x does not.
+A consistency model must return clean images unchanged; otherwise it could
+collapse to a constant. The heads eps, v, both and edm return z itself where
+there is no noise, and edm_consistency does at the noise level 0.002; the head x
+does not.
 """
 
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from diffusion_distillation.objectives.objective import Objective, Round
 from diffusion_distillation.objectives.progressive import num_updates
 
 # The teacher's step, name -> function (denoise, z_t, x, logsnr_t, logsnr_m). It
-# returns the x whose DDIM step it is.
+# returns the x for which DDIM lands at m where the teacher's step does.
 STEPS = {
   'ddim': lambda denoise, z_t, x, logsnr_t, logsnr_m: denoise(z_t, logsnr_t),
   'heun': lambda denoise, z_t, x, logsnr_t, logsnr_m: targets.heun_x(
@@ -38,7 +39,8 @@ STEPS = {
 }
 # Part of the training in which the number of levels rises.
 _RISING = 0.5
-MORE_STEPS = (2, 4, 8)  # of a consistency model, which is made for one
+# Steps, besides a single one, in which consistency models are sampled.
+MORE_STEPS = (2, 4, 8)
 
 
 def consistency_distillation(
@@ -105,11 +107,12 @@ def consistency_distillation(
 
 
 def sampler_of(config, karras):
-  """Returns the spelling of multistep sampling on the levels of the training.
+  """Returns the spelling of the sampler of a consistency model.
 
   Args:
     config: config of the training.
-    karras: whether these are the levels of Karras et al., from 80 to 0.002.
+    karras: whether its noise levels are those of Karras et al., from 80 to
+      0.002, or equal parts of the time.
   """
   head = parameterization.canonical(config.model.mean_type)
   options = ':sigma_min=0.002' if head == 'edm_consistency' else ''

@@ -4,8 +4,8 @@ Song et al. 2023, *Consistency Models* (arXiv 2303.01469); Song & Dhariwal
 2023, *Improved Techniques for Training Consistency Models* (arXiv 2310.14189);
 Geng et al. 2024, *Consistency Models Made Easy* (arXiv 2406.14548).
 
-The small step of `consistency` goes towards the clean image itself, and needs
-no teacher. It may start from one.
+The small step from t to m (see `consistency`) goes towards the clean image, so
+the loss needs no teacher. The network may still start from the weights of one.
 """
 
 import dataclasses
@@ -84,10 +84,12 @@ def easy_consistency_tuning(stages=8, distance='huber'):
   """Returns easy consistency tuning (ECT), which starts from a teacher.
 
   The weighting of the config does not apply: its own is 1 / (the length of the
-  step). In the log, `levels` is the inverse of a step's share of its level.
+  step). In the log, `levels` is 2^(stage + 1), about the inverse of the length
+  of a step relative to its noise level, where there is much noise.
 
   Args:
-    stages: how often the steps are halved, at equal intervals.
+    stages: number of stages of equal length, each of which halves the steps of
+      the one before.
     distance: a name in `losses.DISTANCES`.
 
   Raises:
@@ -149,10 +151,10 @@ def _from_data(draw, distance, target_decay, weighting=None):
   """Returns consistency training with given levels, as config -> Objective.
 
   Args:
-    draw: as in `_loss`.
+    draw: as in `consistency_loss`.
     distance: a name in `losses.DISTANCES`.
     target_decay: as in Objective.
-    weighting: as in `_loss`.
+    weighting: as in `consistency_loss`.
   """
 
   def towards_data(denoise, z_t, x, logsnr_t, logsnr_m):
@@ -160,7 +162,7 @@ def _from_data(draw, distance, target_decay, weighting=None):
     return x
 
   def make(config):
-    # It trains a network from scratch, or tunes a teacher.
+    # Without students, this trains a network from scratch; else it tunes one.
     alone = teacher_round(config)
     rounds = (dataclasses.replace(alone, num_steps=1, more_steps=MORE_STEPS),)
     if config.distillation.objective:

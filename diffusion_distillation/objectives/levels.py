@@ -14,7 +14,10 @@ from diffusion_distillation.core import schedules
 
 
 class Levels(NamedTuple):
-  """A step from t to m and the end u of its segment, (B,) float32 each."""
+  """Log-SNRs of a step from t to m, and of the end u of its segment.
+
+  All have the shape (B,) and are float32.
+  """
 
   logsnr_t: jax.Array
   logsnr_m: jax.Array
@@ -23,7 +26,7 @@ class Levels(NamedTuple):
 
 
 def segments(keys, schedule, num_segments, per_segment):
-  """Returns Levels between equal times, num_segments * per_segment of them.
+  """Returns Levels of num_segments * per_segment steps of equal length in time.
 
   Every step is equally likely. Its segment ends at a multiple of
   1 / num_segments, of which 0 is data.

@@ -18,8 +18,8 @@ class Round:
     name: name of its folder in the run folder, such as 'student_00032'.
     num_steps: sampling steps that the trained network is made for.
     num_updates: length of the training.
-    parent: name of the round that it starts from and distills; None for one
-      that starts from random parameters.
+    parent: name of the round whose weights it starts from, and which it usually
+      distills; None for one that starts from random parameters.
     more_steps: other numbers of steps that the network can be sampled in.
     objective: spelling of its objective, which `make_objective` fills in.
     sampler: spelling of the sampler of the trained network, likewise.
@@ -70,8 +70,8 @@ class Objective:
       and further metrics, name -> array, whose means are logged. It is pure;
       the gradient of the mean loss with respect to the student alone is taken.
     rounds: the Rounds that the config asks for, in order.
-    needs_teacher: whether rounds start from a parent's weights and use it as
-      the teacher.
+    needs_teacher: whether the loss evaluates the parent as the teacher. Rounds
+      with a parent start from its weights in any case.
     extra_passes: network evaluations per example and update besides the
       student's own, which has a gradient and costs three: for `plan`. It is a
       function of the number of values of an image where it depends on that.

@@ -12,7 +12,7 @@ from diffusion_distillation.objectives.progressive import num_updates
 
 
 def one_shot(pairs=50_000, distance='l1'):
-  """Returns the objective of a student that draws its teacher's images at once.
+  """Returns the objective of a student that draws images in one step.
 
   It is trained on pairs of noise and the image that the teacher draws from it
   by DDIM, in `distillation.start_num_steps` steps. It needs no other data.
@@ -21,6 +21,9 @@ def one_shot(pairs=50_000, distance='l1'):
     pairs: number of pairs.
     distance: between the teacher's image and the student's, a name in
       `losses.DISTANCES`.
+
+  Raises:
+    ValueError: pairs is below 1, or the distance is unknown.
   """
   distance = losses.get_distance(distance)
   if pairs < 1:

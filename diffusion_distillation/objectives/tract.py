@@ -1,4 +1,4 @@
-"""TRACT: several of the teacher's steps by the student's own average.
+"""TRACT: targets of large steps from an EMA of the student itself.
 
 Berthelot et al. 2023, *TRACT: Denoising Diffusion Models with Transitive
 Closure Time-Distillation* (arXiv 2303.04248).
@@ -21,7 +21,8 @@ def tract(factor=32, target_decay=0.5):
 
   Args:
     factor: the teacher's steps in a group.
-    target_decay: EMA decay of the average, which is corrected for its bias.
+    target_decay: decay of the EMA that predicts the targets; its bias is
+      corrected, as in Adam.
 
   Raises:
     ValueError: factor is below 2, or target_decay is not in [0, 1).

@@ -1,13 +1,13 @@
-"""Whether a round is done, from the log of its training."""
+"""Finds rounds that ended before they had converged, from their log."""
 
 import statistics
 
-# A round that ended while its loss was still falling by more than this factor,
-# from two thirds of the updates to their end, had too few of them. On digits,
-# rounds of 800 updates end at 0.6 to 0.8, and of 200 at 0.2 to 0.6.
+# A round had too few updates if its loss at the end is below this share of its
+# loss at two thirds of the updates. On digits, rounds of 800 updates end at 0.6
+# to 0.8, and of 200 at 0.2 to 0.6.
 NOT_DONE = 0.5
 _BEFORE, _END = (0.6, 0.7), (0.9, 1.0)  # parts of a round
-_NEAR = 0.15  # where a part has no line, one this near to its middle serves
+_NEAR = 0.15  # largest distance of a line that stands for a part without lines
 
 
 def diagnosis(entries):
@@ -20,9 +20,9 @@ def diagnosis(entries):
     A dict with `step_error`, how far the student's step lands from its target,
     relative to the length of the step; `relative_loss`, the loss relative to
     that of the teacher against the clean images; and `late_change`, the loss at
-    the end relative to that at two thirds of the round. A missing key is not
-    known; `late_change` is not known where the number of levels changes, and
-    with it the meaning of the loss.
+    the end relative to that at two thirds of the round. A figure that the log
+    does not allow is left out, and so is `late_change` where the number of
+    levels changes, and with it the meaning of the loss.
   """
   lines = [entry for entry in entries if 'loss' in entry]
   end = _mean(lines, _END)
@@ -45,7 +45,7 @@ def warnings(rounds):
     rounds: those of a report.
   """
   return [
-    f'{each["name"]} was not done: its loss fell by '
+    f'{each["name"]} had not converged: its loss still fell by '
     f'{1 - each["late_change"]:.0%} in the last third of its updates. Give it '
     'more updates.'
     for each in rounds

@@ -1,4 +1,4 @@
-"""Ways to few steps side by side: what each reaches, and what it costs."""
+"""Few-step methods side by side: what each reaches, and what it costs."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from diffusion_distillation.report import labels
 # Network evaluations that are compared.
 NFE = (1, 2, 4, 8)
 HEADINGS = (
-  'way',
+  'method',
   'updates',
   'images',
   'FLOP',
@@ -24,10 +24,10 @@ _FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A way to few steps, and what its training took after the teacher's.
+  """A few-step method, and what training its students cost.
 
   Attributes:
-    label: name of the way and of its sampler.
+    label: name of the method and of its sampler.
     updates: number of updates.
     images: number of training images, with repetition.
     flops: FLOPs, by count.
@@ -44,7 +44,7 @@ class Method:
 
 
 def names(report):
-  """Returns the names of the ways to distill, 'student' if there is one."""
+  """Returns the names of the methods, or 'student' where there is one."""
   rows = report['rows']
   return [
     n for n in dict.fromkeys(r['network'] for r in rows) if n != 'teacher'
@@ -52,7 +52,7 @@ def names(report):
 
 
 def compare(report):
-  """Returns the Methods of a report: ways to distill, then samplers.
+  """Returns the Methods of a report: distillations, then samplers.
 
   Args:
     report: result of `report.make_report`.
@@ -82,7 +82,7 @@ def compare(report):
 
 
 def training_flops(rounds, name):
-  """Returns the FLOPs of a round and of those before it, but the teacher's.
+  """Returns the FLOPs of a round and those before it, without the teacher's.
 
   Args:
     rounds: those of a report.

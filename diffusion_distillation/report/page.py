@@ -395,9 +395,10 @@ def _rounds(rounds, distances, metric):
   return _table(
     'rounds',
     'The training of each network, in order. Times are h:mm:ss. The step error '
-    'is the distance from where the step of the student ends to where that of '
-    'its target does, relative to the length of the step. The relative loss is '
-    'divided by that of the teacher against the clean images. The distance is '
+    'is the distance between the end of the step of the student and the end of '
+    'the step that its target asks for, relative to the length of the latter. '
+    'The relative loss is divided by that of the teacher against the clean '
+    'images. The distance is '
     'that of samples in as many steps. MFU is the share of the FLOP/s of large '
     'matrix products that training reaches.',
     (

@@ -49,4 +49,6 @@ def test_a_round_that_ended_early_gives_a_warning():
     {'name': 'student_00001', 'late_change': 0.3},
   ]
   (warning,) = warnings(rounds)
-  assert warning.startswith('student_00001 was not done: its loss fell by 70%')
+  assert warning.startswith(
+    'student_00001 had not converged: its loss still fell by 70%'
+  )
