@@ -163,8 +163,9 @@ def killed(name, update):
   def train_stage(stage):
     def batches(start):
       for i, batch in enumerate(stage.batches(start=start), start):
+        stage.saver.wait()  # so that it is free when the next save is due
         if (stage.name, i) == (name, update):
-          stage.saver.wait()
+          assert not update or stage.checkpoints.newest() is not None
           raise KilledError
         yield batch
 

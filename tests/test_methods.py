@@ -1,6 +1,7 @@
 """Several ways to distill one teacher, from the command to the report."""
 
 import json
+import shutil
 import textwrap
 
 import jax
@@ -70,7 +71,7 @@ def test_every_way_is_in_the_report(workdir):
 
 def test_pairs_are_kept_with_their_seeds(workdir):
   drawn = np.concatenate(
-    [np.load(p)['images'] for p in sorted((workdir / 'pairs').iterdir())]
+    [np.load(p)['images'] for p in sorted((workdir / 'pairs/20').iterdir())]
   )
   assert drawn.shape == (20, 8, 8, 1)
   dataset = pairs_of(digits.load(), drawn)
@@ -94,6 +95,23 @@ def test_a_way_resumes_and_others_are_added_to_the_same_bits(workdir, tmp_path):
       checkpoints.load(d / name) for d in (workdir, tmp_path / 'run')
     )
     jax.tree.map(np.testing.assert_array_equal, want.weights, got.weights)
+
+
+def test_a_method_that_comes_back_is_the_same(workdir, tmp_path):
+  path = shutil.copytree(workdir, tmp_path / 'run')
+  config = tmp_path / 'ways.py'
+  command = f'--config={config}', f'--workdir={path}'
+  config.write_text(FIRST)
+  assert run(*command) is None
+  report = json.loads((path / 'report' / 'report.json').read_text())
+  assert 'pairs' not in {row['network'] for row in report['rows']}
+  assert 'pairs_00001' not in (path / 'report' / 'index.html').read_text()
+  config.write_text(CONFIG.replace('one_shot:pairs=20', 'one_shot:pairs=12'))
+  said = run(*command)
+  assert 'pairs_00001 was trained with another config' in said
+  assert 'pairs=20 there, one_shot:pairs=12 here' in said
+  config.write_text(CONFIG)
+  assert run(*command) is None
 
 
 def test_seeds_are_averaged(tmp_path, capsys):
@@ -125,9 +143,15 @@ def test_seeds_are_averaged(tmp_path, capsys):
   capsys.readouterr()
   assert run(*flags, '--mode=evaluate') is None
   assert 'evaluate 1/' not in capsys.readouterr().err
-  assert 'eval.seeds must be at least 1, got 0' in run(
-    *flags, '--config.eval.seeds=0'
-  )
+  for wrong in ('0', 'None'):
+    said = run(*flags, f'--config.eval.seeds={wrong}')
+    assert f'eval.seeds must be an integer of at least 1, got {wrong}' in said
+  # Runs that were last measured in different ways have no common report.
+  other = '--config.eval.num_samples=6'
+  one = ('--config.eval.seeds=1', f'--workdir={tmp_path / "seed_5"}')
+  assert run(flags[0], *flags[2:], other, *one, '--mode=evaluate') is None
+  assert 'not measured in the same way' in run(*flags, '--mode=report')
+  assert run(*flags, '--mode=evaluate') is None
   # A run of a single seed is no folder for several.
   one_run = f'--workdir={tmp_path / "seed_5"}'
   assert 'holds a run of one seed' in run(*flags[:1], one_run, *flags[2:])

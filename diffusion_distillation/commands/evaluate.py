@@ -53,9 +53,11 @@ def evaluate(
   if checkpoint is None and config is None:
     raise UserError('--mode=evaluate needs --config=FILE.py')
   if workdir:
-    for of_seed, folder in seeds.each(config, workdir):
+    protocols = [
       _evaluate_run(of_seed, folder)
-    seeds.write_means(config, workdir)
+      for of_seed, folder in seeds.each(config, workdir)
+    ]
+    seeds.write_means(config, workdir, protocols)
     return
   if checkpoint:
     metrics = _evaluate_checkpoint(
@@ -74,6 +76,9 @@ def measure_and_report(config, dataset, workdir, evaluator):
     dataset: Dataset of the config.
     workdir: absolute path of the run folder.
     evaluator: an Evaluator; None draws pictures of samples instead.
+
+  Returns:
+    How the figures were measured; None without an Evaluator.
   """
   protocol = None
   if evaluator is None:
@@ -81,6 +86,7 @@ def measure_and_report(config, dataset, workdir, evaluator):
   else:
     protocol = runs.evaluate_run(config, dataset, workdir, evaluator)
   show(runs.report_run(config, dataset, workdir, protocol), workdir)
+  return protocol
 
 
 def _evaluate_run(config, workdir):
@@ -88,7 +94,7 @@ def _evaluate_run(config, workdir):
   with open_run_folder(workdir, config) as workdir:
     inputs.check_rounds(config, workdir)
     evaluator = open_evaluator(config, dataset)
-    measure_and_report(config, dataset, workdir, evaluator)
+    return measure_and_report(config, dataset, workdir, evaluator)
 
 
 def _evaluate_checkpoint(path, config, **sampling):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from diffusion_distillation import checkpoints
 from diffusion_distillation.data.dataset import load_dataset
 from diffusion_distillation.generation.image_files import ImageFiles
+from diffusion_distillation.report import labels
 from diffusion_distillation.runtime import files
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.run_folder import read_run
@@ -46,8 +47,8 @@ def check_rounds(config, workdir):
   if names != [each.name for each in rounds(config)]:
     raise UserError(
       f'the newest training in {workdir} had the rounds {", ".join(names)}, '
-      'not those of this config; give the same distillation.end_num_steps, or '
-      'run --mode=train'
+      'not those of this config; give the same distillation.end_num_steps and '
+      'distillation.methods, or run --mode=train'
     )
 
 
@@ -83,13 +84,20 @@ def sampling_of(card, sampler=None, num_steps=None, grid=None):
       file=sys.stderr,
     )
   made_for = made.steps_per_student_step * card.num_steps
-  if num_steps not in (None, made_for):
+  # A network that is made for a sampler of order 0, which solves no equation,
+  # may be sampled by it in any number of steps.
+  own = made.order == 0 and _name(spelling) == _name(card.sampler)
+  if num_steps not in (None, made_for) and not own:
     print(
-      f'warning: with {spelling}, this checkpoint was made for {made_for} '
-      f'sampling steps, not {num_steps}',
+      f'warning: with {spelling}, this checkpoint was made for '
+      f'{labels.steps(made_for)}, not {num_steps}',
       file=sys.stderr,
     )
   return spelling, made_for if num_steps is None else num_steps
+
+
+def _name(spelling):
+  return split(spelling)[0].partition(':')[0]
 
 
 def data_of(card, path, config=None):

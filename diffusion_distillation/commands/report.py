@@ -28,7 +28,7 @@ def report(config, workdir):
       dataset, _ = check(_with_classes(of_seed, path))
       check_rounds(of_seed, path)
       show(report_run(of_seed, dataset, path), path)
-  seeds.write_means(config, workdir)
+  seeds.write_means(config, workdir, [None] * config.eval.seeds)
 
 
 def _with_classes(config, workdir):

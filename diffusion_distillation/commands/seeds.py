@@ -25,9 +25,10 @@ def each(config, workdir):
     UserError: eval.seeds is below 1; or above 1, and the folder holds a run of
       one seed.
   """
-  if config.eval.seeds < 1:
+  if type(config.eval.seeds) is not int or config.eval.seeds < 1:
     raise UserError(
-      f'config: eval.seeds must be at least 1, got {config.eval.seeds}'
+      'config: eval.seeds must be an integer of at least 1, got '
+      f'{config.eval.seeds!r}'
     )
   if config.eval.seeds == 1:
     return [(config, workdir)]
@@ -44,7 +45,7 @@ def each(config, workdir):
   return found
 
 
-def write_means(config, workdir):
+def write_means(config, workdir, protocols):
   """Writes the report of the means, if there are several seeds.
 
   Samples and curves of training are those of the first seed.
@@ -52,14 +53,26 @@ def write_means(config, workdir):
   Args:
     config: config of the runs, which are finished.
     workdir: path of their folder.
+    protocols: how each run was measured; None takes that of its newest figures.
+
+  Raises:
+    UserError: the runs were measured in different ways.
   """
   if config.eval.seeds == 1:
     return
   found = []
-  for of_seed, folder in each(config, workdir):
+  for (of_seed, folder), protocol in zip(
+    each(config, workdir), protocols, strict=True
+  ):
     with run_folder.open_run_folder(folder, of_seed, lock=False) as path:
-      found.append(runs.collect(of_seed, check(of_seed)[0], path))
-  content = seeds.merge([content for content, _ in found])
+      found.append(runs.collect(of_seed, check(of_seed)[0], path, protocol))
+  try:
+    content = seeds.merge([content for content, _ in found])
+  except ValueError as error:
+    raise UserError(
+      f'the runs in {workdir} have no common report: {error}; --mode=evaluate '
+      'measures all of them as the config says'
+    ) from error
   workdir = pathlib.Path(workdir).absolute()
   write_report(content, workdir / 'report', **found[0][1])
   show(content, workdir)

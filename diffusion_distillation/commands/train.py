@@ -53,17 +53,22 @@ def train(
     Stopped: the run was asked to stop, and has saved a checkpoint.
   """
   with processes.joined(coordinator, num_processes, process_id):
+    protocols = []
     for of_seed, folder in seeds.each(config, workdir):
       if processes.is_main():
-        _lead(of_seed, folder)
+        protocols.append(_lead(of_seed, folder))
       else:
         _follow(of_seed, folder)
     if processes.is_main():
-      seeds.write_means(config, workdir)
+      seeds.write_means(config, workdir, protocols)
 
 
 def _lead(config, workdir):
-  """Runs as process 0, which alone reads and writes the run folder."""
+  """Runs as process 0, which alone reads and writes the run folder.
+
+  Returns:
+    What `measure_and_report` returns.
+  """
   # This comes before anything is read: another process may be using the folder.
   run_folder.check_run_folder(workdir, config)
   dataset, _ = check(config, open_data=True)
@@ -106,8 +111,9 @@ def _lead(config, workdir):
       raise
     finally:
       log.close()
-    measure_and_report(config, dataset, workdir, evaluator)
+    protocol = measure_and_report(config, dataset, workdir, evaluator)
     dismiss()
+  return protocol
 
 
 def _teacher(config, dataset, workdir):
@@ -187,7 +193,11 @@ def _pairs(config, dataset, workdir, teacher, weights, count):
   checksum = teacher.checksum if teacher else read_checksum(workdir / 'teacher')
   identity = {'teacher': checksum, 'sampler': 'ddim', 'num_steps': num_steps}
   shards = Shards(
-    workdir / 'pairs', identity, count, generator.batch_size, FIRST_SEED
+    workdir / 'pairs' / f'{count}',
+    identity,
+    count,
+    generator.batch_size,
+    FIRST_SEED,
   )
   shards.draw(
     lambda: generator.drawer(weights, 'ddim', count),

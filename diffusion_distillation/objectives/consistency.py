@@ -39,6 +39,7 @@ STEPS = {
 }
 # Part of the training in which the number of levels rises.
 _RISING = 0.5
+_MAX_LEVELS = 2**20
 # Steps, besides a single one, in which consistency models are sampled.
 MORE_STEPS = (2, 4, 8)
 
@@ -78,6 +79,10 @@ def consistency_distillation(
       'at least 2 levels and 1 <= segments <= first_levels <= levels are '
       f'needed, got levels={levels}, first_levels={first}, segments={segments}'
     )
+  if grid == 'karras' and first < 2:
+    raise ValueError("grid='karras' needs first_levels of at least 2")
+  if levels > _MAX_LEVELS:
+    raise ValueError(f'levels must be at most {_MAX_LEVELS}, got {levels}')
   if grid == 'karras' and segments > 1:
     raise ValueError("grid='karras' has one segment; use grid='uniform'")
 
@@ -90,7 +95,7 @@ def consistency_distillation(
     at = drawn.segments(
       inputs.time_keys, schedule, inputs.num_steps, per_segment
     )
-    return at, number
+    return at, inputs.num_steps * per_segment
 
   def make(config):
     sampler = 'ddim' if segments > 1 else sampler_of(config, grid == 'karras')

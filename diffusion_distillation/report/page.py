@@ -89,16 +89,16 @@ def _header(report):
 
 def _errors(report):
   """Returns what the uncertainties of figures are."""
-  what = '± is one standard error, from the choice of samples.'
   if 'num_runs' in report:
-    what = (
+    return (
       f'Figures are means of {report["num_runs"]} training seeds, and ± is the '
       'standard deviation between them; samples and trainings are those of the '
-      'first.'
+      "first. Two figures count as different if Student's t test says so at a "
+      'level of 5 %.'
     )
   return (
-    f'{what} Two figures count as different if they are more than two of these '
-    'errors of their difference apart.'
+    '± is one standard error, from the choice of samples. Two figures count as '
+    'different if they are more than two errors of their difference apart.'
   )
 
 

@@ -3,6 +3,8 @@
 import fractions
 import math
 
+from scipy import stats
+
 from diffusion_distillation.report import labels
 
 _UNMEASURED = (
@@ -26,7 +28,10 @@ def differ(row, other):
   if None in errors or not all(map(math.isfinite, errors)):
     return None
   difference = row['frechet_distance'] - other['frechet_distance']
-  return abs(difference) > 2 * math.hypot(*errors)
+  count, limit = row.get('num_runs', 1), 2
+  if count > 1:  # the errors are standard deviations between runs
+    limit = stats.t.ppf(0.975, 2 * count - 2) / math.sqrt(count)
+  return abs(difference) > limit * math.hypot(*errors)
 
 
 def cost(row, kind):

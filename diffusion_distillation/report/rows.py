@@ -185,16 +185,18 @@ def _rows_of_students(config, students):
 
 
 def solution_row(config, workdir):
-  """Returns the Row of the teacher's solution, or None if none is asked for.
+  """Returns the Row of the teacher's solution, or None if there is none.
 
-  The solution is what DDIM draws in `eval.solution_num_steps` steps.
+  The solution is what DDIM draws in `eval.solution_num_steps` steps. Without
+  this number there is none, nor for a consistency model that has no teacher.
 
   Args:
     config: config of the run.
     workdir: absolute path of the run folder.
   """
   num_steps = config.eval.solution_num_steps
-  if num_steps is None:
+  first = run_folder.read_run(workdir)['rounds'][0]
+  if num_steps is None or (first['parent'] is None and first.get('more_steps')):
     return None
   config = copy.deepcopy(config)
   config.eval.update(

@@ -199,7 +199,12 @@ def collect(config, dataset, workdir, protocol=None):
   denoiser = build_denoiser(
     config.model, dataset.image_shape, dataset.num_classes
   )
-  entries = files.read_jsonl(workdir / 'metrics.jsonl')
+  names = [each['name'] for each in run['rounds']]
+  entries = [
+    entry
+    for entry in files.read_jsonl(workdir / 'metrics.jsonl')
+    if entry.get('stage') in names  # not that of a method that is left out
+  ]
   report = make_report(
     {**run, 'config': config.to_dict()},
     [

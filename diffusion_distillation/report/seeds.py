@@ -2,6 +2,8 @@
 
 import statistics
 
+from diffusion_distillation.report import labels
+
 # Of the first run: the others may not have had the machine for themselves.
 _OF_FIRST = ('images_per_second',)
 # What makes rows of different runs the same row.
@@ -47,13 +49,16 @@ def _identity(row):
 def _merge(rows):
   """Returns the same row of several runs as one."""
   merged = {key: rows[0][key] for key in _IDENTITY}
+  columns = labels.COLUMNS.items()
+  errors = {key: column.error for key, column in columns if column.error}
   for key in rows[0]:
     values = [row.get(key) for row in rows]
-    if key in _IDENTITY or key.endswith('_error') or None in values:
+    is_error = key.endswith('_error') or key in errors.values()
+    if key in _IDENTITY or is_error or None in values:
       continue
     if key in _OF_FIRST:
       merged[key] = values[0]
       continue
     merged[key] = statistics.fmean(values)
-    merged[f'{key}_error'] = statistics.stdev(values)
-  return merged
+    merged[errors.get(key, f'{key}_error')] = statistics.stdev(values)
+  return merged | {'num_runs': len(rows)}

@@ -177,7 +177,9 @@ def _check(workdir, config, create, teacher_checksum, data):
 
 def _check_same_run(workdir, run, config, teacher_checksum, data):
   """Raises UserError if a run has another config, teacher or data."""
-  different = _differences(run['config'], config, _CHANGEABLE)
+  different = _differences(
+    *_with_the_same_methods(run['config'], config), _CHANGEABLE
+  )
   ours, theirs = _teacher_path(config), _teacher_path(run['config'])
   if (ours is None) != (theirs is None):
     key = 'distillation.teacher_checkpoint_path'
@@ -319,6 +321,34 @@ def _json(config):
   return json.loads(json.dumps(config.to_dict()))
 
 
+def differences(theirs, ours):
+  """Returns what keeps a training of one config from going on with another.
+
+  Args:
+    theirs: JSON values of a config.
+    ours: a ConfigDict.
+
+  Returns:
+    A list of 'key: theirs there, ours here', without keys that may change.
+  """
+  return _differences(theirs, _json(ours), _CHANGEABLE)
+
+
+def _with_the_same_methods(*configs):
+  """Returns configs without the methods that not all of them have.
+
+  Methods do not depend on each other, so a resumed run may have more or fewer.
+  """
+  sections = [config.get('distillation') or {} for config in configs]
+  methods = [section.get('methods') or {} for section in sections]
+  common = set.intersection(*map(set, methods))
+  return [
+    config
+    | {'distillation': section | {'methods': {k: its[k] for k in common}}}
+    for config, section, its in zip(configs, sections, methods, strict=True)
+  ]
+
+
 def _differences(theirs, ours, ignored, prefix=''):
   """Returns 'key: theirs there, ours here' for each value that differs.
 
@@ -331,9 +361,6 @@ def _differences(theirs, ours, ignored, prefix=''):
   lines = []
   for key in sorted(theirs.keys() | ours.keys()):
     name, a, b = f'{prefix}{key}', theirs.get(key), ours.get(key)
-    # Methods do not depend on each other, so there may be more or fewer.
-    if prefix == _METHODS and None in (a, b):
-      continue
     own = name  # of a method, it is the name without that of the method
     if name.startswith(_METHODS):
       own = name.removeprefix(_METHODS).partition('.')[2]

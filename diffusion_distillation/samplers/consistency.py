@@ -1,5 +1,7 @@
 """Multistep sampling of consistency models."""
 
+import math
+
 import jax.numpy as jnp
 
 from diffusion_distillation.core import process
@@ -20,7 +22,7 @@ def consistency(sigma_min=0.0):
   Raises:
     ValueError: sigma_min is negative.
   """
-  if sigma_min < 0:
+  if not 0 <= sigma_min < math.inf:
     raise ValueError(f'sigma_min must be at least 0, got {sigma_min}')
 
   def advance(z_t, x_hat, step):

@@ -113,7 +113,7 @@ def sigmas(levels='80'):
     ValueError: these are not falling numbers above 0.
   """
   try:
-    values = [float(text) for text in levels.split('/')]
+    values = [float(text) for text in str(levels).split('/')]
   except ValueError:
     values = []
   falling = values == sorted(set(values), reverse=True)

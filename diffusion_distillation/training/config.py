@@ -92,7 +92,9 @@ def trainings(config):
     found.append(Training(objective, teacher, 'train_step', 'teacher'))
   if students:
     for name, of_method in methods(config).items():
-      objective = make_objective(of_method.distillation.objective, of_method)
+      with naming_method(config, name):
+        check_numbers(of_method)
+        objective = make_objective(of_method.distillation.objective, of_method)
       named = tuple(_name(each, name) for each in objective.rounds)
       objective = dataclasses.replace(objective, rounds=named)
       found.append(Training(objective, of_method, 'distill_step', name))
@@ -115,6 +117,7 @@ def methods(config):
   return {name: _method(config, name, keys) for name, keys in changes.items()}
 
 
+_TAKEN = ('teacher', 'student')  # names of rounds without methods
 # Keys that a method may change: those of its training, but not the teacher's.
 _OF_METHODS = {
   'distillation': ('objective', 'end_num_steps', 'steps_per_iter'),
@@ -126,10 +129,10 @@ _OF_METHODS = {
 def _method(config, method, changes):
   """Returns the config of one method; see `methods`."""
   where = f'distillation.methods.{method}'
-  if not re.fullmatch(r'[a-z][a-z0-9_]*', method) or method == 'teacher':
+  if not re.fullmatch(r'[a-z][a-z0-9_]*', str(method)) or method in _TAKEN:
     raise ValueError(
       f'{where}: a method has a name of small letters, digits and _, which is '
-      "not 'teacher'"
+      "neither 'teacher' nor 'student'"
     )
   config = copy.deepcopy(config)
   with config.ignore_type():
@@ -227,12 +230,24 @@ def check(config, open_data=False):
   # Students are checked first, since the teacher shares their keys.
   for training in reversed(found):
     in_teacher = has_students(config) and training.is_teacher
-    with _naming_the_config('section `teacher`: ' if in_teacher else ''):
+    where = 'section `teacher`: ' if in_teacher else ''
+    with _naming_the_config(where), naming_method(config, training.method):
       _check_training(training)
       build(training.config.model)
   if open_data:
     len(dataset.train)
   return dataset, build(config.model)
+
+
+@contextlib.contextmanager
+def naming_method(config, method):
+  """Puts the name of a method before errors, if the config has methods."""
+  try:
+    yield
+  except ValueError as error:
+    if not config.distillation.methods:
+      raise
+    raise ValueError(f'distillation.methods.{method}: {error}') from error
 
 
 @contextlib.contextmanager

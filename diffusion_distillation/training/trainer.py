@@ -23,7 +23,12 @@ from diffusion_distillation.checkpoints.store import (
 from diffusion_distillation.data.batches import batches
 from diffusion_distillation.data.dataset import Dataset
 from diffusion_distillation.networks.denoiser import build_denoiser
-from diffusion_distillation.runtime import devices, processes, signals
+from diffusion_distillation.runtime import (
+  devices,
+  processes,
+  run_folder,
+  signals,
+)
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.runtime.log import RunLog
 from diffusion_distillation.training.config import rounds, trainings
@@ -32,6 +37,9 @@ from diffusion_distillation.training.optimizer import make_optimizer
 from diffusion_distillation.training.plan import update_flops
 from diffusion_distillation.training.state import create_state
 from diffusion_distillation.training.step import make_step
+
+# What `Training.method` is where the config names no methods.
+_NO_METHODS = ('teacher', 'student')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Trainer:
     Raises:
       UserError: a round is missing although another was distilled from it; the
         length of such a round has changed since then; a round has more updates
-        than the config asks for; or the number of classes has changed.
+        than the config asks for; a method that was left out for a while has
+        other keys now; or the number of classes has changed.
     """
     if not processes.is_main():
       return
@@ -91,9 +100,11 @@ class Trainer:
           f'distilled from it; put {each.name} back, or remove {later} and '
           'what follows it to train them again'
         )
-    for each in rounds(self.config):
-      card = self._checkpoints(each).newest_card()
-      _check_length(each, card, followers.get(each.name))
+    for training in trainings(self.config):
+      for each in training.objective.rounds:
+        card = self._checkpoints(each).newest_card()
+        _check_length(each, card, followers.get(each.name))
+        _check_method(training, each, card)
 
   def run(self):
     """Trains what is not trained yet, round after round; see `check`.
@@ -310,6 +321,22 @@ def _check_length(each, card, later):
     )
 
 
+def _check_method(training, each, card):
+  """Raises UserError if the card of a Round has another config of its method.
+
+  config.json only has the methods of the newest training.
+  """
+  if card is None or card.config is None or training.method in _NO_METHODS:
+    return
+  different = run_folder.differences(card.config, training.config)
+  if different:
+    raise UserError(
+      f'{each.name} was trained with another config '
+      f'({"; ".join(different)}); give the method another name, or remove '
+      'what it has trained'
+    )
+
+
 def _numbers(each, training):
   """Returns numbers that make the randomness of a Round its own.
 
@@ -321,7 +348,7 @@ def _numbers(each, training):
   counts = [0 if r.parent is None else r.num_steps for r in every]
   index = every.index(each)
   numbers = [counts[index], counts[:index].count(counts[index])]
-  if training.method not in ('teacher', 'student'):
+  if training.method not in _NO_METHODS:
     numbers.append(zlib.crc32(training.method.encode()))
   while len(numbers) > 1 and not numbers[-1]:
     numbers.pop()
