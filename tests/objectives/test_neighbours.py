@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_distillation.core import process
+from diffusion_distillation.core import process, schedules
 from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.objectives import make_objective
+from diffusion_distillation.objectives.consistency_training import (
+  original_schedule,
+)
 from diffusion_distillation.runtime.errors import UserError
 from diffusion_distillation.samplers import canonical
 from diffusion_distillation.training import trainer
@@ -55,7 +58,7 @@ def made(objective, **changes):
 
 def given(**more):
   x = C * jax.random.normal(jax.random.key(1), (B, 2, 2, 1))
-  return inputs(num_steps=1, x=x, **{'teacher': teacher, **more})
+  return inputs(**{'num_steps': 1, 'x': x, 'teacher': teacher, **more})
 
 
 @pytest.mark.parametrize('step', ['ddim', 'heun', 'addim'])
@@ -146,6 +149,114 @@ def test_segments_end_at_their_multiples(segments):
   found = np.unique(np.round(student.calls[0][1], 3))
   times = (np.arange(8) + 1) / 8
   np.testing.assert_allclose(found[::-1], SCHEDULE(times), atol=1e-3)
+
+
+@pytest.mark.parametrize('segments', [2, 4])
+def test_the_exact_student_of_segments_has_nearly_no_loss(segments):
+  def flow(z_t, logsnr_t):
+    """Returns the x whose step to the end of the segment is the exact flow."""
+    t = schedules.time_at(SCHEDULE, logsnr_t)
+    u = (jnp.ceil(t * segments - 1e-4) - 1) / segments
+    levels = logsnr_t, jnp.where(u > 0, SCHEDULE(u), jnp.inf)
+    (alpha_t, sigma_t), (alpha_u, sigma_u) = (
+      process.alpha_sigma(process.expand(level, z_t)) for level in levels
+    )
+    std_t, std_u = (
+      jnp.sqrt((alpha * C) ** 2 + sigma**2)
+      for alpha, sigma in ((alpha_t, sigma_t), (alpha_u, sigma_u))
+    )
+    # DDIM's step is linear in x.
+    share = sigma_u / sigma_t
+    return (std_u / std_t - share) * z_t / (alpha_u - share * alpha_t)
+
+  objective = made(
+    f'consistency_distillation:levels=512,segments={segments},distance=mse'
+  )
+  exact = given(student=flow, target=flow, num_steps=segments)
+  other = given(student=flow_end, target=flow, num_steps=segments)
+  good, bad = (losses_of(objective, each).mean() for each in (exact, other))
+  assert good < 1e-2 * bad
+
+
+@pytest.mark.parametrize(
+  'objective', ['improved_consistency_training', 'easy_consistency_tuning']
+)
+def test_their_weight_is_the_inverse_of_the_step(objective):
+  student, target = Recorder(0.0), Recorder(1.0)
+  seen = given(student=student, target=target, progress=jnp.float32(0.3))
+  loss = losses_of(made(f'{objective}:distance=mse'), seen)
+  sigma_t, sigma_m = (
+    np.exp(-np.asarray(each.calls[0][1], float) / 2)
+    for each in (student, target)
+  )
+  np.testing.assert_allclose(loss, 1 / (sigma_t - sigma_m), rtol=2e-3)
+  if objective == 'easy_consistency_tuning':  # stage 2 of 8 at 0.3
+    ratio = 1 - (1 + 8 / (1 + np.exp(sigma_t))) / 2**3
+    np.testing.assert_allclose(
+      sigma_m / sigma_t, np.maximum(ratio, 0), atol=1e-4
+    )
+  else:  # a few of the levels are the most likely ones, unlike Karras's
+    assert np.mean((sigma_t > 0.03) & (sigma_t < 3)) > 0.6
+
+
+def test_the_weighting_of_the_config_is_that_of_the_noisy_image():
+  config = tiny_config()
+  with config.unlocked():
+    config.model.mean_loss_weight_type = 'v_mse'
+  objective = make_objective(
+    'consistency_distillation:levels=8,distance=mse', config
+  )
+  student = Recorder(0.0)
+  one = Recorder(1.0)
+  seen = given(student=student, target=one, teacher=one)
+  loss = losses_of(objective, seen)
+  np.testing.assert_allclose(
+    loss, 1 + np.exp(np.asarray(student.calls[0][1])), rtol=1e-5
+  )
+
+
+def test_targets_have_an_average_where_it_is_asked_for():
+  decay = made('consistency_training').target_decay
+  want = original_schedule(2, 150, 0.9)[1]
+  assert decay(jnp.float32(0.5)) == want(jnp.float32(0.5))
+  for name in ('consistency_distillation:target_decay=0.5', 'tract:factor=4'):
+    assert made(name).target_decay(jnp.float32(0.5)) == 0.5
+  for name in ('consistency_distillation', 'improved_consistency_training'):
+    assert made(name).target_decay is None
+
+
+def test_the_predictions_of_tract_are_clipped():
+  given_ = inputs(
+    num_steps=1,
+    student=Recorder(1.0),
+    teacher=Recorder(2.0),
+    target=Recorder(5.0),
+  )
+  objective = made('tract:factor=4', start_num_steps=4, end_num_steps=1)
+  np.testing.assert_allclose(losses_of(objective, given_), 0, atol=1e-9)
+
+
+def test_score_matching_weighs_noise_levels_by_their_variance():
+  """On Gaussian data, against the closed form of the implicit loss."""
+  calls = []
+
+  def student(z, logsnr):
+    calls.append((z, logsnr))
+    return teacher(z, logsnr)
+
+  config = teacher_config(tiny_config())
+  objective = make_objective('implicit_score_matching', config)
+  loss = losses_of(objective, given(student=student, teacher=None))
+  z, logsnr = calls[-1]
+  alpha, sigma = process.alpha_sigma(process.expand(logsnr, z))
+  y, noise = z / alpha, (sigma / alpha) ** 2
+  variance = C**2 + noise
+  terms = noise * (y**2 / (2 * variance**2) - 1 / variance)
+  low = np.asarray(logsnr) < 5  # beyond, the score loses digits
+  np.testing.assert_allclose(
+    loss[low], jnp.sum(terms, axis=(1, 2, 3))[low], rtol=2e-3, atol=2e-3
+  )
+  assert np.ptp(logsnr) > 20
 
 
 def test_levels_rise_during_half_of_the_training():

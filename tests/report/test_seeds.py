@@ -1,6 +1,6 @@
 import pytest
 
-from diffusion_distillation.report import seeds
+from diffusion_distillation.report import result, seeds
 
 
 def report(distances, metric='digits'):
@@ -32,6 +32,26 @@ def test_figures_are_means_and_their_errors_deviations_over_the_runs():
   assert row['frechet_distance'] == pytest.approx(3)
   assert row['frechet_distance_error'] == pytest.approx(7**0.5)
   assert merged['num_runs'] == 3 and merged['title'] == 'digits'
+
+
+def test_the_deviation_takes_the_place_of_every_error():
+  runs = [report({4: 1.0}) for _ in range(2)]
+  for run, score in zip(runs, (5.0, 6.0), strict=True):
+    run['rows'][0] |= {'inception_score': score, 'inception_score_std': 0.01}
+  (row,) = seeds.merge(runs)['rows']
+  assert row['inception_score_std'] == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize(('count', 'limit'), [(2, 4.303), (3, 2.776)])
+def test_runs_differ_by_student_s_t_test(count, limit):
+  # Quantiles of Student's t, 97.5 %, for 2 and 4 degrees of freedom.
+  def row(distance):
+    spread = {'frechet_distance_error': 1.0, 'num_runs': count}
+    return {'frechet_distance': distance} | spread
+
+  least = limit * (2 / count) ** 0.5
+  assert result.differ(row(5.0), row(5.0 + 1.001 * least))
+  assert not result.differ(row(5.0), row(5.0 + 0.999 * least))
 
 
 def test_one_run_is_left_as_it_is():

@@ -306,6 +306,8 @@ def test_processes_may_differ_in_places_alone():
   check_same(theirs, changed({'eval.cache_dir': '/here'}))
   with pytest.raises(UserError, match=r'\(train\.accumulate: 1 there, 2 here'):
     check_same(theirs, changed({'train.accumulate': 2}))
+  with pytest.raises(UserError, match=r'methods\.a\.'):
+    check_same(theirs, with_methods(a={'train': {'ema_decay': 0.5}}))
 
 
 def test_why_a_training_failed_is_remembered(tmp_path):
