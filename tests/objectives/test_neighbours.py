@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from diffusion_distillation.core import process, schedules
+from diffusion_distillation.core import process
 from diffusion_distillation.core.noise import noise_of
 from diffusion_distillation.objectives import make_objective
 from diffusion_distillation.objectives.consistency_training import (
@@ -151,31 +151,34 @@ def test_segments_end_at_their_multiples(segments):
   np.testing.assert_allclose(found[::-1], SCHEDULE(times), atol=1e-3)
 
 
-@pytest.mark.parametrize('segments', [2, 4])
-def test_the_exact_student_of_segments_has_nearly_no_loss(segments):
-  def flow(z_t, logsnr_t):
-    """Returns the x whose step to the end of the segment is the exact flow."""
-    t = schedules.time_at(SCHEDULE, logsnr_t)
-    u = (jnp.ceil(t * segments - 1e-4) - 1) / segments
-    levels = logsnr_t, jnp.where(u > 0, SCHEDULE(u), jnp.inf)
-    (alpha_t, sigma_t), (alpha_u, sigma_u) = (
-      process.alpha_sigma(process.expand(level, z_t)) for level in levels
-    )
-    std_t, std_u = (
-      jnp.sqrt((alpha * C) ** 2 + sigma**2)
-      for alpha, sigma in ((alpha_t, sigma_t), (alpha_u, sigma_u))
-    )
-    # DDIM's step is linear in x.
-    share = sigma_u / sigma_t
-    return (std_u / std_t - share) * z_t / (alpha_u - share * alpha_t)
-
-  objective = made(
-    f'consistency_distillation:levels=512,segments={segments},distance=mse'
+@pytest.mark.parametrize('segments', [1, 2, 4])
+def test_targets_go_on_to_the_end_of_the_segment(segments):
+  student = Recorder(0.0)
+  seen = given(
+    student=student,
+    teacher=Recorder(0.0),
+    target=Recorder(1.0),
+    num_steps=segments,
   )
-  exact = given(student=flow, target=flow, num_steps=segments)
-  other = given(student=flow_end, target=flow, num_steps=segments)
-  good, bad = (losses_of(objective, each).mean() for each in (exact, other))
-  assert good < 1e-2 * bad
+  objective = made(
+    f'consistency_distillation:levels=8,segments={segments},distance=mse'
+  )
+  loss = losses_of(objective, seen)
+  logsnr_t = np.asarray(student.calls[0][1])
+  # Of times k / 8, by their noise levels.
+  k = np.abs(SCHEDULE((np.arange(8) + 1) / 8) - logsnr_t[:, None]).argmin(1) + 1
+  end = (k - 1) * segments // 8 * (8 // segments)
+  logsnr = np.asarray(SCHEDULE(np.arange(9) / 8), np.float64)
+  logsnr[0] = np.inf
+  # Both steps of DDIM, from z_t with x = 0 and then with x = 1.
+  alpha = np.sqrt(1 / (1 + np.exp(-logsnr)))
+  sigma = np.sqrt(1 / (1 + np.exp(logsnr)))
+  share = sigma[end] / sigma[k - 1]
+  z_end = sigma[end] / sigma[k] + 1 * (alpha[end] - share * alpha[k - 1])
+  z_end = np.where(end == k - 1, sigma[end] / sigma[k], z_end)
+  share = sigma[end] / sigma[k]
+  want = (z_end - share) / (alpha[end] - share * alpha[k])
+  np.testing.assert_allclose(loss, want**2, atol=1e-4)
 
 
 @pytest.mark.parametrize(
