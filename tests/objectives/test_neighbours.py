@@ -166,15 +166,16 @@ def test_targets_go_on_to_the_end_of_the_segment(segments):
   loss = losses_of(objective, seen)
   logsnr_t = np.asarray(student.calls[0][1])
   # Of times k / 8, by their noise levels.
-  k = np.abs(SCHEDULE((np.arange(8) + 1) / 8) - logsnr_t[:, None]).argmin(1) + 1
+  logsnr = np.array(SCHEDULE(np.arange(9) / 8), np.float64)
+  k = np.abs(logsnr[1:] - logsnr_t[:, None]).argmin(1) + 1
   end = (k - 1) * segments // 8 * (8 // segments)
-  logsnr = np.asarray(SCHEDULE(np.arange(9) / 8), np.float64)
   logsnr[0] = np.inf
   # Both steps of DDIM, from z_t with x = 0 and then with x = 1.
   alpha = np.sqrt(1 / (1 + np.exp(-logsnr)))
   sigma = np.sqrt(1 / (1 + np.exp(logsnr)))
-  share = sigma[end] / sigma[k - 1]
-  z_end = sigma[end] / sigma[k] + 1 * (alpha[end] - share * alpha[k - 1])
+  with np.errstate(invalid='ignore'):  # 0 / 0 where the first step goes to data
+    share = sigma[end] / sigma[k - 1]
+  z_end = sigma[end] / sigma[k] + (alpha[end] - share * alpha[k - 1])
   z_end = np.where(end == k - 1, sigma[end] / sigma[k], z_end)
   share = sigma[end] / sigma[k]
   want = (z_end - share) / (alpha[end] - share * alpha[k])
