@@ -319,8 +319,10 @@ def _training(report, entries):
   names = {training['name']: training['num_steps'] for training in rounds}
   # A training that failed has entries, but is not a finished round.
   names |= {e['stage']: e['stage'] for e in entries if e['stage'] not in names}
-  teacher = {name: names[name] for name in names if name == 'teacher'}
-  students = {name: names[name] for name in names if name != 'teacher'}
+  networks = {}  # the teacher, the students, or those of each method
+  for name, text in names.items():
+    network = name.rpartition('_')[0] or name
+    networks.setdefault(network, {})[name] = text
   figures = []
   metric = labels.heading('frechet_distance', report['metric'])
   for key, label in (
@@ -328,9 +330,10 @@ def _training(report, entries):
     ('step_error', 'step error'),
     ('frechet_distance', metric),
   ):
-    for who, part in (("teacher's", teacher), ("students'", students)):
+    for network, part in networks.items():
       figure = plots.plot_training(entries, part, key, label)
       if figure is not None:
+        who = "students'" if network == 'student' else f"{network}'s"
         caption = f'The {who} {label} while training.'
         if len(part) > 1:
           caption += ' Rounds follow each other, with their step counts above.'

@@ -252,6 +252,20 @@ def test_trainings_have_curves_a_table_and_a_sum(digits):
   assert 'train_step was compiled once; distill_step was compiled' in digits
 
 
+def test_every_method_has_its_curves():
+  report = examples.digits()
+  for each in report['rounds'][1:]:
+    each['name'] = each['name'].replace('student_0000', 'tract_0000')
+  entries = [
+    {'stage': each['name'], 'step': step, 'loss': 1.0 * step}
+    for each in report['rounds']
+    for step in (1, 2)
+  ]
+  text = make(report, entries=entries)
+  for who in ("teacher's", "students'", "tract's"):
+    assert text.count(f'The {html.escape(who)} loss while training.') > 0
+
+
 def test_a_training_that_failed_has_a_curve():
   report = examples.failed()
   entries = [
