@@ -370,7 +370,7 @@ def test_samples_go_to_an_npz_or_a_folder(workdir, tmp_path, capsys):
     '000007.png',
     'grid.png',
   }
-  assert 'made for 2 sampling steps, not 5' in capsys.readouterr().err
+  assert 'made for 2 steps, not 5' in capsys.readouterr().err
   assert (
     run('--mode=sample', checkpoint, '--seeds=3', f'--out={folder}') is None
   )

@@ -7,7 +7,7 @@ import statistics
 # to 0.8, and of 200 at 0.2 to 0.6.
 NOT_DONE = 0.5
 _BEFORE, _END = (0.6, 0.7), (0.9, 1.0)  # parts of a round
-_NEAR = 0.15  # largest distance of a line that stands for a part without lines
+_NEAR = 0.16  # largest distance of a line that stands for a part without lines
 
 
 def diagnosis(entries):

@@ -83,7 +83,8 @@ def trainings(config):
   if not students or config.distillation.teacher_checkpoint_path is None:
     teacher = teacher_config(config)
     objective = make_objective(teacher.objective, teacher)
-    if students and objective.sampler is not None:
+    is_teacher = objective.rounds[0].parent is None
+    if students and is_teacher and objective.sampler is not None:
       raise ValueError(
         f'a network that objective={teacher.objective!r} trains is sampled by '
         f'{objective.sampler!r}, and has no steps to distill; choose another '

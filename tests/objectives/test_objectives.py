@@ -224,9 +224,9 @@ def test_a_teacher_from_elsewhere_is_not_a_round():
   [
     ({'start_num_steps': 12}, 'power of two times'),
     ({'end_num_steps': 4}, 'power of two times'),
-    ({'end_num_steps': 0}, 'power of two times'),
+    ({'end_num_steps': 0}, 'end_num_steps must be 1 to'),
     ({'start_num_steps': 4, 'end_num_steps': 8}, 'power of two times'),
-    ({'end_num_steps': -1}, 'power of two times'),
+    ({'end_num_steps': -1}, 'end_num_steps must be 1 to'),
     ({'steps_per_iter': 0}, 'positive number of updates'),
     ({'steps_per_iter': 2.5}, 'positive number of updates'),
     ({'steps_per_iter': True}, 'positive number of updates'),
