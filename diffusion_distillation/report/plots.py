@@ -300,7 +300,8 @@ def _history(entries, name, key, log):
   points = sorted(
     (entry['step'], entry[key])
     for entry in entries
-    if entry['stage'] == name and (entry.get(key, 0) > 0 or not log)
+    if entry['stage'] == name and key in entry
+    if entry[key] > 0 or not log
   )
   size = max(1, math.ceil(len(points) / _POINTS))
   parts = [points[i : i + size] for i in range(0, len(points), size)]

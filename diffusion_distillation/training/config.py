@@ -93,7 +93,7 @@ def trainings(config):
     found.append(Training(objective, teacher, 'train_step', 'teacher'))
   if students:
     for name, of_method in methods(config).items():
-      with naming_method(config, name):
+      with _naming_method(config, name):
         check_numbers(of_method)
         objective = make_objective(of_method.distillation.objective, of_method)
       named = tuple(_name(each, name) for each in objective.rounds)
@@ -232,7 +232,7 @@ def check(config, open_data=False):
   for training in reversed(found):
     in_teacher = has_students(config) and training.is_teacher
     where = 'section `teacher`: ' if in_teacher else ''
-    with _naming_the_config(where), naming_method(config, training.method):
+    with _naming_the_config(where), _naming_method(config, training.method):
       _check_training(training)
       build(training.config.model)
   if open_data:
@@ -241,7 +241,7 @@ def check(config, open_data=False):
 
 
 @contextlib.contextmanager
-def naming_method(config, method):
+def _naming_method(config, method):
   """Puts the name of a method before errors, if the config has methods."""
   try:
     yield

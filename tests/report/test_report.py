@@ -224,6 +224,7 @@ def test_a_curve_survives_figures_that_a_logarithm_does_not():
 
 def test_a_loss_may_be_negative():
   entries = [{'stage': 'a', 'step': i, 'loss': 5.0 - i} for i in range(1, 11)]
+  entries.insert(4, {'stage': 'a', 'step': 4, 'kid': 0.1})
   axes = plots.plot_training(entries, {'a': 4}, 'loss', 'loss').axes[0]
   assert axes.get_yscale() == 'linear'
   assert list(axes.lines[0].get_ydata()) == [5.0 - i for i in range(1, 11)]
